@@ -1,0 +1,42 @@
+"""One clear line for a user's mistake, at the command line and from Python."""
+import contextlib
+import sys
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used.
+
+    The message is one line: what was given, what is allowed, what to do.
+    """
+
+
+@contextlib.contextmanager
+def report_errors():
+    """End a script with one line on stderr where its user can mend the cause.
+
+    An error that is not the user's keeps its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        sys.exit(_one_line(error))
+    except ModuleNotFoundError as error:
+        sys.exit(_one_line(
+            f'{sys.executable} has no module {error.name!r}: run `make setup` '
+            'and use .venv/bin/python, or install requirements.txt'))
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        sys.exit(_one_line(describe_os_error(error)))
+    except KeyboardInterrupt:
+        sys.exit('interrupted')
+
+
+def describe_os_error(error):
+    """Return 'path: reason' of an `OSError`."""
+    reason = error.strerror or str(error)
+    return f'{error.filename}: {reason}' if error.filename else reason
+
+
+def _one_line(message):
+    return 'error: ' + ' '.join(str(message).split())

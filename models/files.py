@@ -1,0 +1,48 @@
+"""Files that appear whole or not at all."""
+import contextlib
+import os
+import pathlib
+import tempfile
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Give the path of a temporary file that becomes `path` on success.
+
+    The temporary file lies in the same folder, so that `os.replace` is
+    atomic. When the body raises, it is removed and `path` is left as it was.
+
+    Args:
+        path (str or pathlib.Path): the final name.
+
+    Yields:
+        pathlib.Path: the name to write to.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written; `filename`
+            of the error is the folder or the final name.
+
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(21, 'is a folder, not a file', str(path))
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
+    os.close(handle)
+    temporary = pathlib.Path(name)
+    try:
+        yield temporary
+        os.chmod(temporary, _default_mode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _default_mode():
+    """The permissions a plain `open` would give (mkstemp gives 0o600)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

@@ -1,0 +1,187 @@
+"""Weights in an npz file: written whole, checked before a value is used.
+
+The file is a plain `numpy.savez` archive of the link's parameters under
+ChainerCV's names ('aspp/proj/conv/W', ...), readable by
+`chainer.serializers.load_npz`. Arrays under 'metadata/' say what the weights
+are for; `load_npz` passes over them, and a file without them is welcome.
+"""
+import difflib
+import math
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from models.errors import InputError
+from models.files import atomic_path
+
+FORMAT_VERSION = 1
+METADATA = 'metadata/'
+_METADATA_LIMIT = 1 << 20  # bytes in one metadata array
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError,
+           NotImplementedError, RuntimeError, OverflowError)
+
+
+def write_npz(path, arrays, metadata):
+    """Write weights and what they are for; the file appears whole.
+
+    Args:
+        path (str or pathlib.Path): the npz file.
+        arrays (iterable of (str, numpy.ndarray)): names and values. They are
+            taken one at a time, so that a generator needs little memory.
+        metadata (dict): name to int, str or sequence; stored under
+            'metadata/' together with 'format_version'.
+
+    Raises:
+        OSError: the file cannot be written.
+
+    """
+    metadata = {'format_version': FORMAT_VERSION, **metadata}
+    with atomic_path(path) as temporary, \
+            zipfile.ZipFile(temporary, 'w') as archive:
+        for name, value in metadata.items():
+            _write_array(archive, METADATA + name, np.asarray(value))
+        for name, array in arrays:
+            _write_array(archive, name, array)
+
+
+def _write_array(archive, name, array):
+    # ZipInfo's fixed date makes equal weights equal files.
+    with archive.open(zipfile.ZipInfo(name + '.npy'), 'w',
+                      force_zip64=True) as file:
+        np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def read_npz(path):
+    """Read what an npz file says of itself, and the shapes it holds.
+
+    Args:
+        path (str or pathlib.Path): the npz file.
+
+    Returns:
+        (dict, dict): metadata, name to int, str or list (empty for a file
+        that was not written by `write_npz`); and the shapes, name to tuple.
+
+    Raises:
+        InputError: the file is not a whole npz, or holds pickled objects.
+        OSError: the file cannot be opened.
+
+    """
+    metadata, shapes = {}, {}
+
+    def is_metadata(name, shape, dtype):
+        shapes[name] = shape
+        return (name.startswith(METADATA)
+                and math.prod(shape) * dtype.itemsize <= _METADATA_LIMIT)
+
+    for name, array in _read_arrays(path, is_metadata):
+        metadata[name.removeprefix(METADATA)] = array.tolist()
+    version = metadata.get('format_version', FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise InputError(f'{path} has format version {version}, and this '
+                         f'program reads {FORMAT_VERSION}: convert it again')
+    return metadata, {name: shape for name, shape in shapes.items()
+                      if not name.startswith(METADATA)}
+
+
+def load_weights(path, link):
+    """Load an npz file into a link once every name and shape fits.
+
+    Args:
+        path (str or pathlib.Path): the npz file.
+        link (chainer.Link): changed only when the whole file is in order.
+
+    Raises:
+        InputError: the file is damaged, holds pickled objects, or its names,
+            shapes or types are not the link's; each is named.
+        OSError: the file cannot be opened.
+
+    """
+    from chainer import serializers
+    expected = named_arrays(link)
+    _, found = read_npz(path)
+    _check_shapes(path, expected, found)
+
+    def is_weight(name, shape, dtype):
+        if name in expected and dtype.kind not in 'fiu':
+            raise InputError(f'{path}: {name} holds {dtype}, not numbers')
+        return name in expected
+
+    arrays = dict(_read_arrays(path, is_weight))
+    serializers.NpzDeserializer(arrays).load(link)
+
+
+def named_arrays(link):
+    """Return name to array for all that an npz of this link must hold."""
+    from chainer import serializers
+    serializer = serializers.DictionarySerializer()
+    serializer.save(link)
+    return serializer.target
+
+
+def _check_shapes(path, expected, found):
+    problems = []
+    for name in sorted(expected.keys() - found.keys()):
+        problems.append(f'{name} {expected[name].shape} is missing')
+    for name in sorted(found.keys() - expected.keys()):
+        nearest = difflib.get_close_matches(name, expected, 1)
+        hint = f' (nearest name: {nearest[0]})' if nearest else ''
+        problems.append(f'{name} {found[name]} is unknown{hint}')
+    for name in sorted(expected.keys() & found.keys()):
+        if found[name] != expected[name].shape:
+            problems.append(f'{name} has shape {found[name]} where the link '
+                            f'has {expected[name].shape}')
+    if problems:
+        more = f'; and {len(problems) - 3} more' if len(problems) > 3 else ''
+        raise InputError(
+            f'{path} does not hold the weights of this DeepLabV3+ Xception65: '
+            + '; '.join(problems[:3]) + more)
+
+
+def _read_arrays(path, wanted):
+    """Yield (name, array) of the members that wanted(name, shape, dtype).
+
+    Every header is read and every object array refused, wanted or not; the
+    data of an unwanted member is never touched.
+    """
+    if pathlib.Path(path).stat().st_size == 0:
+        raise InputError(f'{path} is empty: an npz file is needed')
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix('.npy')
+                with archive.open(member) as file:
+                    shape, fortran_order, dtype = _read_header(file)
+                    if dtype.hasobject:
+                        raise InputError(
+                            f'{path}: {name} holds pickled Python objects, '
+                            'which can run code and are never loaded')
+                    if wanted(name, shape, dtype):
+                        yield name, _read_data(
+                            file, shape, fortran_order, dtype)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        raise InputError(f'{path} is not a whole npz file ({error}): download '
+                         'or convert it again') from None
+
+
+def _read_header(file):
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f'npy version {version} is unknown')
+
+
+def _read_data(file, shape, fortran_order, dtype):
+    size = math.prod(shape) * dtype.itemsize
+    data = file.read(size)
+    if len(data) != size:
+        raise EOFError(f'{len(data)} bytes of {size}')
+    if file.read(1):
+        raise ValueError('more bytes than the shape needs')  # also checks CRC
+    order = 'F' if fortran_order else 'C'
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
