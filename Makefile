@@ -1,0 +1,57 @@
+# make demo    convert a stand-in graph and segment an image with it
+# make test    prove the conversion against TensorFlow
+# Both set up what is missing. Another interpreter: make PYTHON=python3.12 demo
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/installed-by-$(notdir $(PYTHON))
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+STANDIN := build/standin_cityscapes
+VERSIONS := 3.10 3.11 3.12 3.13
+
+.PHONY: setup demo test test-fast test-all lint clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { \
+	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) $$(grep -E '^(numpy|setuptools|wheel)==' requirements.txt)
+	CC=true LDSHARED=true $(PIP) --no-build-isolation -r requirements.txt
+	@touch $@
+
+demo: $(INSTALLED) $(STANDIN).npz
+	$(PY) demo.py --pretrained-model $(STANDIN).npz --input-size 513 1025 --output build/street_segmentation.png assets/street.png
+	@echo
+	@echo 'NOTE: these are stand-in weights, which only tell colours apart. Real ones:'
+	@echo '  $(PY) demo.py image.jpg                  (downloads the Cityscapes model)'
+	@echo '  $(PY) tf2npz.py cityscapes frozen_inference_graph.pb cityscapes.npz'
+	@echo '  $(PY) demo.py --pretrained-model cityscapes.npz image.jpg'
+
+$(STANDIN).pb: tests/fixture_graph.py | $(INSTALLED)
+	@mkdir -p build
+	$(PY) tests/fixture_graph.py cityscapes $@
+
+$(STANDIN).npz: $(STANDIN).pb tf2npz.py
+	$(PY) tf2npz.py cityscapes $< $@
+
+test: $(INSTALLED)
+	$(PY) -m pytest tests
+
+test-fast: $(INSTALLED)
+	$(PY) -m pytest tests -m 'not slow'
+
+test-all:
+	@for version in $(VERSIONS); do \
+	  if python$$version -c '' 2>/dev/null; then \
+	    echo "== Python $$version"; \
+	    $(MAKE) PYTHON=python$$version VENV=.venv-$$version test-fast || exit 1; \
+	  else echo "== Python $$version: no python$$version here, skipped"; fi; \
+	done
+
+lint: $(INSTALLED)
+	$(PY) -m ruff check .
+
+clean:
+	rm -rf build .venv .venv-3.*
