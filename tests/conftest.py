@@ -1,0 +1,82 @@
+"""Fixtures shared by the tests; the expensive ones are made once."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import models  # noqa: F401  (before Chainer is imported)
+import tf2npz
+from fixture_graph import FixtureGraph, random_weights, write_palette_graph
+from models.pretrained import PRETRAINED_MODELS
+
+ROOT = Path(__file__).parents[1]
+CROP = 513, 513
+
+
+@pytest.fixture(scope='session')
+def random_graphs(tmp_path_factory):
+    """Return a function (task, output stride, era) -> (.pb, .npz)."""
+    folder, made = tmp_path_factory.mktemp('random'), {}
+
+    def get(task, output_stride=8, era=2018):
+        key = task, output_stride, era
+        if key not in made:
+            n_output = PRETRAINED_MODELS[task]['tf_class']
+            graph = FixtureGraph(random_weights(n_output), n_output, CROP,
+                                 output_stride, era).graph
+            pb = folder / f'{task}{output_stride}{era}.pb'
+            pb.write_bytes(graph.SerializeToString())
+            npz = pb.with_suffix('.npz')
+            tf2npz.convert(pb, task, npz)
+            made[key] = pb, npz
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def palette_graphs(tmp_path_factory):
+    """Return a function (task) -> (.pb, .npz)."""
+    folder, made = tmp_path_factory.mktemp('palette'), {}
+
+    def get(task):
+        if task not in made:
+            pb = folder / f'{task}.pb'
+            write_palette_graph(pb, task, CROP)
+            tf2npz.convert(pb, task, pb.with_suffix('.npz'))
+            made[task] = pb, pb.with_suffix('.npz')
+        return made[task]
+
+    return get
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Return a function that runs a script in an empty folder."""
+    folder = tmp_path / 'work folder'
+    folder.mkdir()
+
+    def run(script, *args):
+        return subprocess.run(
+            [sys.executable, ROOT / script, *map(str, args)], cwd=folder,
+            capture_output=True, text=True, timeout=300, check=False)
+
+    run.folder = folder
+    return run
+
+
+@pytest.fixture
+def fails(run_script):
+    """Return a function: the script ends with one line that has `words`."""
+
+    def check(words, script, *args):
+        result = run_script(script, *args)
+        assert result.returncode != 0
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 1, result.stderr
+        assert words in lines[0]
+        assert not list(run_script.folder.iterdir())  # nothing half-written
+
+    check.folder = run_script.folder
+    return check

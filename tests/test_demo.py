@@ -1,0 +1,115 @@
+"""The demo, from the command line."""
+import http.server
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import images
+from conftest import ROOT
+from models import pretrained
+from models.errors import InputError
+
+
+@pytest.mark.slow
+def test_writes_a_picture(palette_graphs, run_script):
+    _, npz = palette_graphs('cityscapes')
+    Image.open(ROOT / 'assets/street.png').crop((200, 200, 420, 350)).save(
+        run_script.folder / 'a street.png')
+    result = run_script('demo.py', '--pretrained-model', npz, '--input-size',
+                        65, 'a street.png')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == 'a street_segmentation.png'
+    picture = np.asarray(Image.open(
+        run_script.folder / 'a street_segmentation.png').convert('RGB'))
+    assert min(picture.shape[:2]) > 500
+    for color in (0, 0, 142), (128, 64, 128):  # car, road
+        assert (picture[:, picture.shape[1] // 2:] == color).all(-1).any()
+
+
+def save_png(path, **options):
+    Image.new('RGB', (20, 10), (200, 30, 60)).save(path, **options)
+
+
+def test_refuses_bad_input(fails, palette_graphs, tmp_path):
+    _, npz = palette_graphs('voc')
+    model = '--pretrained-model', npz
+    save_png(tmp_path / 'image.png')
+    good = tmp_path / 'image.png'
+    (tmp_path / 'text.png').write_text('no picture')
+    (tmp_path / 'cut.png').write_bytes(good.read_bytes()[:60])
+    fails('cannot be read as a picture', 'demo.py', *model,
+          tmp_path / 'text.png')
+    fails('cannot be read as a picture', 'demo.py', *model,
+          tmp_path / 'cut.png')
+    fails('No such file', 'demo.py', *model, tmp_path / 'no.png')
+    fails('no.npz is no file', 'demo.py', '--pretrained-model', 'no.npz', good)
+    fails('--dataset ade20k has 150 classes, and the model 21', 'demo.py',
+          *model, '--dataset', 'ade20k', good)
+    fails('--gpu 0 needs CuPy', 'demo.py', *model, '--gpu', 0, good)
+    fails('must end in one of', 'demo.py', *model, '--output', 'x.xyz', good)
+
+
+@pytest.mark.slow
+def test_refuses_an_unwritable_output(fails, palette_graphs, tmp_path):
+    _, npz = palette_graphs('voc')
+    save_png(tmp_path / 'image.png')
+    fails('No such file or directory', 'demo.py', '--pretrained-model', npz,
+          '--input-size', 65, '--output', 'no/out.png', tmp_path / 'image.png')
+
+
+def test_refuses_input_sizes(run_script):
+    for sizes in (['0'], ['1', '2', '3']):
+        result = run_script('demo.py', 'a.png', '--input-size', *sizes)
+        assert result.returncode == 2
+        assert 'one or two positive numbers' in result.stderr
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', 'CMYK', '1', 'I;16'])
+def test_reads_modes_as_rgb(tmp_path, mode):
+    path = tmp_path / ('a.tif' if mode == 'CMYK' else 'a.png')
+    if mode == 'I;16':
+        Image.fromarray(np.full((10, 20), 200 << 8, np.uint16)).save(path)
+    else:
+        Image.new('RGB', (20, 10), (200, 200, 200)).convert(mode).save(path)
+    image = images.read_image(path)
+    assert image.shape == (3, 10, 20)
+    assert image.dtype == np.float32
+    if mode != '1':
+        np.testing.assert_array_equal(image, 200)
+
+
+def test_applies_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    save_png(tmp_path / 'a.png', exif=exif)
+    assert images.read_image(tmp_path / 'a.png').shape == (3, 20, 10)
+
+
+def test_download(tmp_path, monkeypatch):
+    np.savez(tmp_path / 'real.npz', a=np.arange(3))
+    (tmp_path / 'page.npz').write_text('<html>moved</html>')
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=tmp_path)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        base = f'http://127.0.0.1:{server.server_port}'
+        target = tmp_path / 'cache.npz'
+        for name in 'page', 'missing':
+            with pytest.raises(InputError, match='cannot be downloaded'):
+                pretrained._download(f'{base}/{name}.npz', target, 'voc')
+            assert not target.exists()
+        pretrained._download(f'{base}/real.npz', target, 'voc')
+        assert target.read_bytes() == (tmp_path / 'real.npz').read_bytes()
+    finally:
+        server.shutdown()
+        server.server_close()

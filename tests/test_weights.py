@@ -1,0 +1,100 @@
+"""npz files: whole, checked, never unpickled."""
+import zipfile
+
+import numpy as np
+import pytest
+
+from models import DeepLabV3plusXception65
+from models.errors import InputError
+from models.files import atomic_path
+from models.weights import named_arrays, write_npz
+
+
+@pytest.fixture(scope='module')
+def link():
+    return DeepLabV3plusXception65(n_class=2)
+
+
+@pytest.fixture(scope='module')
+def arrays(link):
+    return named_arrays(link)
+
+
+def load(path):
+    return DeepLabV3plusXception65(pretrained_model=path)
+
+
+def test_round_trip(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {'output_stride': 16})
+    model = load(tmp_path / 'a.npz')
+    assert model.output_stride == 16
+    for name, array in named_arrays(model).items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'aspp/proj/conv/W': None}, r'aspp/proj/conv/W \(256, 1280, 1, 1\) is '
+                                 'missing'),
+    ({'aspp/proj/conv/V': np.zeros(3)}, r'aspp/proj/conv/V \(3,\) is unknown '
+                                        r'\(nearest name: aspp/proj/conv/W\)'),
+    ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\) where the link has '
+                                         r'\(256,\)'),
+    ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not numbers'),
+    ({'decoder/conv_logits/W': None}, 'does not hold a DeepLabV3'),
+])
+def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
+    changed = {name: array for name, array in {**arrays, **change}.items()
+               if array is not None}
+    write_npz(tmp_path / 'a.npz', changed.items(), {})
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / 'a.npz')
+
+
+def test_refuses_pickles(tmp_path):
+    np.savez(tmp_path / 'a.npz', a=np.array([{}], object))
+    with pytest.raises(InputError, match='pickled Python objects'):
+        load(tmp_path / 'a.npz')
+
+
+def test_refuses_truncation_and_other_files(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {})
+    data = (tmp_path / 'a.npz').read_bytes()
+    for content in data[:-1000], data[:1 << 20], b'no npz', b'':
+        (tmp_path / 'b.npz').write_bytes(content)
+        with pytest.raises(InputError, match=r'not a whole npz|is empty'):
+            load(tmp_path / 'b.npz')
+
+
+def test_refuses_a_flipped_bit(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {})
+    data = bytearray((tmp_path / 'a.npz').read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / 'a.npz').write_bytes(data)
+    with pytest.raises(InputError, match='not a whole npz'):
+        load(tmp_path / 'a.npz')
+
+
+def test_an_absurd_shape_allocates_nothing(tmp_path):
+    header = (b"{'descr': '<f4', 'fortran_order': False, "
+              b"'shape': (2, 1099511627776, 1, 1), }\n")
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+        archive.writestr(
+            'decoder/conv_logits/W.npy', b'\x93NUMPY\x01\x00'
+            + len(header).to_bytes(2, 'little') + header)
+    with pytest.raises(InputError, match='is missing'):
+        load(tmp_path / 'a.npz')
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('old')
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text('ne')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
