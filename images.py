@@ -28,8 +28,8 @@ def read_image(path):
     with open(path, 'rb') as file:
         try:
             with Image.open(file) as image:
-                image = ImageOps.exif_transpose(image)
-                rgb = np.asarray(_to_eight_bits(image).convert('RGB'))
+                upright = ImageOps.exif_transpose(image)
+                rgb = np.asarray(_to_eight_bits(upright).convert('RGB'))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error,
                 Image.DecompressionBombError) as error:
             reason = ('its format is not known'

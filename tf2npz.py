@@ -41,8 +41,9 @@ OUTPUT_STRIDE_BY_ENTRY3 = {(1, 1): 8, (2, 2): 16}
 def layer_table():
     """Yield (TensorFlow scope, link path, parts) of every layer."""
     backbone = 'feature_extractor'
-    yield 'xception_65/entry_flow/conv1_1', f'{backbone}/entryflow_conv1', CONV_BN
-    yield 'xception_65/entry_flow/conv1_2', f'{backbone}/entryflow_conv2', CONV_BN
+    for i in (1, 2):
+        yield (f'xception_65/entry_flow/conv1_{i}',
+               f'{backbone}/entryflow_conv{i}', CONV_BN)
     blocks = [
         *((f'entry_flow/block{i}/unit_1', f'entryflow_block{i}', True)
           for i in (1, 2, 3)),

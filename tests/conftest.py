@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from fixture_graph import FixtureGraph, random_weights, write_palette_graph
 
 import models  # noqa: F401  (before Chainer is imported)
 import tf2npz
-from fixture_graph import FixtureGraph, random_weights, write_palette_graph
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]

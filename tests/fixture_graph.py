@@ -31,11 +31,10 @@ from tensorboard.compat.proto import (
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from datasets import label_colors  # noqa: E402
-from models.errors import report_errors  # noqa: E402
-from models.files import atomic_path  # noqa: E402
-from models.pretrained import PRETRAINED_MODELS  # noqa: E402
-
+from datasets import label_colors
+from models.errors import report_errors
+from models.files import atomic_path
+from models.pretrained import PRETRAINED_MODELS
 
 
 class DType(int):

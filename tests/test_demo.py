@@ -4,10 +4,10 @@ import threading
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 import images
-from conftest import ROOT
 from models import pretrained
 from models.errors import InputError
 

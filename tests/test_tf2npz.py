@@ -1,4 +1,4 @@
-"""Conversions against TensorFlow running the same graph, and what is refused."""
+"""Conversions against TensorFlow on the same graph, and what is refused."""
 import chainer
 import numpy as np
 import pytest
