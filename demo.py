@@ -7,6 +7,7 @@ The picture opens in a window where there is a display; elsewhere it is
 written to a file, whose path is printed.
 """
 import argparse
+import itertools
 import pathlib
 
 from models.errors import InputError, report_errors
@@ -16,8 +17,11 @@ from models.pretrained import PRETRAINED_MODELS
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('image', help='the picture to segment')
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage='demo.py [-h] [--gpu GPU] [--pretrained-model MODEL] '
+              '[--input-size SIZE [SIZE]]\n               '
+              '[--dataset {voc,cityscapes,ade20k}] [--output FILE] image')
+    parser.add_argument('image', nargs='?', help='the picture to segment')
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
     parser.add_argument(
@@ -25,7 +29,7 @@ def parse_args():
         help=f'an npz file, or one of {", ".join(PRETRAINED_MODELS)}, which '
              'is downloaded at the first use (default: %(default)s)')
     parser.add_argument(
-        '--input-size', type=int, nargs='+', metavar='SIZE',
+        '--input-size', nargs='+', metavar='SIZE', default=[],
         help='one number, or height and width: smaller images are padded to '
              'this size (default: what the model was made for)')
     parser.add_argument(
@@ -35,12 +39,26 @@ def parse_args():
     parser.add_argument('--output', metavar='FILE',
                         help='write the picture here (.png, .jpg, .pdf, ...)')
     args = parser.parse_args()
-    if args.input_size is not None:
-        if len(args.input_size) > 2 or min(args.input_size) < 1:
-            parser.error('--input-size takes one or two positive numbers, '
-                         f'given was {" ".join(map(str, args.input_size))}')
-        args.input_size = (args.input_size * 2)[:2]
+    args.input_size, args.image = split_sizes(parser, args)
     return args
+
+
+def split_sizes(parser, args):
+    """Return the input size, None or (height, width), and the image.
+
+    `--input-size 513 1025 image.png` is meant to end at the second number,
+    and argparse hands over all three.
+    """
+    sizes = list(itertools.takewhile(str.isdigit, args.input_size))
+    images = args.input_size[len(sizes):] + [args.image] * (
+        args.image is not None)
+    if args.input_size and (len(sizes) not in {1, 2}
+                            or min(map(int, sizes)) < 1):
+        parser.error('--input-size takes one or two positive numbers, given '
+                     f'was {" ".join(sizes or args.input_size)}')
+    if len(images) != 1:
+        parser.error(f'one image is needed, given were {len(images)}')
+    return tuple(map(int, (sizes * 2)[:2])) or None, images[0]
 
 
 def main():
@@ -67,7 +85,7 @@ def load_model(args):
         check_gpu(args.gpu)
     model = DeepLabV3plusXception65(pretrained_model=args.pretrained_model)
     if args.input_size is not None:
-        model.min_input_size = tuple(args.input_size)
+        model.min_input_size = args.input_size
     elif 'min_input_size' not in model.metadata:
         dataset = args.dataset or guess_dataset(model)
         model.min_input_size = PRETRAINED_MODELS[dataset]['min_input_size']
