@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 STANDIN := build/standin_cityscapes
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-fast test-all lint clean
+.PHONY: setup demo test test-fast test-all bench lint clean
 
 setup: $(INSTALLED)
 
@@ -49,6 +49,9 @@ test-all:
 	    $(MAKE) PYTHON=python$$version VENV=.venv-$$version test-fast || exit 1; \
 	  else echo "== Python $$version: no python$$version here, skipped"; fi; \
 	done
+
+bench: $(INSTALLED)
+	$(PY) benchmarks/scripts.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -1,0 +1,103 @@
+"""Compare tf2npz.py and demo.py with the work they cannot avoid.
+
+    python benchmarks/scripts.py
+
+Each command is a whole process, start-up included; the best of several runs
+counts. Bounds: the converter takes at most 3 times as long as reading the
+graph, writing the same arrays with `np.savez` and importing Chainer, in at
+most 3 times the graph's size of memory; the demo on a 513 x 513 picture takes
+at most 1.5 times as long as `predict` and importing Chainer.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUNS = 3
+MIB = 1 << 20
+
+GRAPH = f'''
+import sys
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+from fixture_graph import smooth_image, write_palette_graph
+from PIL import Image
+write_palette_graph('graph.pb', 'voc', (513, 513))
+Image.fromarray(smooth_image(513, 513)).save('image.png')
+'''
+READ = "open('graph.pb', 'rb').read()"
+SAVE = '''
+import time, numpy as np
+arrays = dict(np.load('model.npz'))
+start = time.perf_counter()
+np.savez('copy.npz', **arrays)
+print(time.perf_counter() - start)
+'''
+CHAINER = f'''
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import models, chainer
+'''
+PREDICT = f'''
+import sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from models import DeepLabV3plusXception65
+from images import read_image
+model = DeepLabV3plusXception65(pretrained_model='model.npz')
+start = time.perf_counter()
+model.predict([read_image('image.png')])
+print(time.perf_counter() - start)
+'''
+
+
+def run(folder, *command):
+    """Return seconds, peak bytes and the printed text of a process."""
+    start = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *map(str, command)],
+                               cwd=folder, stdout=subprocess.PIPE, text=True)
+    text = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f'{command[:2]} failed')
+    return time.perf_counter() - start, usage.ru_maxrss * 1024, text
+
+
+def best(folder, *command, printed=False):
+    """Return the least seconds (the process's own if printed), and memory."""
+    results = [run(folder, *command) for _ in range(RUNS)]
+    seconds = min(float(text) if printed else wall
+                  for wall, _, text in results)
+    return seconds, max(memory for _, memory, _ in results)
+
+
+def report(what, value, bound):
+    print(f'{what:48}{value:8.2f}   bound {bound}')
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        run(folder, '-c', GRAPH)
+        size = pathlib.Path(folder, 'graph.pb').stat().st_size
+        convert, memory = best(folder, ROOT / 'tf2npz.py', 'voc', 'graph.pb',
+                               'model.npz')
+        read, _ = best(folder, '-c', READ)
+        save, _ = best(folder, '-c', SAVE, printed=True)
+        chainer, _ = best(folder, '-c', CHAINER)
+        predict, _ = best(folder, '-c', PREDICT, printed=True)
+        demo, _ = best(folder, ROOT / 'demo.py', '--pretrained-model',
+                       'model.npz', '--output', 'out.png', 'image.png')
+    print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
+          f'{chainer:.2f}, tf2npz {convert:.2f}, predict {predict:.2f}, '
+          f'demo {demo:.2f}; graph {size / MIB:.0f} MiB, tf2npz peak '
+          f'{memory / MIB:.0f} MiB')
+    report('tf2npz / (read + savez + import chainer)',
+           convert / (read + save + chainer), 3)
+    report('tf2npz peak memory / graph', memory / size, 3)
+    report('demo / (predict + import chainer)', demo / (predict + chainer),
+           1.5)
+
+
+if __name__ == '__main__':
+    main()
