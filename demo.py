@@ -132,14 +132,13 @@ def check_output(output):
 def show(image, label, names, colors, args):
     """Open a window, or write a file where that is asked for or needed."""
     from matplotlib import pyplot as plt
-    from matplotlib.backends import BackendFilter, backend_registry
 
     from models.files import atomic_path
     from visualization import DPI, draw_segmentation
     figure = plt.figure()
     draw_segmentation(figure, image, label, names, colors)
-    windows = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
-    if args.output is None and plt.get_backend().lower() in windows:
+    has_display = figure.canvas.required_interactive_framework is not None
+    if args.output is None and has_display:
         plt.show()
         return
     stem = pathlib.Path(args.image).stem

@@ -72,9 +72,6 @@ class FrozenGraph:
             name: _shape(node) for name, node in self.nodes.items()
             if node.op == 'Const' and self._is_read(name)}
 
-    def __contains__(self, name):
-        return name in self.nodes
-
     def array(self, name):
         """Return the values of a constant, in TensorFlow's layout."""
         from tensorboard.util import tensor_util
@@ -107,7 +104,7 @@ class FrozenGraph:
     def _is_read(self, name):
         read = self.nodes.get(f'{name}/read')
         return (read is not None and read.op == 'Identity'
-                and _node_name(read.input[0]) == name)
+                and [_node_name(source) for source in read.input] == [name])
 
     def _only_consumer(self, weight, ops):
         consumers = self._consumers.get(f'{weight}/read', [])

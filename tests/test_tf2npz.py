@@ -70,9 +70,10 @@ def test_table_covers_the_link_once():
     assert len(targets) == len(set(targets)) == 732
 
 
-def test_reads_without_tensorflow(palette_graphs, run_script):
+def test_reads_without_tensorflow(palette_graphs, run_script, monkeypatch):
     pb, _ = palette_graphs('voc')
     (run_script.folder / 'tensorflow.py').write_text('raise SystemExit(9)')
+    monkeypatch.setenv('PYTHONPATH', str(run_script.folder))
     result = run_script('tf2npz.py', 'voc', pb, 'out.npz')
     assert result.returncode == 0, result.stderr
     assert 'output stride 8, crop 513 x 513' in result.stdout
