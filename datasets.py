@@ -1,7 +1,8 @@
 """Names and colours of the classes of Cityscapes, VOC2012 and ADE20K."""
 import numpy as np
 
-import models  # noqa: F401  (lets ChainerCV import on today's Python)
+from models.errors import InputError
+from models.pretrained import PRETRAINED_MODELS
 
 # ChainerCV has the names of VOC2012 and all three palettes. Cityscapes is
 # spelt here as in cityscapesScripts; for ADE20K, each name is the first
@@ -34,6 +35,22 @@ ADE20K_NAMES = (
     'traffic light', 'tray', 'ashcan', 'fan', 'pier', 'crt screen', 'plate',
     'monitor', 'bulletin board', 'shower', 'radiator', 'glass', 'clock',
     'flag')
+
+
+def guess_dataset(model):
+    """Return the dataset that a link's npz names, or with as many classes.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    task = model.metadata.get('task')
+    for dataset, known in PRETRAINED_MODELS.items():
+        if dataset == task or (task is None
+                               and known['n_class'] == model.n_class):
+            return dataset
+    raise InputError(f'the model has {model.n_class} classes and does not say '
+                     'which: give --dataset')
 
 
 def label_names(dataset):

@@ -20,7 +20,9 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage='demo.py [-h] [--gpu GPU] [--pretrained-model MODEL] '
               '[--input-size SIZE [SIZE]]\n               '
-              '[--dataset {voc,cityscapes,ade20k}] [--output FILE] image')
+              '[--dataset {voc,cityscapes,ade20k}] [--output FILE]\n'
+              '               [--backend {auto,openvino,chainer}] '
+              '[--threads N] image')
     parser.add_argument('image', nargs='?', help='the picture to segment')
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
@@ -38,7 +40,17 @@ def parse_args():
              'or what its number of classes tells)')
     parser.add_argument('--output', metavar='FILE',
                         help='write the picture here (.png, .jpg, .pdf, ...)')
+    parser.add_argument(
+        '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
+        help='what runs the network on a CPU (default: OpenVINO where it is '
+             'installed, else Chainer)')
+    parser.add_argument('--threads', type=int, metavar='N',
+                        help='threads on a CPU (default: one for each core)')
     args = parser.parse_args()
+    if args.threads is not None and args.threads < 1:
+        parser.error(f'--threads is {args.threads}, and must be positive')
+    if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
+        parser.error('--backend and --threads are for a CPU, not for --gpu')
     args.input_size, args.image = split_sizes(parser, args)
     return args
 
@@ -64,7 +76,7 @@ def split_sizes(parser, args):
 def main():
     args = parse_args()
     with report_errors():
-        from datasets import label_colors, label_names
+        from datasets import guess_dataset, label_colors, label_names
         from images import read_image
         image = read_image(args.image)
         model = load_model(args)
@@ -80,6 +92,7 @@ def main():
 
 def load_model(args):
     """Return the link, on its device, with settings from the command line."""
+    from datasets import guess_dataset
     from models import DeepLabV3plusXception65
     if args.gpu >= 0:
         check_gpu(args.gpu)
@@ -93,7 +106,20 @@ def load_model(args):
         import chainer
         chainer.cuda.get_device_from_id(args.gpu).use()
         model.to_gpu(args.gpu)
+    else:
+        set_backend(model, args.backend, args.threads)
     return model
+
+
+def set_backend(model, backend, threads):
+    """Choose what runs the link on a CPU, with how many threads."""
+    if threads is not None:
+        from threadpoolctl import threadpool_limits
+        threadpool_limits(threads)  # of NumPy's matrix products
+    if backend == 'chainer':
+        model.to_chainer()
+    else:
+        model.to_openvino(threads, required=backend == 'openvino')
 
 
 def check_gpu(gpu):
@@ -105,17 +131,6 @@ def check_gpu(gpu):
     count = chainer.cuda.cupy.cuda.runtime.getDeviceCount()
     if gpu >= count:
         raise InputError(f'--gpu {gpu} is not there: GPUs 0 to {count - 1} are')
-
-
-def guess_dataset(model):
-    """Return the dataset that the npz names, or that has as many classes."""
-    named = model.metadata.get('task')
-    for dataset, known in PRETRAINED_MODELS.items():
-        if dataset == named or (named is None
-                                and known['n_class'] == model.n_class):
-            return dataset
-    raise InputError(f'the model has {model.n_class} classes and does not say '
-                     'which: give --dataset')
 
 
 def check_output(output):

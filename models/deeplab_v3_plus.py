@@ -1,168 +1,37 @@
-"""DeepLabV3+ with an Xception65 backbone, read from top to bottom.
+"""DeepLabV3+ on an Xception65 backbone, read from top to bottom.
 
 The network of Chen et al., "Encoder-Decoder with Atrous Separable Convolution
 for Semantic Image Segmentation" (ECCV 2018), as the official TensorFlow code
 builds it, under ChainerCV's parameter names. Layouts are NCHW, float32.
 
-The classes stand in forward order: `Xception65` (with `XceptionBlock` and
-`ExitBlock`), `SeparableASPP`, `Decoder`, and `DeepLabV3plusXception65`, which
-joins them and turns images into labels.
+The classes stand in forward order after `Xception65` (xception.py):
+`SeparableASPP`, `Decoder`, and `DeepLabV3plusXception65`, which joins them
+and turns images into labels.
 """
+import warnings
+
 import chainer
 import chainer.functions as F
 import chainer.links as L
 import numpy as np
-from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 
-from models.errors import InputError
+from models.errors import BackendError, InputError
+from models.label_map import label_map
+from models.memory import check_memory
+from models.openvino_engine import OpenVINOEngine
 from models.pretrained import PRETRAINED_MODELS, pretrained_path
 from models.weights import load_weights, read_npz
+from models.xception import (
+    OUTPUT_STRIDES,
+    Xception65,
+    conv_bn,
+    separable_conv_bn,
+)
 
 PAD_VALUE = 127.5  # grey level around small images; becomes 0 in the network
-BACKBONE_EPS = 1e-3  # batch norm's epsilon below `xception_65`...
-HEAD_EPS = 1e-5  # ...and in ASPP and decoder
-BN_DECAY = 0.9997  # of the moving statistics, in training
-
-# What the output stride (input size / ASPP input size) sets: the stride of
-# entry flow block 3, and the dilations of what follows it.
-OUTPUT_STRIDES = {
-    8: {'stride': 1, 'middle': 2, 'exit': 4, 'aspp': (12, 24, 36)},
-    16: {'stride': 2, 'middle': 1, 'exit': 2, 'aspp': (6, 12, 18)},
-}
-
-
-def conv_bn(in_channels, out_channels, ksize, stride=1, activ=F.relu, *,
-            eps, initialW=None):
-    """Convolution -> batch norm -> activation; 'same' padding."""
-    return Conv2DBNActiv(
-        in_channels, out_channels, ksize, stride, pad=ksize // 2, activ=activ,
-        initialW=initialW, bn_kwargs={'decay': BN_DECAY, 'eps': eps})
-
-
-def separable_conv_bn(in_channels, out_channels, stride=1, dilate=1,
-                      activ=F.relu, *, eps, initialW=None):
-    """3x3 depthwise -> batch norm -> activation, then 1x1 the same way."""
-    return SeparableConv2DBNActiv(
-        in_channels, out_channels, 3, stride, pad=dilate, dilate=dilate,
-        nobias=True, dw_activ=activ, pw_activ=activ,
-        dw_initialW=initialW, pw_initialW=initialW,
-        bn_kwargs={'decay': BN_DECAY, 'eps': eps})
-
-
-class XceptionBlock(chainer.Chain):
-
-    """Three separable convolutions, a ReLU before each, beside a shortcut.
-
-    Args:
-        in_channels (int): channels of the input.
-        channels (tuple of three ints): channels of the convolutions.
-        stride (int): stride of the third convolution and of the shortcut.
-        dilate (int): dilation of the three depthwise convolutions.
-        shortcut (str): 'conv' (1x1 convolution and batch norm) or 'identity'.
-        options: `eps` and `initialW`, passed to every convolution.
-
-    """
-
-    def __init__(self, in_channels, channels, stride=1, dilate=1,
-                 shortcut='conv', **options):
-        super().__init__()
-        c1, c2, c3 = channels
-        with self.init_scope():
-            self.separable1 = separable_conv_bn(
-                in_channels, c1, 1, dilate, F.identity, **options)
-            self.separable2 = separable_conv_bn(
-                c1, c2, 1, dilate, F.identity, **options)
-            self.separable3 = separable_conv_bn(
-                c2, c3, stride, dilate, F.identity, **options)
-            if shortcut == 'conv':
-                self.conv = conv_bn(
-                    in_channels, c3, 1, stride, F.identity, **options)
-        self.shortcut = shortcut
-
-    def forward(self, x):
-        """Return the sum (B, c3, h, w) and separable2's output (B, c2, H, W).
-
-        The second is what the decoder takes from entry flow block 2.
-        """
-        h = self.separable1(F.relu(x))  # (B, c1, H, W)
-        middle = self.separable2(F.relu(h))  # (B, c2, H, W)
-        h = self.separable3(F.relu(middle))  # (B, c3, h, w)
-        if self.shortcut == 'conv':
-            x = self.conv(x)  # (B, c3, h, w)
-        return h + x, middle
-
-
-class ExitBlock(chainer.Chain):
-
-    """Three separable convolutions, a ReLU after each half; no shortcut."""
-
-    def __init__(self, in_channels, channels, dilate, **options):
-        super().__init__()
-        c1, c2, c3 = channels
-        with self.init_scope():
-            self.separable1 = separable_conv_bn(
-                in_channels, c1, dilate=dilate, **options)
-            self.separable2 = separable_conv_bn(
-                c1, c2, dilate=dilate, **options)
-            self.separable3 = separable_conv_bn(
-                c2, c3, dilate=dilate, **options)
-
-    def forward(self, x):
-        return self.separable3(self.separable2(self.separable1(x)))
-
-
-class Xception65(chainer.Chain):
-
-    """The backbone: image in, a fine and a coarse feature map out.
-
-    Args:
-        output_stride (int): 8 or 16.
-        initialW: Chainer's initializer of the convolution weights.
-
-    """
-
-    def __init__(self, output_stride, initialW=None):
-        super().__init__()
-        strides = OUTPUT_STRIDES[output_stride]
-        options = {'eps': BACKBONE_EPS, 'initialW': initialW}
-        with self.init_scope():
-            self.entryflow_conv1 = conv_bn(3, 32, 3, stride=2, **options)
-            self.entryflow_conv2 = conv_bn(32, 64, 3, **options)
-            self.entryflow_block1 = XceptionBlock(
-                64, (128, 128, 128), stride=2, **options)
-            self.entryflow_block2 = XceptionBlock(
-                128, (256, 256, 256), stride=2, **options)
-            self.entryflow_block3 = XceptionBlock(
-                256, (728, 728, 728), strides['stride'], **options)
-            for i in range(1, 17):
-                setattr(self, f'middleflow_block{i}', XceptionBlock(
-                    728, (728, 728, 728), dilate=strides['middle'],
-                    shortcut='identity', **options))
-            self.exitflow_block1 = XceptionBlock(
-                728, (728, 1024, 1024), dilate=strides['middle'], **options)
-            self.exitflow_block2 = ExitBlock(
-                1024, (1536, 1536, 2048), strides['exit'], **options)
-
-    def forward(self, x):
-        """Extract features; s is the output stride.
-
-        Args:
-            x (B, 3, H, W): images in [-1, 1], RGB.
-
-        Returns:
-            low level (B, 256, H/4, W/4), high level (B, 2048, H/s, W/s).
-
-        """
-        h = self.entryflow_conv1(x)  # (B, 32, H/2, W/2)
-        h = self.entryflow_conv2(h)  # (B, 64, H/2, W/2)
-        h, _ = self.entryflow_block1(h)  # (B, 128, H/4, W/4)
-        h, low_level = self.entryflow_block2(h)  # (B, 256, H/8, W/8)
-        h, _ = self.entryflow_block3(h)  # (B, 728, H/s, W/s)
-        for i in range(1, 17):
-            h, _ = self[f'middleflow_block{i}'](h)  # (B, 728, H/s, W/s)
-        h, _ = self.exitflow_block1(h)  # (B, 1024, H/s, W/s)
-        h = self.exitflow_block2(h)  # (B, 2048, H/s, W/s)
-        return low_level, h
+HEAD_EPS = 1e-5  # batch norm's epsilon in ASPP and decoder
+# What Chainer takes on a CPU, by output stride: bytes, and bytes for a pixel.
+CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
 
 
 class SeparableASPP(chainer.Chain):
@@ -261,6 +130,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         initialW: Chainer's initializer of the convolution weights, where no
             pretrained model gives them.
 
+    On a CPU `predict` runs the network through OpenVINO where that is
+    installed, several times as fast as Chainer; `to_openvino` and
+    `to_chainer` choose. All else is Chainer's work: a call of the link,
+    training, GPUs.
+
     Attributes:
         metadata (dict): what the npz says of itself, see `models.weights`;
             empty for one that says nothing.
@@ -299,8 +173,10 @@ class DeepLabV3plusXception65(chainer.Chain):
                 2048, 256, OUTPUT_STRIDES[self.output_stride]['aspp'],
                 initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
+        self.cleargrads()  # else gradients of NaN double the memory
         if path is not None:
             load_weights(path, self)
+        self.to_openvino(required=False)
 
     def forward(self, x):
         """Compute logits.
@@ -348,30 +224,75 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         """
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            return [self._predict_one(img) for img in imgs]
+            network = self._network()
+            return [self._predict_one(img, network) for img in imgs]
 
-    def _predict_one(self, img):
-        _, H, W = img.shape
+    def to_openvino(self, threads=None, required=True):
+        """Have `predict` run the network through OpenVINO on a CPU.
+
+        Changed weights are noticed at each `predict`. A new link is in this
+        state, with `required=False`.
+
+        Args:
+            threads (int): how many to use; by default one for each core.
+            required (bool): where OpenVINO is not installed, or the link has
+                a part that it cannot run: raise; if false, warn and use
+                Chainer.
+
+        Returns:
+            The link itself.
+
+        Raises:
+            InputError: OpenVINO is required and not installed, or threads is
+                not positive.
+
+        """
+        self._engine = OpenVINOEngine(threads)
+        self._engine_is_required = required
+        if required:
+            self._engine.check_installed()
+        return self
+
+    def to_chainer(self):
+        """Have `predict` run the network through Chainer; return the link."""
+        self._engine = None
+        return self
+
+    def _network(self):
+        """Return a function from prepared images to logits, both arrays."""
+        if self._engine is not None and self.xp is np:
+            try:
+                self._engine.follow(self)
+                return self._engine
+            except BackendError as error:
+                if self._engine_is_required:
+                    raise
+                warnings.warn(f'{error}: predict runs on Chainer instead, '
+                              'several times as slow', stacklevel=3)
+                self.to_chainer()
+        return self._run_chainer
+
+    def _run_chainer(self, x):
+        if self.xp is np:
+            height, width = x.shape[2:]
+            fixed, per_pixel = CHAINER_MEMORY[self.output_stride]
+            check_memory(f'an image of {height} x {width} pixels',
+                         fixed + per_pixel * height * width)
+        return self(x).array
+
+    def _predict_one(self, img, network):
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
-        if self.scales == (1.0,) and not self.flip:
-            # Logits, not probabilities, are resized: as the frozen graph does.
-            score = F.resize_images(self(x), x.shape[2:])
-        else:
-            score = self._mean_probability(x)
-        label = score.array[0, :, :H, :W].argmax(axis=0)  # (H, W)
-        return chainer.cuda.to_cpu(label.astype(np.int32))
+        logits = [network(variant)[0, :, :, ::step]
+                  for variant, step in self._variants(x)]
+        return label_map(logits, x.shape[2:], img.shape[1:])
 
-    def _mean_probability(self, x):
-        """Average softmax over scales and mirrored copies, at full size."""
-        size = x.shape[2:]
-        total = 0
+    def _variants(self, x):
+        """Yield x at each scale, and mirrored; with the step to undo that."""
         for scale in self.scales:
             scaled = x if scale == 1.0 else F.resize_images(
-                x, [int((side - 1) * scale + 1) for side in size]).array
+                x, [int((side - 1) * scale + 1) for side in x.shape[2:]]).array
             for step in (1, -1) if self.flip else (1,):
-                logits = self(scaled[:, :, :, ::step])[:, :, :, ::step]
-                total += F.softmax(F.resize_images(logits, size))
-        return total / (len(self.scales) * (2 if self.flip else 1))
+                yield scaled[:, :, :, ::step], step
 
 
 def _read_settings(path, pretrained_model):

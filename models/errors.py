@@ -1,6 +1,7 @@
 """One clear line for a user's mistake, at the command line and from Python."""
 import contextlib
 import sys
+import warnings
 
 
 class InputError(ValueError):
@@ -10,12 +11,19 @@ class InputError(ValueError):
     """
 
 
+class BackendError(InputError):
+    """A way to run the network is not to be had; another may be."""
+
+
 @contextlib.contextmanager
 def report_errors():
     """End a script with one line on stderr where its user can mend the cause.
 
-    An error that is not the user's keeps its traceback.
+    An error that is not the user's keeps its traceback; warnings take one
+    line as well.
     """
+    warnings.formatwarning = lambda message, *args, **kwargs: (
+        f'warning: {_joined(message)}\n')
     try:
         yield
     except InputError as error:
@@ -24,6 +32,8 @@ def report_errors():
         sys.exit(_one_line(
             f'{sys.executable} has no module {error.name!r}: run `make setup` '
             'and use .venv/bin/python, or install requirements.txt'))
+    except MemoryError as error:
+        sys.exit(_one_line(f'the memory does not suffice: {error}'))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -39,4 +49,8 @@ def describe_os_error(error):
 
 
 def _one_line(message):
-    return 'error: ' + ' '.join(str(message).split())
+    return f'error: {_joined(message)}'
+
+
+def _joined(message):
+    return ' '.join(str(message).split())

@@ -1,0 +1,230 @@
+"""Turn a DeepLabV3+ link into an ONNX graph.
+
+Batch norm is folded into the convolution before it: with
+s = gamma / sqrt(avg_var + eps), the kernel becomes s W and the bias
+beta - s avg_mean. Dilations are attributes of the convolutions, and resizes
+take sizes, not scales (which would round), so that the graph runs at any
+input size.
+"""
+import chainer.functions as F
+import numpy as np
+import onnx
+from chainer.backends.cuda import to_cpu
+from chainer.links import BatchNormalization, Convolution2D
+from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
+from onnx import TensorProto, helper
+
+from models.deeplab_v3_plus import (
+    Decoder,
+    DeepLabV3plusXception65,
+    SeparableASPP,
+)
+from models.errors import BackendError
+from models.xception import ExitBlock, Xception65, XceptionBlock
+
+INPUT = 'image'
+OPSET = 15  # the first whose Shape takes a part of the shape
+IR_VERSION = 8  # the one that goes with this opset
+
+
+def onnx_model(link, metadata=None, probabilities=False):
+    """Build the ONNX model of a link as it is now.
+
+    Args:
+        link (DeepLabV3plusXception65): the network; its weights are copied.
+        metadata (dict): str to str, kept in the model's metadata.
+        probabilities (bool): what to put out.
+
+    Returns:
+        bytes: an onnx.ModelProto, validated, from 'image' (1, 3, H, W),
+        float32, as `link.prepare` makes it, to 'logits' (1, n_class,
+        ceil(H/4), ceil(W/4)), float32; or to 'probabilities' (1, n_class,
+        H, W). H and W are free.
+
+    Raises:
+        BackendError: a part of the link was replaced by one not known here.
+
+    """
+    model = onnx.ModelProto(
+        ir_version=IR_VERSION, producer_name='deeplab_v3_plus',
+        opset_import=[helper.make_opsetid('', OPSET)])
+    helper.set_model_props(model, metadata or {})
+    graph = _Graph(model.graph, link)
+    logits = graph.add(link, INPUT)
+    if probabilities:
+        sides = 'H', 'W'
+        output = graph.node('Softmax', graph.resize(logits, INPUT), axis=1,
+                            name='probabilities')
+    else:
+        sides = 'ceil(H/4)', 'ceil(W/4)'
+        output = graph.node('Identity', logits, name='logits')
+    model.graph.name = type(link).__name__
+    model.graph.input.append(_float_value(INPUT, 1, 3, 'H', 'W'))
+    model.graph.output.append(_float_value(output, 1, link.n_class, *sides))
+    serialized = model.SerializeToString()
+    onnx.checker.check_model(serialized)
+    return serialized
+
+
+def _float_value(name, *shape):
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+class _Graph:
+
+    """Adds nodes and constants to an onnx.GraphProto.
+
+    Names of tensors stand for the tensors, and a node has its output's name.
+    """
+
+    def __init__(self, proto, root):
+        self.proto = proto
+        self._paths = {id(link): path.strip('/')
+                       for path, link in root.namedlinks()}
+
+    def add(self, link, *xs):
+        """Add what a link does to xs; return what its `forward` returns."""
+        known = _FORWARD.get(type(link).forward)
+        if known is None:
+            raise self._unknown(link)
+        return known(self, link, *xs)
+
+    def _unknown(self, link):
+        return BackendError(
+            f'{self._paths[id(link)] or "the link"}, a {type(link).__name__}, '
+            'cannot be turned into ONNX')
+
+    def node(self, op, *inputs, name=None, **attributes):
+        """Add a node; return its output."""
+        name = name or f'{op}_{len(self.proto.node)}'
+        self.proto.node.append(
+            helper.make_node(op, inputs, [name], name, **attributes))
+        return name
+
+    def constant(self, name, array):
+        self.proto.initializer.add(
+            name=name, dims=array.shape, raw_data=array.tobytes(),
+            data_type=helper.np_dtype_to_tensor_dtype(array.dtype))
+        return name
+
+    def convolution(self, x, conv, bn=None, activ=F.identity):
+        """Add convolution -> batch norm -> activation."""
+        for link, known in (conv, Convolution2D), (bn, BatchNormalization):
+            if link is not None and type(link).forward is not known.forward:
+                raise self._unknown(link)
+        path = self._paths[id(conv)]
+        W = to_cpu(conv.W.array)  # (O, I, kh, kw)
+        shift = 0. if conv.b is None else to_cpu(conv.b.array)
+        if bn is not None:
+            scale = to_cpu(bn.gamma.array) / np.sqrt(
+                to_cpu(bn.avg_var).astype(np.float64) + bn.eps)
+            shift = to_cpu(bn.beta.array) + scale * (
+                shift - to_cpu(bn.avg_mean))
+            W = W * scale.astype(np.float32)[:, None, None, None]
+        b = np.broadcast_to(shift, len(W)).astype(np.float32)
+        h = self.node(
+            'Conv', x, self.constant(f'{path}/W', W),
+            self.constant(f'{path}/b', b), name=path, group=conv.groups,
+            kernel_shape=W.shape[2:], strides=conv.stride,
+            pads=conv.pad * 2, dilations=conv.dilate)
+        return self.activation(h, activ)
+
+    def activation(self, x, function):
+        if function is F.relu:
+            return self.node('Relu', x)
+        if function in {F.identity, None}:
+            return x
+        raise BackendError(f'the activation {function} has no ONNX form')
+
+    def sides(self, x):
+        """Return the height and width of x, as a tensor."""
+        return self.node('Shape', x, start=2, end=4)
+
+    def resize(self, x, like):
+        """Resize x to the height and width of another tensor."""
+        size = self.node('Concat', self.node('Shape', x, end=2),
+                         self.sides(like), axis=0)
+        return self.node('Resize', x, '', '', size, mode='linear',
+                         coordinate_transformation_mode='align_corners')
+
+
+# What each link's `forward` does, in the order of xception.py and
+# deeplab_v3_plus.py.
+
+def _conv_bn(graph, link, x):
+    return graph.convolution(x, link.conv, link.bn, link.activ)
+
+
+def _separable_conv_bn(graph, link, x):
+    h = graph.convolution(x, link.depthwise, link.dw_bn, link.dw_activ)
+    return graph.convolution(h, link.pointwise, link.pw_bn, link.pw_activ)
+
+
+def _convolution(graph, link, x):
+    return graph.convolution(x, link)
+
+
+def _xception_block(graph, link, x):
+    h = graph.add(link.separable1, graph.activation(x, F.relu))
+    middle = graph.add(link.separable2, graph.activation(h, F.relu))
+    h = graph.add(link.separable3, graph.activation(middle, F.relu))
+    if link.shortcut == 'conv':
+        x = graph.add(link.conv, x)
+    return graph.node('Add', h, x), middle
+
+
+def _exit_block(graph, link, x):
+    for name in 'separable1', 'separable2', 'separable3':
+        x = graph.add(link[name], x)
+    return x
+
+
+def _xception65(graph, link, x):
+    h = graph.add(link.entryflow_conv1, x)
+    h = graph.add(link.entryflow_conv2, h)
+    h, _ = graph.add(link.entryflow_block1, h)
+    h, low_level = graph.add(link.entryflow_block2, h)
+    h, _ = graph.add(link.entryflow_block3, h)
+    for i in range(1, 17):
+        h, _ = graph.add(link[f'middleflow_block{i}'], h)
+    h, _ = graph.add(link.exitflow_block1, h)
+    return low_level, graph.add(link.exitflow_block2, h)
+
+
+def _separable_aspp(graph, link, x):
+    pooled = graph.add(
+        link.image_pooling_conv, graph.node('GlobalAveragePool', x))
+    one = graph.constant('one', np.ones(2, np.int64))
+    h = graph.node(
+        'Concat',
+        graph.node('Expand', pooled,
+                   graph.node('Concat', one, graph.sides(x), axis=0)),
+        *(graph.add(link[name], x)
+          for name in ('conv1x1', 'atrous1', 'atrous2', 'atrous3')),
+        axis=1)
+    return graph.add(link.proj, h)
+
+
+def _decoder(graph, link, low_level, high_level):
+    low = graph.add(link.feature_proj, low_level)
+    h = graph.node('Concat', graph.resize(high_level, low), low, axis=1)
+    h = graph.add(link.conv2, graph.add(link.conv1, h))
+    return graph.add(link.conv_logits, h)
+
+
+def _deeplab(graph, link, x):
+    low_level, high_level = graph.add(link.feature_extractor, x)
+    return graph.add(link.decoder, low_level, graph.add(link.aspp, high_level))
+
+
+_FORWARD = {
+    Conv2DBNActiv.forward: _conv_bn,
+    SeparableConv2DBNActiv.forward: _separable_conv_bn,
+    Convolution2D.forward: _convolution,
+    XceptionBlock.forward: _xception_block,
+    ExitBlock.forward: _exit_block,
+    Xception65.forward: _xception65,
+    SeparableASPP.forward: _separable_aspp,
+    Decoder.forward: _decoder,
+    DeepLabV3plusXception65.forward: _deeplab,
+}

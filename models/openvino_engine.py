@@ -1,0 +1,151 @@
+"""Run a link's network through OpenVINO: the fast way on a CPU.
+
+The link stays the definition. Its ONNX graph is compiled at the first use,
+and again when the link has changed since; float32 throughout.
+"""
+import importlib
+import threading
+
+import numpy as np
+
+from models.errors import BackendError, InputError
+from models.memory import check_memory
+from models.weights import named_arrays
+
+MODULES = ('openvino', 'onnx', 'xxhash')  # needed beside Chainer
+# An image of up to this many pixels is run by a graph compiled for any size.
+# A larger one is worth a compilation (half a second) for its own size, which
+# plans the memory and takes a third less.
+SHARED_PIXELS = 1 << 20
+# Measured, in bytes: to compile the network; then for the weights as it packs
+# them, and for each pixel, the shared way and the own way.
+COMPILE_MEMORY = 750e6
+PACKED_MEMORY, SHARED_PIXEL, OWN_PIXEL = 200e6, 660, 500
+# Of a link, what it computes depends on beside its arrays.
+SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
+            'dw_activ', 'pw_activ')
+OPTIONS = {
+    'INFERENCE_PRECISION_HINT': 'f32',  # else bfloat16, where there is AMX
+    'PERFORMANCE_HINT': 'LATENCY',  # all threads work on one image
+    # Several processes would be pinned to the same cores.
+    'ENABLE_CPU_PINNING': False,
+    # For each size ever seen it would keep some megabytes.
+    'CPU_RUNTIME_CACHE_CAPACITY': '0',
+}
+
+
+class OpenVINOEngine:
+
+    """Computes logits with OpenVINO.
+
+    Args:
+        threads (int): how many threads to use; by default one for each core.
+
+    Raises:
+        InputError: `threads` is not positive.
+
+    """
+
+    def __init__(self, threads=None):
+        if threads is not None and threads < 1:
+            raise InputError(f'threads is {threads}, and must be positive')
+        self.threads = threads
+        self._options = dict(OPTIONS)
+        if threads is not None:
+            self._options['INFERENCE_NUM_THREADS'] = threads
+        self._lock = threading.Lock()
+        self._fingerprint = None
+        self._requests = {}  # (H, W) or 'any' -> openvino.InferRequest
+
+    def __reduce__(self):
+        """Copies and pickles start afresh: what is compiled cannot move."""
+        return OpenVINOEngine, (self.threads,)
+
+    def check_installed(self):
+        """Raise BackendError unless `MODULES` can be imported."""
+        for name in MODULES:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                raise BackendError(
+                    f'OpenVINO cannot be used ({error}; `pip install '
+                    f'{name}`)') from None
+
+    def follow(self, link):
+        """Take over a link's weights; quick when they have not changed.
+
+        Raises:
+            BackendError: OpenVINO is not installed, or a part of the link is
+                not known to `onnx_graph`.
+
+        """
+        self.check_installed()
+        with self._lock:
+            fingerprint = _fingerprint(link)
+            if fingerprint != self._fingerprint:
+                self._requests, self._largest = {}, 0
+                self._fingerprint = self._model = None
+                self._model = _read_model(link)
+                self._fingerprint = fingerprint
+
+    def __call__(self, x):
+        """Compute logits.
+
+        Args:
+            x (numpy.ndarray, (1, 3, H, W), float32): a prepared image.
+
+        Returns:
+            numpy.ndarray, (1, n_class, ceil(H/4), ceil(W/4)), float32.
+
+        Raises:
+            InputError: the image needs more memory than there is.
+
+        """
+        with self._lock:
+            request = self._request(*x.shape[2:])
+            return request.infer([np.ascontiguousarray(x)],
+                                 share_inputs=True)[0]
+
+    def _request(self, height, width):
+        """Return what runs images of this size, compiled if need be."""
+        pixels = height * width
+        shared = pixels <= SHARED_PIXELS
+        key = 'any' if shared else (height, width)
+        if key not in self._requests:
+            # At most two are kept: the shared one, and one for a large size.
+            self._requests = {size: request for size, request
+                              in self._requests.items() if size == 'any'}
+        if pixels > self._largest:
+            check_memory(
+                f'an image of {height} x {width} pixels', PACKED_MEMORY
+                + pixels * (SHARED_PIXEL if shared else OWN_PIXEL))
+            self._largest = pixels
+        if key not in self._requests:
+            self._model.reshape([1, 3, -1, -1] if shared else
+                                [1, 3, height, width])
+            import openvino
+            compiled = openvino.compile_model(
+                self._model, 'CPU', self._options)
+            self._requests[key] = compiled.create_infer_request()
+        return self._requests[key]
+
+
+def _read_model(link):
+    import openvino
+
+    from models.onnx_graph import onnx_model
+    check_memory('compiling the network', COMPILE_MEMORY)
+    return openvino.Core().read_model(onnx_model(link))
+
+
+def _fingerprint(link):
+    """Return a digest of all that the output of the network depends on."""
+    import xxhash
+    digest = xxhash.xxh3_128()
+    for path, child in link.namedlinks():
+        settings = [vars(child).get(name) for name in SETTINGS]
+        digest.update(repr((path, type(child), settings)).encode())
+    for name, array in named_arrays(link).items():
+        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.digest()

@@ -1,0 +1,110 @@
+"""Write DeepLabV3+ Xception65 as an ONNX model, for use without Chainer.
+
+    python npz2onnx.py cityscapes.npz cityscapes.onnx
+
+The model takes 'image' (1, 3, H, W), float32, RGB, pixel * 2 / 255 - 1, and
+gives 'logits' (1, n_class, ceil(H/4), ceil(W/4)), for any H and W. Its
+metadata name the task, the classes, the output stride and the smallest input
+size. The file is run by ONNX Runtime and compared with Chainer before it gets
+its name.
+"""
+import argparse
+import json
+import pathlib
+
+from models.errors import InputError, report_errors
+from models.pretrained import PRETRAINED_MODELS
+
+CHECK_SIZE = 129, 161  # height and width of the image to compare on
+TOLERANCE = 1e-3  # largest difference, relative to the largest output
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'source', metavar='NPZ',
+        help=f'an npz file, or one of {", ".join(PRETRAINED_MODELS)}')
+    parser.add_argument('target', metavar='ONNX', help='the file to write')
+    parser.add_argument(
+        '--output-stride', type=int, choices=[8, 16],
+        help='16 is three times as fast and a little less accurate (default: '
+             'what the npz says, else 8)')
+    parser.add_argument(
+        '--probabilities', action='store_true',
+        help="give 'probabilities' (1, n_class, H, W) instead of logits")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    with report_errors():
+        from models import DeepLabV3plusXception65
+        from models.files import atomic_path
+        from models.onnx_graph import onnx_model
+        with atomic_path(args.target) as temporary:
+            link = DeepLabV3plusXception65(
+                pretrained_model=args.source,
+                output_stride=args.output_stride)
+            temporary.write_bytes(
+                onnx_model(link, metadata(link), args.probabilities))
+            difference = compare(temporary, link, args.probabilities)
+        size = pathlib.Path(args.target).stat().st_size
+        print(f'{args.target}: {link.n_class} classes, output stride '
+              f'{link.output_stride}, {size / 1e6:.0f} MB; ONNX Runtime and '
+              f'Chainer differ by at most {difference:.1e} of the largest '
+              'output')
+
+
+def metadata(link):
+    """Return what a user of the file needs to know; all values are str."""
+    from datasets import guess_dataset, label_names
+    result = {
+        'input': 'RGB, pixel * 2 / 255 - 1; pad smaller images to '
+                 'min_input_size with 0, at the bottom and on the right',
+        'scale': repr(2 / 255),
+        'offset': '-1',
+        'min_input_size': json.dumps(link.min_input_size),
+        'output_stride': str(link.output_stride),
+    }
+    try:
+        task = guess_dataset(link)
+    except InputError:  # classes of the user's own
+        return result
+    names = json.dumps(label_names(task))
+    return {**result, 'task': task, 'class_names': names}
+
+
+def compare(path, link, probabilities):
+    """Return the largest difference from the link, relative to its output.
+
+    Raises:
+        InputError: it is more than `TOLERANCE`.
+
+    """
+    import chainer
+    import chainer.functions as F
+    import numpy as np
+    import onnxruntime
+    x = np.random.default_rng(0).uniform(
+        -1, 1, (1, 3, *CHECK_SIZE)).astype(np.float32)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        expected = link(x)
+        if probabilities:
+            expected = F.softmax(F.resize_images(expected, CHECK_SIZE))
+    session = onnxruntime.InferenceSession(
+        str(path), providers=['CPUExecutionProvider'])
+    found, = session.run(None, {'image': x})
+    difference = (np.abs(found - expected.array).max()
+                  / np.abs(expected.array).max())
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f'ONNX Runtime and Chainer differ by {difference:.1e} of the '
+            f'largest output, more than {TOLERANCE}: the weights may not be '
+            'finite numbers')
+    return difference
+
+
+if __name__ == '__main__':
+    main()
