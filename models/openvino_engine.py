@@ -5,6 +5,7 @@ and again when the link has changed since; float32 throughout.
 """
 import importlib
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -68,8 +69,8 @@ class OpenVINOEngine:
                 importlib.import_module(name)
             except ImportError as error:
                 raise BackendError(
-                    f'OpenVINO cannot be used ({error}; `pip install '
-                    f'{name}`)') from None
+                    f'OpenVINO cannot be used ({error}; requirements.txt has '
+                    'what it needs)') from None
 
     def follow(self, link):
         """Take over a link's weights; quick when they have not changed.
@@ -140,12 +141,20 @@ def _read_model(link):
 
 def _fingerprint(link):
     """Return a digest of all that the output of the network depends on."""
-    import xxhash
-    digest = xxhash.xxh3_128()
-    for path, child in link.namedlinks():
-        settings = [vars(child).get(name) for name in SETTINGS]
-        digest.update(repr((path, type(child), settings)).encode())
-    for name, array in named_arrays(link).items():
-        digest.update(f'{name} {array.dtype} {array.shape}'.encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.digest()
+    from xxhash import xxh3_128
+    settings = [(path, type(child), [vars(child).get(key) for key in SETTINGS])
+                for path, child in link.namedlinks()]
+    arrays = named_arrays(link)
+    shapes = [(name, array.dtype.str, array.shape)
+              for name, array in arrays.items()]
+
+    def digest(part):
+        digest = xxh3_128()
+        for array in part:
+            digest.update(np.ascontiguousarray(array))
+        return digest.digest()
+
+    values = list(arrays.values())
+    with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
+        return repr((settings, shapes)), *pool.map(
+            digest, (values[::2], values[1::2]))

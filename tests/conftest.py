@@ -1,4 +1,5 @@
 """Fixtures shared by the tests; the expensive ones are made once."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -53,14 +54,18 @@ def palette_graphs(tmp_path_factory):
 
 @pytest.fixture
 def run_script(tmp_path):
-    """Return a function that runs a script in an empty folder."""
+    """Return a function that runs a script in an empty folder.
+
+    Keyword arguments are environment variables.
+    """
     folder = tmp_path / 'work folder'
     folder.mkdir()
 
-    def run(script, *args):
+    def run(script, *args, **variables):
         return subprocess.run(
             [sys.executable, ROOT / script, *map(str, args)], cwd=folder,
-            capture_output=True, text=True, timeout=300, check=False)
+            env={**os.environ, **variables}, capture_output=True, text=True,
+            timeout=300, check=False)
 
     run.folder = folder
     return run

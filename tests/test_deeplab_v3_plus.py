@@ -92,6 +92,7 @@ def test_scales_and_flip_average_probabilities(random_graphs):
     image = smooth_image(65, 65).transpose(2, 0, 1).astype(np.float32)
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, scales=(0.5, 1.0), flip=True)
+    model.to_chainer()
     functions = chainer.functions
     total = 0
     with chainer.using_config('train', False), chainer.no_backprop_mode():

@@ -1,5 +1,7 @@
 """The demo, from the command line."""
 import http.server
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -52,11 +54,72 @@ def test_refuses_bad_input(fails, palette_graphs, tmp_path):
 
 
 @pytest.mark.slow
+def test_without_openvino(palette_graphs, run_script, tmp_path):
+    _, npz = palette_graphs('voc')
+    save_png(tmp_path / 'image.png')
+    (tmp_path / 'openvino.py').write_text('raise ImportError("not here")')
+    arguments = ('demo.py', '--pretrained-model', npz, '--input-size', 65,
+                 tmp_path / 'image.png')
+    result = run_script(*arguments, PYTHONPATH=str(tmp_path))
+    assert result.returncode == 0
+    assert result.stderr == (
+        'warning: OpenVINO cannot be used (not here; requirements.txt has '
+        'what it needs): predict runs on Chainer instead, several times as '
+        'slow\n')
+    assert (run_script.folder / 'image_segmentation.png').exists()
+    result = run_script(*arguments, '--backend', 'openvino',
+                        PYTHONPATH=str(tmp_path))
+    assert result.returncode != 0
+    assert result.stderr.startswith('error: OpenVINO cannot be used')
+    assert result.stderr.count('\n') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('backend', ['openvino', 'chainer', 'auto'])
+def test_backend_and_threads(palette_graphs, run_script, tmp_path, backend):
+    _, npz = palette_graphs('voc')
+    save_png(tmp_path / 'image.png')
+    result = run_script('demo.py', '--pretrained-model', npz, '--input-size',
+                        65, '--backend', backend, '--threads', 1,
+                        tmp_path / 'image.png')
+    assert (result.returncode, result.stderr) == (0, '')
+
+
+@pytest.mark.slow
+def test_refuses_an_image_too_large_for_the_memory(palette_graphs, run_script,
+                                                   tmp_path):
+    _, npz = palette_graphs('voc')
+    Image.new('RGB', (4000, 3000)).save(tmp_path / 'large.png')
+    command = [sys.executable, ROOT / 'demo.py', '--pretrained-model', npz,
+               tmp_path / 'large.png']
+    result = subprocess.run(
+        ['sh', '-c', 'ulimit -v 4000000; exec "$@"', 'sh', *command],
+        cwd=run_script.folder, capture_output=True, text=True, timeout=300,
+        check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(
+        'error: an image of 3000 x 4000 pixels needs about 6.2 GB of memory')
+    assert result.stderr.count('\n') == 1
+    assert not list(run_script.folder.iterdir())
+
+
+@pytest.mark.slow
 def test_refuses_an_unwritable_output(fails, palette_graphs, tmp_path):
     _, npz = palette_graphs('voc')
     save_png(tmp_path / 'image.png')
     fails('No such file or directory', 'demo.py', '--pretrained-model', npz,
           '--input-size', 65, '--output', 'no/out.png', tmp_path / 'image.png')
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['--threads', 0], '--threads is 0, and must be positive'),
+    (['--threads', 2, '--gpu', 0], 'are for a CPU, not for --gpu'),
+    (['--backend', 'fast'], 'invalid choice'),
+])
+def test_refuses_backends(run_script, arguments, words):
+    result = run_script('demo.py', *arguments, 'a.png')
+    assert result.returncode == 2
+    assert words in result.stderr
 
 
 def test_refuses_input_sizes(run_script):

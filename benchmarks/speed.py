@@ -1,0 +1,362 @@
+"""Segment an image with this project, and with others, and compare.
+
+    python benchmarks/speed.py
+    python benchmarks/speed.py --sizes 513x513 --without chainercv tensorflow
+
+All run the same random weights on the same image, from pixels in to labels
+out, each in a process of its own, one at a time and in turn; the best run of
+each counts. The floor is the network's matrix products alone, in NumPy: the
+1x1 convolutions and the two dense 3x3 ones, at their sizes.
+
+Prints a table for each image size and output stride, to be read with these
+bounds: `predict` takes at most 1.05 times the floor and 1/5 of ChainerCV's
+time, no more than ONNX Runtime's, and 1/3 of TensorFlow's at 1025x2049;
+resizing logits and choosing labels takes at most 2 % of it; output stride 16
+is at least 2.8 times as fast as 8; and a 1025x2049 image takes at most 1.8 GB,
+the twentieth no more than the second. Linux only.
+"""
+import argparse
+import multiprocessing
+import pathlib
+import platform
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+
+TASKS = {'513x513': 'voc', '1025x2049': 'cityscapes'}
+PATIENCE = 60  # seconds: one that has taken longer is not run again
+FRAMES = 20  # over which the memory is to stay the same
+
+
+# Each contender loads its model and returns a function from an image, float32
+# CHW RGB, to labels (H, W).
+
+def floor(files):
+    import numpy as np
+    products = [(rng_array(m, k), rng_array(k, n), np.empty((m, n), 'f'))
+                for m, k, n in matrix_products(files['onnx'], files['size'])]
+
+    def run(image):
+        for a, b, out in products:
+            np.matmul(a, b, out=out)
+
+    return run
+
+
+def rng_array(*shape):
+    import numpy as np
+    return np.random.default_rng(0).random(shape, np.float32)
+
+
+def matrix_products(path, size):
+    """Return (m, k, n) of each dense convolution, as a matrix product."""
+    import onnx
+    model = onnx.load(path)
+    for side, dim in zip(
+            size, model.graph.input[0].type.tensor_type.shape.dim[2:],
+            strict=True):
+        dim.dim_value = side
+    kernels = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    shapes = {value.name: [dim.dim_value for dim
+                           in value.type.tensor_type.shape.dim]
+              for value in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type == 'Conv':
+            out_channels, in_channels, kh, kw = kernels[node.input[1]]
+            if in_channels > 1:  # not depthwise
+                _, _, height, width = shapes[node.output[0]]
+                yield out_channels, in_channels * kh * kw, height * width
+
+
+def openvino(files):
+    return ours(files).to_openvino()
+
+
+def chainer(files):
+    return ours(files).to_chainer()
+
+
+def ours(files):
+    from models import DeepLabV3plusXception65
+    return DeepLabV3plusXception65(pretrained_model=files['npz'])
+
+
+def chainercv(files):
+    import models  # noqa: F401, I001  (before Chainer)
+    import chainer
+    from chainercv.links import DeepLabV3plusXception65
+    chainer.config.train = False
+    return DeepLabV3plusXception65(
+        files['n_class'], files['npz'], files['size'],
+        extractor_kwargs={'bn_kwargs': {'eps': 1e-3}},
+        aspp_kwargs={'bn_kwargs': {'eps': 1e-5}},
+        decoder_kwargs={'bn_kwargs': {'eps': 1e-5}})
+
+
+def tensorflow(files):
+    import os
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    import numpy as np
+    import tensorflow as tf
+    data = pathlib.Path(files['pb']).read_bytes()
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(
+            tf.compat.v1.GraphDef.FromString(data), name='')
+    session = tf.compat.v1.Session(graph=graph)
+
+    def run(image):
+        image = image.transpose(1, 2, 0)[np.newaxis].astype(np.uint8)
+        return session.run('SemanticPredictions:0', {'ImageTensor:0': image})[0]
+
+    return run
+
+
+def onnxruntime(files):
+    import onnxruntime as ort
+
+    from models.label_map import label_map
+    session = ort.InferenceSession(
+        files['onnx'], providers=['CPUExecutionProvider'])
+
+    def run(image):
+        logits, = session.run(None, {'image': prepare(image)[None]})
+        return label_map([logits[0]], image.shape[1:], image.shape[1:])
+
+    return run
+
+
+def pytorch(files):
+    import onnx
+    import torch
+    model = onnx.load(files['onnx'])
+    constants = {
+        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer}
+
+    @torch.inference_mode()
+    def run(image):
+        x = torch.from_numpy(prepare(image)[None])
+        logits = run_in_pytorch(model.graph.node, {**constants, 'image': x})
+        logits = torch.nn.functional.interpolate(
+            logits, x.shape[2:], mode='bilinear', align_corners=True)
+        return logits[0].argmax(0).numpy()
+
+    return run
+
+
+def run_in_pytorch(nodes, tensors):
+    """Run the nodes of a graph of models/onnx_graph.py; return the last."""
+    import onnx
+    import torch
+    import torch.nn.functional as F
+    uses = {name: i for i, node in enumerate(nodes) for name in node.input}
+    for i, node in enumerate(nodes):
+        x, *others = (tensors.get(name) for name in node.input)
+        options = {attribute.name: onnx.helper.get_attribute_value(attribute)
+                   for attribute in node.attribute}
+        if node.op_type == 'Conv':
+            y = F.conv2d(x, *others, options['strides'], options['pads'][:2],
+                         options['dilations'], options['group'])
+        elif node.op_type == 'Shape':
+            y = torch.tensor(x.shape)[options.get('start', 0):options['end']]
+        elif node.op_type == 'Concat':
+            y = torch.cat([x, *others], options['axis'])
+        elif node.op_type == 'Resize':
+            y = F.interpolate(x, others[-1][2:].tolist(), mode='bilinear',
+                              align_corners=True)
+        else:
+            y = {'Relu': torch.relu, 'Add': torch.add,
+                 'Expand': lambda x, size: x.expand(-1, -1, *size[2:].tolist()),
+                 'GlobalAveragePool': lambda x: x.mean((2, 3), keepdim=True),
+                 'Identity': lambda x: x}[node.op_type](x, *others)
+        tensors[node.output[0]] = y
+        for name in node.input:
+            if uses[name] == i:  # the last use
+                tensors.pop(name, None)
+    return y
+
+
+def prepare(image):
+    return image * 2 / 255 - 1
+
+
+CONTENDERS = {  # in the order of the table
+    'this project, OpenVINO': openvino,
+    'ONNX Runtime, exported file': onnxruntime,
+    'PyTorch, same graph': pytorch,
+    'TensorFlow, frozen graph': tensorflow,
+    'this project, Chainer': chainer,
+    'ChainerCV': chainercv,
+    'matrix products alone (floor)': floor,
+}
+
+
+def work(pipe, make, files):
+    """Load a contender and run it as often as asked, in its own process."""
+    try:
+        contender = make(files)
+    except ImportError as error:
+        pipe.send(str(error))
+        return
+    pipe.send(None)
+    predict = getattr(contender, 'predict', None)
+    image = make_image(files['size'])
+    while pipe.recv() == 'run':
+        start = time.perf_counter()
+        label = predict([image])[0] if predict else contender(image)
+        pipe.send((time.perf_counter() - start, label, memory('VmHWM')))
+
+
+def work_on_frames(pipe, files):
+    """Time the last step, and see whether memory grows over the frames."""
+    from models.label_map import label_map
+    model = ours(files).to_openvino()
+    image = make_image(files['size'])
+    held, share = [], []
+    for _ in range(FRAMES):
+        start = time.perf_counter()
+        model.predict([image])
+        predict = time.perf_counter() - start
+        logits = [model._network()(model.prepare(image)[None])[0]]
+        start = time.perf_counter()
+        label_map(logits, files['size'], files['size'])
+        share.append((time.perf_counter() - start) / predict)
+        held.append(memory('VmRSS'))
+    pipe.send((min(share), held[-1] - held[1]))
+
+
+def make_image(size):
+    from fixture_graph import smooth_image
+    return smooth_image(*size).transpose(2, 0, 1).astype('f')
+
+
+def memory(field):
+    """Return bytes of this process: VmRSS now, or VmHWM at its highest."""
+    for line in pathlib.Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field + ':'):
+            return int(line.split()[1]) * 1024
+    raise ValueError(field)
+
+
+def describe(folder, size):
+    """Return what the contenders need to know of the model in a folder."""
+    from models.pretrained import PRETRAINED_MODELS
+    task = TASKS['x'.join(map(str, size))]
+    return {'task': task, 'size': size,
+            'n_class': PRETRAINED_MODELS[task]['n_class'],
+            **{kind: f'{folder}/model.{kind}'
+               for kind in ('pb', 'npz', 'onnx')}}
+
+
+def write_files(pipe, files, output_stride):
+    """Write one network as frozen graph, npz and ONNX model."""
+    from fixture_graph import FixtureGraph, random_weights
+
+    import tf2npz
+    from models import DeepLabV3plusXception65
+    from models.onnx_graph import onnx_model
+    n_class = files['n_class']
+    graph = FixtureGraph(random_weights(n_class), n_class, files['size'],
+                         output_stride)
+    pathlib.Path(files['pb']).write_bytes(graph.graph.SerializeToString())
+    tf2npz.convert(files['pb'], files['task'], files['npz'])
+    link = DeepLabV3plusXception65(pretrained_model=files['npz'])
+    pathlib.Path(files['onnx']).write_bytes(onnx_model(link))
+
+
+def measure(files, contenders, rounds):
+    """Return {name: (best seconds, peak bytes, labels)}, and print why not."""
+    processes, results = {}, {}
+    for name, make in contenders.items():
+        pipe, process = start(work, make, files)
+        if (problem := pipe.recv()) is None:
+            processes[name] = pipe, process
+        else:
+            print(f'left out: {name}: {problem}', flush=True)
+    for _ in range(rounds):
+        for name, (pipe, _) in processes.items():
+            runs = results.setdefault(name, [])
+            if sum(seconds for seconds, _, _ in runs) < PATIENCE:
+                pipe.send('run')
+                runs.append(pipe.recv())
+    for pipe, process in processes.values():
+        pipe.send('end')
+        process.join()
+    return {name: (min(run[0] for run in runs), max(run[2] for run in runs),
+                   runs[0][1]) for name, runs in results.items()}
+
+
+def start(function, *args):
+    """Run function(pipe, *args) in a fresh process; return pipe, process."""
+    context = multiprocessing.get_context('spawn')
+    ours, theirs = context.Pipe()
+    process = context.Process(target=function, args=(theirs, *args),
+                              daemon=True)  # ends with this one
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def report(size, output_stride, results):
+    ours = results.get('this project, OpenVINO')
+    bottom = results.get('matrix products alone (floor)')
+    print(f'\n{size[0]}x{size[1]}, output stride {output_stride}\n')
+    print('| | seconds | of the floor | peak memory | labels like ours |')
+    print('|---|---:|---:|---:|---:|')
+    for name, (seconds, peak, label) in results.items():
+        ratio = f'{seconds / bottom[0]:.2f}' if bottom else ''
+        equal = ('' if label is None or ours is None
+                 else f'{(label == ours[2]).mean():.3%}')
+        held = '' if label is None else f'{peak / 1e9:.2f} GB'
+        print(f'| {name} | {seconds:.2f} | {ratio} | {held} | {equal} |')
+    print(flush=True)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    short = [make.__name__ for make in CONTENDERS.values()]
+    parser.add_argument('--sizes', nargs='+', choices=TASKS,
+                        default=list(TASKS))
+    parser.add_argument('--output-strides', nargs='+', type=int,
+                        choices=[8, 16], default=[8, 16])
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--without', nargs='+', choices=short, default=[])
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    contenders = {name: make for name, make in CONTENDERS.items()
+                  if make.__name__ not in args.without}
+    print(f'{platform.machine()}, {multiprocessing.cpu_count()} cores, '
+          f'Python {platform.python_version()}', flush=True)
+    for text in args.sizes:
+        size, ours = tuple(map(int, text.split('x'))), {}
+        for output_stride in args.output_strides:
+            with tempfile.TemporaryDirectory() as folder:
+                files = describe(folder, size)
+                _, process = start(write_files, files, output_stride)
+                process.join()
+                results = measure(files, contenders, args.rounds)
+                report(size, output_stride, results)
+                pipe, process = start(work_on_frames, files)
+                share, growth = pipe.recv()
+                process.join()
+            print(f'last step: {share:.1%} of predict; memory grows by '
+                  f'{growth / 1e6:.0f} MB from image 2 to {FRAMES}',
+                  flush=True)
+            ours[output_stride] = results.get('this project, OpenVINO')
+        if ours.get(8) and ours.get(16):
+            print(f'output stride 16 is {ours[8][0] / ours[16][0]:.2f} times '
+                  'as fast as 8', flush=True)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,83 @@
+"""The exported file, in ONNX Runtime."""
+import json
+
+import chainer
+import chainer.functions as F
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from fixture_graph import smooth_image
+
+from models import DeepLabV3plusXception65
+from models.weights import named_arrays, write_npz
+
+
+def run_onnx(path, x):
+    session = onnxruntime.InferenceSession(
+        path, providers=['CPUExecutionProvider'])
+    return session.run(None, {'image': x})[0]
+
+
+def prepared(model, height, width):
+    image = smooth_image(height, width).transpose(2, 0, 1)
+    return model.prepare(image.astype(np.float32))[np.newaxis]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_gives_the_links_logits(random_graphs, run_script, output_stride):
+    _, npz = random_graphs('voc', 8)
+    result = run_script('npz2onnx.py', npz, 'a model.onnx',
+                        '--output-stride', output_stride)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith('a model.onnx: 21 classes, output stride')
+    path, = run_script.folder.iterdir()
+    model = DeepLabV3plusXception65(
+        pretrained_model=npz, output_stride=output_stride, min_input_size=1)
+    for size in (65, 65), (100, 71), (129, 257):
+        x = prepared(model, *size)
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
+            expected = model(x).array
+        np.testing.assert_allclose(run_onnx(path, x), expected, rtol=0,
+                                   atol=1e-3 * np.abs(expected).max())
+
+    metadata = {prop.key: prop.value
+                for prop in onnx.load(path).metadata_props}
+    assert metadata['task'] == 'voc'
+    assert json.loads(metadata['class_names'])[15] == 'person'
+    assert metadata['output_stride'] == str(output_stride)
+    assert json.loads(metadata['min_input_size']) == [513, 513]
+    grey = np.full((3, 600, 600), 200, np.float32)
+    np.testing.assert_allclose(
+        model.prepare(grey),
+        grey * float(metadata['scale']) + float(metadata['offset']), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_gives_probabilities(random_graphs, run_script):
+    _, npz = random_graphs('ade20k', 8)
+    result = run_script('npz2onnx.py', npz, 'model.onnx', '--probabilities')
+    assert result.returncode == 0, result.stderr
+    model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=1)
+    x = prepared(model, 70, 101)
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        expected = F.softmax(F.resize_images(model(x), (70, 101))).array
+    found = run_onnx(run_script.folder / 'model.onnx', x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_refuses(random_graphs, fails, tmp_path):
+    pb, npz = random_graphs('voc', 8)
+    np.savez(tmp_path / 'other.npz', a=np.zeros(3))
+    fails('does not hold a DeepLabV3+', 'npz2onnx.py', tmp_path / 'other.npz',
+          'a.onnx')
+    fails('is not a whole npz file', 'npz2onnx.py', pb, 'a.onnx')
+    fails('No such file or directory', 'npz2onnx.py', npz, 'no/a.onnx')
+    fails('is a folder', 'npz2onnx.py', npz, '.')
+    model = DeepLabV3plusXception65(pretrained_model=npz)
+    model.decoder.conv_logits.b.array[0] = np.nan
+    write_npz(tmp_path / 'nan.npz', named_arrays(model).items(), {})
+    fails('the weights may not be finite', 'npz2onnx.py',
+          tmp_path / 'nan.npz', 'a.onnx')
