@@ -6,7 +6,8 @@
 All run the same random weights on the same image, from pixels in to labels
 out, each in a process of its own, one at a time and in turn; the best run of
 each counts. The floor is the network's matrix products alone, in NumPy: the
-1x1 convolutions and the two dense 3x3 ones, at their sizes.
+1x1 convolutions and the two dense 3x3 ones, at their sizes. PyTorch takes
+part where it is installed.
 
 Prints a table for each image size and output stride, to be read with these
 bounds: `predict` takes at most 1.05 times the floor and 1/5 of ChainerCV's
@@ -16,6 +17,7 @@ is at least 2.8 times as fast as 8; and a 1025x2049 image takes at most 1.8 GB,
 the twentieth no more than the second. Linux only.
 """
 import argparse
+import contextlib
 import multiprocessing
 import pathlib
 import platform
@@ -185,14 +187,15 @@ def prepare(image):
     return image * 2 / 255 - 1
 
 
+OURS, FLOOR = 'this project, OpenVINO', 'matrix products alone (floor)'
 CONTENDERS = {  # in the order of the table
-    'this project, OpenVINO': openvino,
+    OURS: openvino,
     'ONNX Runtime, exported file': onnxruntime,
     'PyTorch, same graph': pytorch,
     'TensorFlow, frozen graph': tensorflow,
     'this project, Chainer': chainer,
     'ChainerCV': chainercv,
-    'matrix products alone (floor)': floor,
+    FLOOR: floor,
 }
 
 
@@ -270,25 +273,47 @@ def write_files(pipe, files, output_stride):
 
 
 def measure(files, contenders, rounds):
-    """Return {name: (best seconds, peak bytes, labels)}, and print why not."""
-    processes, results = {}, {}
-    for name, make in contenders.items():
-        pipe, process = start(work, make, files)
-        if (problem := pipe.recv()) is None:
-            processes[name] = pipe, process
-        else:
-            print(f'left out: {name}: {problem}', flush=True)
-    for _ in range(rounds):
-        for name, (pipe, _) in processes.items():
-            runs = results.setdefault(name, [])
-            if sum(seconds for seconds, _, _ in runs) < PATIENCE:
-                pipe.send('run')
-                runs.append(pipe.recv())
-    for pipe, process in processes.values():
+    """Return {name: (best seconds, peak bytes, labels)}.
+
+    This project and the floor run beside each of the others in turn; all of
+    them at once would not fit in the memory.
+    """
+    runs = {name: [] for name in contenders}
+    steady = {name: start(work, contenders[name], files)
+              for name in (OURS, FLOOR) if name in contenders}
+    others = [name for name in contenders if name not in steady]
+    for pipe, _ in steady.values():
+        pipe.recv()
+    for name in others or [None]:
+        running = dict(steady)
+        if name is not None:
+            running[name] = start(work, contenders[name], files)
+        try:
+            if name is not None and (problem := running[name][0].recv()):
+                print(f'left out: {name}: {problem}', flush=True)
+                continue
+            for _ in range(rounds):
+                for each, (pipe, _) in running.items():
+                    if each in steady or sum(
+                            seconds for seconds, _, _ in runs[each]) < PATIENCE:
+                        pipe.send('run')
+                        runs[each].append(pipe.recv())
+        except EOFError:
+            print(f'left out: {name}: its process ended (out of memory?)',
+                  flush=True)
+        finally:
+            if name is not None:
+                stop(*running[name])
+    for pipe, process in steady.values():
+        stop(pipe, process)
+    return {name: (min(run[0] for run in found), max(run[2] for run in found),
+                   found[0][1]) for name, found in runs.items() if found}
+
+
+def stop(pipe, process):
+    with contextlib.suppress(OSError):
         pipe.send('end')
-        process.join()
-    return {name: (min(run[0] for run in runs), max(run[2] for run in runs),
-                   runs[0][1]) for name, runs in results.items()}
+    process.join()
 
 
 def start(function, *args):
@@ -303,8 +328,8 @@ def start(function, *args):
 
 
 def report(size, output_stride, results):
-    ours = results.get('this project, OpenVINO')
-    bottom = results.get('matrix products alone (floor)')
+    ours = results.get(OURS)
+    bottom = results.get(FLOOR)
     print(f'\n{size[0]}x{size[1]}, output stride {output_stride}\n')
     print('| | seconds | of the floor | peak memory | labels like ours |')
     print('|---|---:|---:|---:|---:|')
@@ -326,7 +351,7 @@ def parse_args():
                         default=list(TASKS))
     parser.add_argument('--output-strides', nargs='+', type=int,
                         choices=[8, 16], default=[8, 16])
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--without', nargs='+', choices=short, default=[])
     return parser.parse_args()
 
@@ -352,7 +377,7 @@ def main():
             print(f'last step: {share:.1%} of predict; memory grows by '
                   f'{growth / 1e6:.0f} MB from image 2 to {FRAMES}',
                   flush=True)
-            ours[output_stride] = results.get('this project, OpenVINO')
+            ours[output_stride] = results.get(OURS)
         if ours.get(8) and ours.get(16):
             print(f'output stride 16 is {ours[8][0] / ours[16][0]:.2f} times '
                   'as fast as 8', flush=True)
