@@ -52,6 +52,7 @@ test-all:
 
 bench: $(INSTALLED)
 	$(PY) benchmarks/scripts.py
+	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/speed.py
 
 lint: $(INSTALLED)

@@ -1,0 +1,12 @@
+"""Measure the mean IoU of DeepLabV3+ on VOC2012.
+
+    python eval_voc.py --data-dir DIR
+
+DIR holds VOCdevkit/VOC2012, as it comes out of the archive.
+The report goes to evaluation_voc; a run that was stopped is taken up
+again by the same command.
+"""
+from evaluation_script import main
+
+if __name__ == '__main__':
+    main('voc', __doc__)

@@ -1,0 +1,39 @@
+"""The processes that share an evaluation out, by ChainerMN over MPI."""
+import os
+
+
+class Processes:
+
+    """This process among those that mpiexec started; else one alone.
+
+    Attributes:
+        rank, size (int): number of this process, and how many there are.
+        local_rank, local_size (int): the same on this machine.
+
+    """
+
+    def __init__(self):
+        self.rank = self.local_rank = 0
+        self.size = self.local_size = 1
+        # What MPICH's and Open MPI's mpiexec set.
+        if os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE'):
+            import models  # noqa: F401, I001  (before Chainer)
+            import chainermn
+            self._mpi = chainermn.create_communicator('naive')
+            self.rank, self.size = self._mpi.rank, self._mpi.size
+            self.local_rank = self._mpi.intra_rank
+            self.local_size = self._mpi.intra_size
+
+    def gather(self, value):
+        """Return the values of all processes on process 0, None elsewhere."""
+        if self.size == 1:
+            return [value]
+        return self._mpi.gather_obj(value)
+
+    def abort(self):
+        """End all processes, with exit code 1."""
+        self._mpi.mpi_comm.Abort(1)
+
+    def threads(self):
+        """Return how many threads each process of this machine gets."""
+        return max(1, len(os.sched_getaffinity(0)) // self.local_size)
