@@ -32,9 +32,9 @@ def confusion_matrix(label, prediction, n_class):
         numpy.ndarray, (n_class, n_class), int64: row true, column predicted.
 
     """
-    judged = label != IGNORED
-    pairs = n_class * label[judged].astype(np.int64) + prediction[judged]
-    return np.bincount(pairs, minlength=n_class ** 2).reshape(n_class, n_class)
+    pairs = n_class * (label.astype(np.int64) - IGNORED) + prediction
+    counts = np.bincount(pairs.ravel(), minlength=n_class * (n_class + 1))
+    return counts.reshape(-1, n_class)[1:]  # row 0 has the ignored pixels
 
 
 def scores(matrix):

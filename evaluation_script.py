@@ -10,9 +10,10 @@ from command_line import (
     add_model_arguments,
     check_model_arguments,
     load_model,
+    set_backend,
 )
 from models.errors import InputError, report_errors
-from processes import Processes
+from processes import Processes, cores
 
 N_EXAMPLES = 3  # best, and worst, images on the page
 
@@ -121,6 +122,7 @@ def run(dataset, args, processes):
         raise InputError(f'interrupted after {state.done} of {len(part)} '
                          'images; the same command goes on from there'
                          ) from None
+    processes.wait()
     found = processes.gather((state.matrix, state.image_miou, state.seconds))
     if processes.rank == 0:
         matrices, values, seconds = zip(*found, strict=True)
@@ -129,7 +131,10 @@ def run(dataset, args, processes):
             image_miou[rank::processes.size] = each
         about = {'settings': settings, 'model': str(args.pretrained_model),
                  'versions': versions(), 'seconds': max(seconds)}
+        if processes.size > 1 and args.gpu < 0:
+            set_backend(model, args.backend, cores())  # the others are done
         report(args.output, about, images, model, sum(matrices), image_miou)
+    processes.wait()
 
 
 def load(dataset, args, processes):
@@ -139,7 +144,7 @@ def load(dataset, args, processes):
         if args.gpu >= 0:
             args.gpu = processes.local_rank
         elif args.threads is None:
-            args.threads = processes.threads()
+            args.threads = max(1, cores() // processes.local_size)
     model = load_model(args, dataset, output_stride=args.output_stride,
                        scales=args.scales, flip=args.flip)
     n_class = len(label_names(dataset))

@@ -1,5 +1,6 @@
 """The processes that share an evaluation out, by ChainerMN over MPI."""
 import os
+import time
 
 
 class Processes:
@@ -24,6 +25,14 @@ class Processes:
             self.local_rank = self._mpi.intra_rank
             self.local_size = self._mpi.intra_size
 
+    def wait(self):
+        """Return once all processes are here; MPI's own waiting is busy."""
+        if self.size == 1:
+            return
+        request = self._mpi.mpi_comm.Ibarrier()
+        while not request.Test():
+            time.sleep(0.02)
+
     def gather(self, value):
         """Return the values of all processes on process 0, None elsewhere."""
         if self.size == 1:
@@ -34,6 +43,7 @@ class Processes:
         """End all processes, with exit code 1."""
         self._mpi.mpi_comm.Abort(1)
 
-    def threads(self):
-        """Return how many threads each process of this machine gets."""
-        return max(1, len(os.sched_getaffinity(0)) // self.local_size)
+
+def cores():
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
