@@ -299,9 +299,11 @@ def same_matrix(*folders):
 def end_early(command, state, number):
     """Send a signal once the state has changed; return done, and stderr."""
     before = state.stat().st_mtime_ns if state.exists() else None
-    process = subprocess.Popen([*command, '--save-interval', '0'],
-                               stdout=subprocess.DEVNULL,
-                               stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, '--save-interval', '0'], stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+        # What runs in the background inherits that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (
             not state.exists() or state.stat().st_mtime_ns == before):
