@@ -3,7 +3,7 @@
     python eval_ade20k.py --data-dir DIR
 
 DIR holds ADEChallengeData2016, as it comes out of the archive.
-The report goes to evaluation_ade20k; a run that was stopped is taken up
+The report goes to report_ade20k; a run that was stopped is taken up
 again by the same command.
 """
 from evaluation_script import main

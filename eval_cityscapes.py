@@ -3,7 +3,7 @@
     python eval_cityscapes.py --data-dir DIR
 
 DIR holds leftImg8bit and gtFine, as they come out of the archive.
-The report goes to evaluation_cityscapes; a run that was stopped is taken up
+The report goes to report_cityscapes; a run that was stopped is taken up
 again by the same command.
 """
 from evaluation_script import main

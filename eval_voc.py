@@ -3,7 +3,7 @@
     python eval_voc.py --data-dir DIR
 
 DIR holds VOCdevkit/VOC2012, as it comes out of the archive.
-The report goes to evaluation_voc; a run that was stopped is taken up
+The report goes to report_voc; a run that was stopped is taken up
 again by the same command.
 """
 from evaluation_script import main

@@ -42,7 +42,7 @@ def parse_args(dataset, description):
                         help='write label pictures to predictions/ in DIR, as '
                              "the data set's benchmark wants them")
     parser.add_argument('--output', metavar='DIR', type=pathlib.Path,
-                        default=pathlib.Path(f'evaluation_{dataset}'),
+                        default=pathlib.Path(f'report_{dataset}'),
                         help='for the report, and what is needed to go on '
                              'after a break (default: %(default)s)')
     args = parser.parse_args()

@@ -303,7 +303,8 @@ def end_early(command, state, number):
         [*command, '--save-interval', '0'], stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True,
         # What runs in the background inherits that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        preexec_fn=lambda: signal.signal(  # noqa: PLW1509  (no threads here)
+            signal.SIGINT, signal.SIG_DFL))
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (
             not state.exists() or state.stat().st_mtime_ns == before):
