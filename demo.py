@@ -61,15 +61,11 @@ def take_image(parser, args):
 def main():
     args = parse_args()
     with report_errors():
-        from datasets import guess_dataset, label_colors, label_names
+        from datasets import labels_of
         from images import read_image
         image = read_image(args.image)
         model = load_model(args, args.dataset)
-        dataset = args.dataset or guess_dataset(model)
-        names, colors = label_names(dataset), label_colors(dataset)
-        if len(names) != model.n_class:
-            raise InputError(f'--dataset {dataset} has {len(names)} classes, '
-                             f'and the model {model.n_class}')
+        names, colors = labels_of(model, args.dataset)
         check_output(args.output)
         label = model.predict([image])[0]
         show(image, label, names, colors, args)

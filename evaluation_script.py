@@ -85,7 +85,10 @@ def run(dataset, args, processes):
     from models.pretrained import pretrained_path
     images = LabelledImages(dataset, args.data_dir, args.split)
     n_images = min(len(images), args.limit or len(images))
-    model = load(dataset, args, processes)
+    model, names, colors = load(dataset, args, processes)
+    if has_own_classes(model, dataset):
+        images = LabelledImages(dataset, args.data_dir, args.split,
+                                model.n_class)
     settings = {
         'dataset': dataset, 'data_dir': str(args.data_dir.resolve()),
         'split': args.split, 'images': n_images,
@@ -112,7 +115,8 @@ def run(dataset, args, processes):
 
     def write(i, prediction):
         name = images.names[part.indices[i]]
-        write_prediction(predictions / f'{name}.png', prediction, dataset)
+        write_prediction(predictions / f'{name}.png', prediction, dataset,
+                         colors)
 
     try:
         evaluate(part, model, state, save, args.save_interval,
@@ -133,13 +137,16 @@ def run(dataset, args, processes):
                  'versions': versions(), 'seconds': max(seconds)}
         if processes.size > 1 and args.gpu < 0:
             set_backend(model, args.backend, cores())  # the others are done
-        report(args.output, about, images, model, sum(matrices), image_miou)
+        report(args.output, about, images, model, names, colors,
+               sum(matrices), image_miou)
     processes.wait()
 
 
 def load(dataset, args, processes):
-    """Return the link, on this process's share of the machine."""
-    from datasets import label_names
+    """Return the link, on this process's share of the machine, its classes'
+    names and colours.
+    """
+    from datasets import labels_of
     if processes.size > 1:
         if args.gpu >= 0:
             args.gpu = processes.local_rank
@@ -147,11 +154,13 @@ def load(dataset, args, processes):
             args.threads = max(1, cores() // processes.local_size)
     model = load_model(args, dataset, output_stride=args.output_stride,
                        scales=args.scales, flip=args.flip)
-    n_class = len(label_names(dataset))
-    if model.n_class != n_class:
-        raise InputError(f'{args.pretrained_model} has {model.n_class} '
-                         f'classes, and {dataset} {n_class}')
-    return model
+    return model, *labels_of(
+        model, None if has_own_classes(model, dataset) else dataset)
+
+
+def has_own_classes(model, dataset):
+    """Tell whether this is data of the user's own, in VOC2012's layout."""
+    return dataset == 'voc' and 'class_names' in model.metadata
 
 
 def state_path(folder, processes):
@@ -186,7 +195,7 @@ class Part:
         return self.sequence[self.indices[i]]
 
 
-def report(folder, about, images, model, matrix, image_miou):
+def report(folder, about, images, model, names, colors, matrix, image_miou):
     """Print the scores and write the files of the report.
 
     Args:
@@ -194,16 +203,15 @@ def report(folder, about, images, model, matrix, image_miou):
         about (dict): what result.json is to hold beside the scores.
         images (LabelledImages): to show the best and worst of.
         model (DeepLabV3plusXception65): to segment these again.
+        names, colors: of the classes, see `datasets.labels_of`.
         matrix (numpy.ndarray): see `evaluation.confusion_matrix`.
         image_miou (list of float): of each image.
 
     """
-    from datasets import label_colors, label_names
     from evaluation import category_iou, scores
     from evaluation_report import table, verdict, write_report
     dataset = about['settings']['dataset']
     found = scores(matrix)
-    names = label_names(dataset)
     result = {
         'miou': number(found['miou']),
         'iou': by_name(names, found['iou']),
@@ -222,7 +230,7 @@ def report(folder, about, images, model, matrix, image_miou):
         prediction, = model.predict([image])
         examples.append((title, images.names[i], image, label, prediction,
                          number(image_miou[i])))
-    write_report(folder, result, matrix, label_colors(dataset), examples)
+    write_report(folder, result, matrix, colors, examples)
     print(table(result))
     print(result['verdict'])
     print(f'{folder}/report.html')

@@ -27,6 +27,8 @@ class LabelledImages:
         dataset (str): 'cityscapes', 'voc' or 'ade20k'.
         data_dir (str or pathlib.Path): where the data set was unpacked.
         split (str): 'val' or 'train'; any that the data set has.
+        n_class (int): how many classes there are, in data of the user's own
+            in VOC2012's layout; by default, the data set's.
 
     Attributes:
         names (list of str): what each image is called.
@@ -37,8 +39,13 @@ class LabelledImages:
 
     """
 
-    def __init__(self, dataset, data_dir, split):
+    def __init__(self, dataset, data_dir, split, n_class=None):
         find, self._classes = _DATASETS[dataset]
+        if n_class is not None:
+            if n_class > 255:
+                raise InputError(f'the model has {n_class} classes, and a '
+                                 'label picture tells at most 255 apart')
+            self._classes = _table(range(n_class), [255])
         found = find(pathlib.Path(data_dir), split)
         self.names, self.image_paths, self.label_paths = zip(
             *found, strict=True)
@@ -164,7 +171,7 @@ def _read_label(path, classes):
     return label
 
 
-def write_prediction(path, label, dataset):
+def write_prediction(path, label, dataset, colors):
     """Write a label map as the data set's benchmark wants it.
 
     Args:
@@ -172,17 +179,16 @@ def write_prediction(path, label, dataset):
         label (numpy.ndarray, (H, W), int32): the class of each pixel.
         dataset (str): 'cityscapes' (its label ids), 'voc' (classes, with the
             palette) or 'ade20k' (class + 1).
+        colors (numpy.ndarray, (n_class, 3), uint8): the palette.
 
     """
     from PIL import Image
 
-    from datasets import label_colors
     from models.files import atomic_path
-    _, classes = _DATASETS[dataset]
-    values = np.array([np.flatnonzero(classes == k)[0]
-                       for k in range(classes.max() + 1)], np.uint8)
-    picture = Image.fromarray(values[label])
+    values = {'cityscapes': np.array(CITYSCAPES_IDS),
+              'voc': np.arange(len(colors)), 'ade20k': np.arange(1, 151)}
+    picture = Image.fromarray(values[dataset].astype(np.uint8)[label])
     if dataset == 'voc':
-        picture.putpalette(label_colors(dataset).tobytes())
+        picture.putpalette(colors.tobytes())
     with atomic_path(path) as temporary:
         picture.save(temporary, format='PNG')

@@ -59,7 +59,7 @@ def main():
 
 def metadata(link):
     """Return what a user of the file needs to know; all values are str."""
-    from datasets import guess_dataset, label_names
+    from datasets import guess_dataset, labels_of
     result = {
         'input': 'RGB, pixel * 2 / 255 - 1; pad smaller images to '
                  'min_input_size with 0, at the bottom and on the right',
@@ -69,11 +69,12 @@ def metadata(link):
         'output_stride': str(link.output_stride),
     }
     try:
-        task = guess_dataset(link)
-    except InputError:  # classes of the user's own
+        names, colors = labels_of(link)
+    except InputError:  # the npz does not say, and it is not known
         return result
-    names = json.dumps(label_names(task))
-    return {**result, 'task': task, 'class_names': names}
+    return {**result, 'task': link.metadata.get('task') or guess_dataset(link),
+            'class_names': json.dumps(names),
+            'class_colors': json.dumps(colors.tolist())}
 
 
 def compare(path, link, probabilities):

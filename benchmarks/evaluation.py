@@ -23,9 +23,9 @@ def write_inputs(folder):
     from fixture_graph import smooth_image, write_palette_graph
     from PIL import Image
 
-    import tf2npz
+    import conversion
     write_palette_graph(folder / 'voc.pb', 'voc', (513, 513))
-    tf2npz.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
+    conversion.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
     base = folder / 'VOCdevkit/VOC2012'
     for name in 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation':
         (base / name).mkdir(parents=True)

@@ -260,14 +260,14 @@ def write_files(pipe, files, output_stride):
     """Write one network as frozen graph, npz and ONNX model."""
     from fixture_graph import FixtureGraph, random_weights
 
-    import tf2npz
+    import conversion
     from models import DeepLabV3plusXception65
     from models.onnx_graph import onnx_model
     n_class = files['n_class']
     graph = FixtureGraph(random_weights(n_class), n_class, files['size'],
                          output_stride)
     pathlib.Path(files['pb']).write_bytes(graph.graph.SerializeToString())
-    tf2npz.convert(files['pb'], files['task'], files['npz'])
+    conversion.convert(files['pb'], files['task'], files['npz'])
     link = DeepLabV3plusXception65(pretrained_model=files['npz'])
     pathlib.Path(files['onnx']).write_bytes(onnx_model(link))
 

@@ -224,7 +224,7 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         """
         with chainer.using_config('train', False), chainer.no_backprop_mode():
-            network = self._network()
+            network = self.network()
             return [self._predict_one(img, network) for img in imgs]
 
     def to_openvino(self, threads=None, required=True):
@@ -258,8 +258,14 @@ class DeepLabV3plusXception65(chainer.Chain):
         self._engine = None
         return self
 
-    def _network(self):
-        """Return a function from prepared images to logits, both arrays."""
+    def network(self):
+        """Return what `predict` runs, on the backend that was chosen.
+
+        Returns:
+            callable: from a prepared image (1, 3, H, W) to logits (1,
+            n_class, ceil(H/4), ceil(W/4)), both arrays, float32.
+
+        """
         if self._engine is not None and self.xp is np:
             try:
                 self._engine.follow(self)

@@ -1,5 +1,6 @@
 """One clear line for a user's mistake, at the command line and from Python."""
 import contextlib
+import os
 import sys
 import warnings
 
@@ -34,6 +35,9 @@ def report_errors():
             'and use .venv/bin/python, or install requirements.txt'))
     except MemoryError as error:
         sys.exit(_one_line(f'the memory does not suffice: {error}'))
+    except BrokenPipeError:  # the reader has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from fixture_graph import FixtureGraph, random_weights, write_palette_graph
 
+import conversion
 import models  # noqa: F401  (before Chainer is imported)
-import tf2npz
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +29,7 @@ def random_graphs(tmp_path_factory):
             pb = folder / f'{task}{output_stride}{era}.pb'
             pb.write_bytes(graph.SerializeToString())
             npz = pb.with_suffix('.npz')
-            tf2npz.convert(pb, task, npz)
+            conversion.convert(pb, task, npz)
             made[key] = pb, npz
         return made[key]
 
@@ -45,7 +45,7 @@ def palette_graphs(tmp_path_factory):
         if task not in made:
             pb = folder / f'{task}.pb'
             write_palette_graph(pb, task, CROP)
-            tf2npz.convert(pb, task, pb.with_suffix('.npz'))
+            conversion.convert(pb, task, pb.with_suffix('.npz'))
             made[task] = pb, pb.with_suffix('.npz')
         return made[task]
 

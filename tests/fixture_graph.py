@@ -280,7 +280,9 @@ class FixtureGraph:
             branches.append(self.separable(f'aspp{i}', x, channels, 256, size,
                                            rate=rate))
         x = self.concat('concat', branches)
-        return self.conv_bn('concat_projection', x, 5 * 256, 256)
+        x = self.conv_bn('concat_projection', x, 5 * 256, 256)
+        return self.node('concat_projection_dropout/Identity', 'Identity', [x],
+                         **FLOAT)
 
     def _decoder(self, x, low_level, size):
         low = self.conv_bn('decoder/feature_projection0', low_level, 256, 48)

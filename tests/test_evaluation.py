@@ -72,7 +72,8 @@ def test_cityscapes_scripts_agree(tmp_path):
         ids = np.where(truth[i] < 0, 9, VALUES['cityscapes'][truth[i]])
         Image.fromarray(ids.astype(np.uint8)).save(label_path)
         path = tmp_path / f'a_{i}_0.png'
-        write_prediction(path, guess[i], 'cityscapes')
+        write_prediction(path, guess[i], 'cityscapes',
+                         label_colors('cityscapes'))
         paths.append((str(path), str(label_path)))
     official.args.evalInstLevelScore = official.args.JSONOutput = False
     official.args.quiet = True

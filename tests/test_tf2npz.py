@@ -10,7 +10,7 @@ from fixture_graph import (
 )
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-import tf2npz
+import conversion
 from datasets import label_colors
 from models import DeepLabV3plusXception65
 from models.errors import InputError
@@ -66,7 +66,7 @@ def test_metadata(random_graphs):
 
 
 def test_table_covers_the_link_once():
-    targets = [target for target, _ in tf2npz.weight_table().values()]
+    targets = [target for target, _ in conversion.weight_table().values()]
     assert len(targets) == len(set(targets)) == 732
 
 
@@ -84,7 +84,7 @@ def test_reads_without_tensorflow(palette_graphs, run_script, monkeypatch):
     (b'', 'is empty'),
     (b'a text file, not a graph\n' * 50, 'is not a frozen TensorFlow graph'),
     (b'PK\x03\x04rest', 'zip archive'),
-    (b'\x1f\x8b\x08rest', 'gzip archive'),
+    (b'\x1f\x8b\x08rest', 'is not a whole archive'),
 ])
 def test_refuses_other_files(fails, tmp_path, content, words):
     (tmp_path / 'graph.pb').write_bytes(content)
@@ -103,7 +103,7 @@ def test_refuses_truncation(fails, palette_graphs, tmp_path):
 
 def test_refuses_the_wrong_task(fails, palette_graphs):
     pb, _ = palette_graphs('cityscapes')
-    fails('19 outputs where voc has 21: this is a graph for cityscapes',
+    fails('19 outputs where voc has 21: this is one for cityscapes',
           'tf2npz.py', 'voc', pb, 'out.npz')
 
 
@@ -121,7 +121,7 @@ def test_names_another_network(tmp_path, scope):
     graph.node.add(name=f'{name}/read', op='Identity', input=[name])
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=f'another network.*{scope}'):
-        tf2npz.convert(tmp_path / 'g.pb', 'voc', tmp_path / 'out.npz')
+        conversion.convert(tmp_path / 'g.pb', 'voc', tmp_path / 'out.npz')
 
 
 @pytest.fixture(scope='module')
@@ -178,5 +178,5 @@ def test_refuses_a_changed_graph(palette_bytes, tmp_path, change, words):
     change(graph)
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=words):
-        tf2npz.convert(tmp_path / 'g.pb', 'voc', tmp_path / 'out.npz')
+        conversion.convert(tmp_path / 'g.pb', 'voc', tmp_path / 'out.npz')
     assert not (tmp_path / 'out.npz').exists()

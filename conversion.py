@@ -1,0 +1,268 @@
+"""From TensorFlow's weights to the link's: the name table and the checks."""
+import difflib
+
+import numpy as np
+
+from models.errors import InputError
+from models.pretrained import PRETRAINED_MODELS
+
+# TensorFlow's name of a weight below its scope -> the link's below its path,
+# and the transposition between them (None: none).
+CONV = {'weights': ('W', (3, 2, 0, 1))}  # HWIO -> OIHW
+DEPTHWISE = {'depthwise_weights': ('W', (2, 3, 0, 1))}  # HWC1 -> C1HW
+BIAS = {'biases': ('b', None)}
+BATCH_NORM = {'gamma': ('gamma', None), 'beta': ('beta', None),
+              'moving_mean': ('avg_mean', None),
+              'moving_variance': ('avg_var', None)}
+LOGITS = 'logits/semantic'
+
+# A layer is made of parts: suffix of the scope, suffix of the path, weights.
+CONV_BN = (('', '/conv', CONV), ('/BatchNorm', '/bn', BATCH_NORM))
+SEPARABLE = (
+    ('_depthwise', '/depthwise', DEPTHWISE),
+    ('_depthwise/BatchNorm', '/dw_bn', BATCH_NORM),
+    ('_pointwise', '/pointwise', CONV),
+    ('_pointwise/BatchNorm', '/pw_bn', BATCH_NORM))
+CLASSIFIER = (('', '', {**CONV, **BIAS}),)
+
+ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
+                  'separable_conv3_depthwise/depthwise_weights')
+OUTPUT_STRIDE_BY_ENTRY3 = {(1, 1): 8, (2, 2): 16}
+CUSTOM = 'custom'  # the task of a network with classes of the user's own
+
+
+def layer_table():
+    """Yield (TensorFlow scope, link path, parts) of every layer."""
+    backbone = 'feature_extractor'
+    for i in (1, 2):
+        yield (f'xception_65/entry_flow/conv1_{i}',
+               f'{backbone}/entryflow_conv{i}', CONV_BN)
+    blocks = [
+        *((f'entry_flow/block{i}/unit_1', f'entryflow_block{i}', True)
+          for i in (1, 2, 3)),
+        *((f'middle_flow/block1/unit_{i}', f'middleflow_block{i}', False)
+          for i in range(1, 17)),
+        ('exit_flow/block1/unit_1', 'exitflow_block1', True),
+        ('exit_flow/block2/unit_1', 'exitflow_block2', False),
+    ]
+    for unit, block, has_shortcut in blocks:
+        scope = f'xception_65/{unit}/xception_module'
+        for i in (1, 2, 3):
+            yield (f'{scope}/separable_conv{i}',
+                   f'{backbone}/{block}/separable{i}', SEPARABLE)
+        if has_shortcut:
+            yield f'{scope}/shortcut', f'{backbone}/{block}/conv', CONV_BN
+    yield 'image_pooling', 'aspp/image_pooling_conv', CONV_BN
+    yield 'aspp0', 'aspp/conv1x1', CONV_BN
+    for i in (1, 2, 3):
+        yield f'aspp{i}', f'aspp/atrous{i}', SEPARABLE
+    yield 'concat_projection', 'aspp/proj', CONV_BN
+    yield 'decoder/feature_projection0', 'decoder/feature_proj', CONV_BN
+    yield 'decoder/decoder_conv0', 'decoder/conv1', SEPARABLE
+    yield 'decoder/decoder_conv1', 'decoder/conv2', SEPARABLE
+    yield LOGITS, 'decoder/conv_logits', CLASSIFIER
+
+
+def weight_table():
+    """Return TensorFlow weight -> (link array, transposition)."""
+    table = {}
+    for scope, path, parts in layer_table():
+        for scope_suffix, path_suffix, weights in parts:
+            for name, (target, axes) in weights.items():
+                table[f'{scope}{scope_suffix}/{name}'] = (
+                    f'{path}{path_suffix}/{target}', axes)
+    return table
+
+
+class Conversion:
+    """A source with the link that takes its weights; all was compared.
+
+    Args:
+        source (FrozenGraph or Checkpoint): see `sources.open_source`.
+        task (str): 'voc', 'cityscapes', 'ade20k' or 'custom'.
+
+    Attributes:
+        link (DeepLabV3plusXception65): with the source's output stride and
+            class count; its weights are unset.
+        dropped (int): how many leading outputs the link has not (ADE20K's
+            "other").
+        crop_size (list of two ints): height and width in pixels that the
+            source pads images to.
+        structure (graph_structure.Structure): of a graph; else None.
+
+    Raises:
+        InputError: the source is not this network, not this task's, or some
+            weight, layer or connection is not the link's.
+
+    """
+
+    def __init__(self, source, task):
+        from models.weights import named_arrays
+        self.source, self.task = source, task
+        check_network(source)
+        n_output = source.weights.get(f'{LOGITS}/weights', (0,))[-1:]
+        self.dropped = check_task(source, task, *(n_output or (0,)))
+        self.link = self._build_link(*n_output)
+        self.expected = named_arrays(self.link)
+        self._check_weights()
+        self.structure = None
+        if hasattr(source, 'nodes'):
+            from graph_structure import Structure
+            names = {target: name
+                     for name, (target, _) in weight_table().items()}
+            self.structure = Structure(source, self.link, names)
+        self.crop_size = self._crop_size()
+
+    def _build_link(self, n_output):
+        from models import DeepLabV3plusXception65
+        if hasattr(self.source, 'nodes'):
+            stride = self.source.convolution(ENTRY3_STRIDED).stride
+            if stride not in OUTPUT_STRIDE_BY_ENTRY3:
+                raise InputError(
+                    f'{self.source.path}: entry flow block 3 has stride '
+                    f'{stride}, and must have 1 or 2 (output stride 8 or 16)')
+            output_stride = OUTPUT_STRIDE_BY_ENTRY3[stride]
+        else:
+            output_stride = self.source.output_stride
+        return DeepLabV3plusXception65(
+            n_output - self.dropped, output_stride=output_stride,
+            initialW=lambda array: None)
+
+    def _check_weights(self):
+        """Account for every weight of the source and array of the link."""
+        table = weight_table()
+        weights, expected = self.source.weights, self.expected
+        problems = [f'{name} is missing' for name in table
+                    if name not in weights]
+        for name, shape in weights.items():
+            if name not in table:
+                nearest = difflib.get_close_matches(name, table, 1)
+                problems.append(f'{name} {shape} is unknown' + (
+                    f' (nearest name: {nearest[0]})' if nearest else ''))
+                continue
+            target, axes = table[name]
+            wanted = _tensorflow_shape(expected[target].shape, axes)
+            if name.startswith(LOGITS):
+                wanted = (*wanted[:-1], wanted[-1] + self.dropped)
+            if shape != wanted:
+                problems.append(f'{name} has shape {shape}, and must have '
+                                f'{wanted}')
+        unfilled = (expected.keys() - {target for target, _ in table.values()}
+                    - {name for name in expected if name.endswith('/N')})
+        problems += [f'nothing fills {name}' for name in sorted(unfilled)]
+        if problems:
+            more = (f'; and {len(problems) - 3} more' if len(problems) > 3
+                    else '')
+            raise InputError(f'{self.source.path} does not fit the link: '
+                             + '; '.join(problems[:3]) + more)
+
+    def _crop_size(self):
+        """A graph's is read off the image pooling: its kernel is the feature
+        map's size.
+        """
+        if self.structure is None:
+            known = PRETRAINED_MODELS.get(self.task, PRETRAINED_MODELS['voc'])
+            return list(self.source.crop_size or known['min_input_size'])
+        node = self.source.nodes[self.structure.image_pooling]
+        kernel = list(node.attr['ksize'].list.i)
+        if len(kernel) != 4 or not all(0 < side < 10_000 for side in kernel):
+            raise InputError(f'{self.source.path}: {node.name} has the kernel '
+                             f'{kernel}, and must have a fixed one')
+        return [(side - 1) * self.link.output_stride + 1
+                for side in kernel[1:3]]
+
+    def metadata(self):
+        """Return what the npz is to say of itself."""
+        return {
+            'task': self.task,
+            'n_class': self.link.n_class,
+            'output_stride': self.link.output_stride,
+            'min_input_size': self.crop_size,
+            'source_file': self.source.file_name,
+            'source_sha256': self.source.sha256,
+        }
+
+    def arrays(self):
+        """Yield (name, array) in the link's layout, one weight at a time.
+
+        Raises:
+            InputError: a value is not finite, or a variance negative.
+
+        """
+        for name, (target, axes) in weight_table().items():
+            array = self.source.weight(name)
+            if not np.isfinite(array).all():
+                raise InputError(f'{self.source.path}: {name} holds a value '
+                                 'that is not finite')
+            if name.endswith('/moving_variance') and array.min() < 0:
+                raise InputError(f'{self.source.path}: {name} holds a '
+                                 'negative variance')
+            if name.startswith(LOGITS):
+                array = array[..., self.dropped:]
+            if axes is not None:
+                array = np.ascontiguousarray(array.transpose(axes))
+            yield target, array
+        for name, array in self.expected.items():
+            if name.endswith('/N'):  # batches that batch norm has seen
+                yield name, np.asarray(array)
+
+    def write(self, path, **metadata):
+        """Write the npz; `metadata` is added to what it says of itself."""
+        from models.weights import write_npz
+        write_npz(path, self.arrays(), {**self.metadata(), **metadata})
+
+
+def convert(path, task, target):
+    """Convert what the user has to an npz.
+
+    Args:
+        path (str or pathlib.Path): see `sources.open_source`.
+        task (str): 'voc', 'cityscapes' or 'ade20k'.
+        target (str or pathlib.Path): the npz file.
+
+    Raises:
+        InputError: see `Conversion`.
+        OSError: a file cannot be read or written.
+
+    """
+    from sources import open_source
+    Conversion(open_source(path), task).write(target)
+
+
+def check_network(source):
+    """Refuse a source that is not DeepLabV3+ on Xception65, naming it."""
+    if 'xception_65/entry_flow/conv1_1/weights' in source.weights:
+        return
+    scopes = sorted({name.partition('/')[0] for name in source.weights})
+    found = ', '.join(scopes[:5]) or 'no weights'
+    raise InputError(f'{source.path} is another network (its weights: '
+                     f'{found}); supported is DeepLabV3+ with xception_65')
+
+
+def guess_task(n_output):
+    """Return the task that has so many outputs; 'custom' where none has."""
+    return next((name for name, model in PRETRAINED_MODELS.items()
+                 if model['tf_class'] == n_output), CUSTOM)
+
+
+def check_task(source, task, n_output):
+    """Return how many leading outputs the link drops (ADE20K's "other")."""
+    if not 0 < n_output <= 4096:
+        raise InputError(f'{source.path} has {n_output} outputs, and must '
+                         'have 1 to 4096')
+    if task == CUSTOM:
+        return 0
+    model = PRETRAINED_MODELS[task]
+    if n_output == model['tf_class']:
+        return model['tf_class'] - model['n_class']
+    fitting = guess_task(n_output)
+    advice = ('give --class-names and the task custom' if fitting == CUSTOM
+              else f'this is one for {fitting}')
+    raise InputError(f'{source.path} has {n_output} outputs where {task} has '
+                     f'{model["tf_class"]}: {advice}')
+
+
+def _tensorflow_shape(shape, axes):
+    """Undo a transposition: the shape from which `axes` makes `shape`."""
+    return shape if axes is None else tuple(
+        shape[axes.index(i)] for i in range(len(shape)))

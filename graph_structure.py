@@ -1,0 +1,228 @@
+"""Check that a frozen graph is wired as the link is.
+
+Equal weights do not make an equal network: a graph may take its low level
+feature from another block, join features in another order, or put a ReLU
+elsewhere. `check_structure` goes through the graph in forward order. Layers
+are found by their weights; what each of them reads is compared with what the
+link's layer reads, and so are strides, dilations, padding and epsilons.
+"""
+import numpy as np
+
+from models.errors import InputError
+
+ADD = ('Add', 'AddV2')
+SCALE, OFFSET = 2 / 255, 1  # the network's input is pixel * SCALE - OFFSET
+
+
+def check_structure(graph, link, names):
+    """Raise InputError, with the node's name, where graph and link differ.
+
+    Args:
+        graph (frozen_graph.FrozenGraph): see there.
+        link (DeepLabV3plusXception65): its output stride is the graph's.
+        names (dict): the link's array -> TensorFlow's name of the weight.
+
+    Returns:
+        Structure: the tensors that are worth knowing by name.
+
+    """
+    return Structure(graph, link, names)
+
+
+class Structure:
+    """A graph that is wired like the link.
+
+    A tensor that is expected somewhere is the name of the node that makes it,
+    or a tuple of an operation and the tensors it reads.
+
+    Attributes:
+        image_pooling (str): node that pools the features.
+        logits (str): node of the logits.
+        sized_logits (str): node of the logits at the size of the image.
+
+    """
+
+    def __init__(self, graph, link, names):
+        self.graph, self.names = graph, names
+        self.links = {path[1:]: child for path, child in link.namedlinks()}
+        self._network()
+
+    def _network(self):
+        low_level, high_level = self._backbone('feature_extractor')
+        features = self._aspp('aspp', high_level)
+        self.logits = self._decoder('decoder', low_level, features)
+        self.sized_logits = self._sized_logits()
+
+    def _backbone(self, path):
+        x = self._conv_bn(f'{path}/entryflow_conv1', 'input')
+        x = self._conv_bn(f'{path}/entryflow_conv2', x)
+        blocks = [*(f'entryflow_block{i}' for i in (1, 2, 3)),
+                  *(f'middleflow_block{i}' for i in range(1, 17)),
+                  'exitflow_block1']
+        for block in blocks:
+            x, middle = self._block(f'{path}/{block}', x)
+            if block == 'entryflow_block2':
+                low_level = middle
+        for i in (1, 2, 3):
+            x = self._separable(f'{path}/exitflow_block2/separable{i}', x)
+        return low_level, x
+
+    def _block(self, path, x):
+        h = self._separable(f'{path}/separable1', ('Relu', x))
+        middle = self._separable(f'{path}/separable2', ('Relu', h))
+        h = self._separable(f'{path}/separable3', ('Relu', middle))
+        if self.links[path].shortcut == 'conv':
+            x = self._conv_bn(f'{path}/conv', x)
+        return ('Add', h, x), middle
+
+    def _aspp(self, path, x):
+        pooled = self._conv_bn(f'{path}/image_pooling_conv', ('AvgPool', x))
+        self.image_pooling = self._kernel_input(f'{path}/image_pooling_conv')
+        branches = [self._conv_bn(f'{path}/conv1x1', x)]
+        branches += [self._separable(f'{path}/atrous{i}', x)
+                     for i in (1, 2, 3)]
+        return self._conv_bn(
+            f'{path}/proj', ('ConcatV2', ('ResizeBilinear', pooled),
+                             *branches))
+
+    def _decoder(self, path, low_level, high_level):
+        low = self._conv_bn(f'{path}/feature_proj', low_level)
+        x = ('ConcatV2', ('ResizeBilinear', high_level), low)
+        x = self._separable(f'{path}/conv1', x)
+        x = self._separable(f'{path}/conv2', x)
+        x = self._conv(f'{path}/conv_logits', x)
+        readers = self.graph.readers(f'{self.names[f"{path}/conv_logits/b"]}'
+                                     '/read')
+        if len(readers) != 1 or readers[0].op != 'BiasAdd':
+            self._refuse('the bias of the logits', 'must be read by a BiasAdd')
+        self._match(readers[0].name, readers[0].input[0], x)
+        return readers[0].name
+
+    def _sized_logits(self):
+        """Labels are the best of the resized logits, not of probabilities."""
+        readers = self.graph.readers(self.logits)
+        resized = [node for node in readers if node.op == 'ResizeBilinear']
+        if len(readers) != 1 or len(resized) != 1:
+            found = ', '.join(f'{node.op} {node.name}' for node in readers)
+            self._refuse(self.logits, f'is read by {found or "nothing"}, and '
+                         'must be by one ResizeBilinear')
+        self._check_resize(resized[0])
+        if not any(node.op == 'ArgMax'
+                   for node in self.graph.readers(resized[0].name)):
+            self._refuse(resized[0].name, 'must be read by an ArgMax')
+        return resized[0].name
+
+    # Layers: each compares what it reads with x and returns what it makes.
+
+    def _conv_bn(self, path, x):
+        x = self._batch_norm(f'{path}/bn', self._conv(f'{path}/conv', x))
+        return self._activated(self.links[path].activ, x)
+
+    def _separable(self, path, x):
+        link = self.links[path]
+        x = self._conv(f'{path}/depthwise', x)
+        x = self._activated(link.dw_activ, self._batch_norm(
+            f'{path}/dw_bn', x))
+        x = self._conv(f'{path}/pointwise', x)
+        return self._activated(link.pw_activ, self._batch_norm(
+            f'{path}/pw_bn', x))
+
+    def _activated(self, activation, x):
+        return ('Relu', x) if activation.__name__ == 'relu' else x
+
+    def _conv(self, path, x):
+        link = self.links[path]
+        found = self.graph.convolution(self.names[f'{path}/W'])
+        self._match(found.node, found.input, x)
+        self._compare(found.node, 'stride', found.stride, link.stride)
+        self._compare(found.node, 'dilation', found.dilate, link.dilate)
+        if found.pad is not None:
+            self._compare(found.node, 'padding', found.pad, link.pad)
+        return found.output
+
+    def _kernel_input(self, path):
+        return self.graph.convolution(self.names[f'{path}/conv/W']).input
+
+    def _batch_norm(self, path, x):
+        node = self.graph.batch_norm(self.names[f'{path}/gamma'])
+        weights = [self.graph.producer(name).name for name in node.input[1:5]]
+        self._compare(node.name, 'weights', weights, [
+            self.names[f'{path}/{name}']
+            for name in ('gamma', 'beta', 'avg_mean', 'avg_var')])
+        self._match(node.name, node.input[0], x)
+        epsilon, wanted = node.attr['epsilon'].f, self.links[path].eps
+        if not np.isclose(epsilon, wanted, rtol=1e-5, atol=0):
+            self._compare(node.name, 'epsilon', epsilon, wanted)
+        self._compare(node.name, 'is_training',
+                      node.attr['is_training'].b, False)
+        return node.name
+
+    # Tensors
+
+    def _match(self, reader, tensor, expected):
+        """Compare the tensor that the node `reader` reads with `expected`."""
+        node = self.graph.producer(tensor)
+        if expected == 'input':
+            self._check_input(reader, node)
+        elif isinstance(expected, str):
+            if node.name != expected:
+                self._refuse(reader, f'reads {node.op} {node.name}, and must '
+                             f'read {expected}')
+        else:
+            self._match_operation(reader, node, *expected)
+
+    def _match_operation(self, reader, node, operation, *expected):
+        allowed = ADD if operation == 'Add' else (operation,)
+        if node.op not in allowed:
+            self._refuse(reader, f'reads {node.op} {node.name}, and must read '
+                         f'a {operation}')
+        tensors = list(node.input)
+        if operation == 'ResizeBilinear':
+            self._check_resize(node)
+            tensors = tensors[:1]
+        elif operation == 'ConcatV2':
+            axis = self.graph.array(self.graph.producer(tensors.pop()).name)
+            self._compare(node.name, 'axis', axis.tolist(), 3)
+        if len(tensors) != len(expected):
+            self._refuse(node.name, f'reads {len(tensors)} tensors, and must '
+                         f'read {len(expected)}')
+        if operation == 'Add' and self.graph.producer(
+                tensors[0]).name != expected[0]:
+            tensors.reverse()  # a sum has no order
+        for tensor, wanted in zip(tensors, expected, strict=True):
+            self._match(node.name, tensor, wanted)
+
+    def _check_resize(self, node):
+        self._compare(node.name, 'align_corners',
+                      node.attr['align_corners'].b, True)
+        self._compare(node.name, 'half_pixel_centers',
+                      node.attr['half_pixel_centers'].b, False)
+
+    def _check_input(self, reader, node):
+        """The network reads pixel * SCALE - OFFSET."""
+        source, offset = self._with_constant(reader, node, 'Sub')
+        _, scale = self._with_constant(reader, source, 'Mul')
+        self._compare(node.name, 'offset', offset, OFFSET)
+        if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
+            self._compare(source.name, 'scale', scale, SCALE)
+
+    def _with_constant(self, reader, node, operation):
+        """Return the other input of a node, and the number it works with."""
+        if node.op != operation or len(node.input) != 2:
+            self._refuse(reader, f'reads {node.op} {node.name}, and must read '
+                         'pixel * 2 / 255 - 1')
+        a, b = map(self.graph.producer, node.input)
+        if a.op == 'Const' and operation == 'Mul':
+            a, b = b, a
+        number = self.graph.array(b.name)
+        if number.size != 1:
+            self._refuse(node.name, 'must work with one number')
+        return a, number.item()
+
+    def _compare(self, node, what, found, wanted):
+        if found != wanted:
+            self._refuse(node, f'has {what} {found}, and the link has '
+                         f'{wanted}')
+
+    def _refuse(self, node, reason):
+        raise InputError(f'{self.graph.path}: {node} {reason}')
