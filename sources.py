@@ -166,7 +166,6 @@ class _Member(tarfile.TarInfo):
     """Refuses to read a header of any length into memory."""
 
     def _proc_member(self, archive):
-        if self.type not in tarfile.SUPPORTED_TYPES or (
-                not self.isreg() and self.size > MAX_HEADER_BYTES):
-            raise tarfile.HeaderError('a header that is none')
+        if not self.isreg() and self.size > MAX_HEADER_BYTES:
+            raise tarfile.HeaderError(f'a header of {self.size} bytes')
         return super()._proc_member(archive)

@@ -1,29 +1,37 @@
 """The pretrained models: what they are for, and where they come from."""
+import os
 import pathlib
-import urllib.error
-import urllib.request
-import zipfile
+import sys
 
-from models.errors import InputError
-from models.files import atomic_path
+from models.errors import InputError, describe_os_error
 
-# ChainerCV's conversions of the official frozen graphs. `tf_class` counts the
-# outputs of the TensorFlow graph; ADE20K's channel 0 ("other") is dropped.
+# ChainerCV's conversions of the official frozen graphs, and these themselves.
+# `tf_class` counts the outputs of the TensorFlow graph; ADE20K's channel 0
+# ("other") is dropped.
+CHAINERCV = 'https://chainercv-models.preferred.jp/'
+TENSORFLOW = 'http://download.tensorflow.org/models/'
 PRETRAINED_MODELS = {
     'voc': {
         'n_class': 21, 'tf_class': 21, 'min_input_size': (513, 513),
-        'url': 'https://chainercv-models.preferred.jp/'
-               'deeplabv3plus_xception65_voc_converted_2019_02_15.npz'},
+        'npz': f'{CHAINERCV}deeplabv3plus_xception65_voc_converted_'
+               '2019_02_15.npz',
+        'tarball': f'{TENSORFLOW}deeplabv3_pascal_train_aug_2018_01_04.tar.gz',
+    },
     'cityscapes': {
         'n_class': 19, 'tf_class': 19, 'min_input_size': (1025, 2049),
-        'url': 'https://chainercv-models.preferred.jp/'
-               'deeplabv3plus_xception65_cityscapes_converted_2019_02_15.npz'},
+        'npz': f'{CHAINERCV}deeplabv3plus_xception65_cityscapes_converted_'
+               '2019_02_15.npz',
+        'tarball': f'{TENSORFLOW}deeplabv3_cityscapes_train_2018_02_06.tar.gz',
+    },
     'ade20k': {
         'n_class': 150, 'tf_class': 151, 'min_input_size': (513, 513),
-        'url': 'https://chainercv-models.preferred.jp/'
-               'deeplabv3plus_xception65_ade20k_converted_2019_03_08.npz'},
+        'npz': f'{CHAINERCV}deeplabv3plus_xception65_ade20k_converted_'
+               '2019_03_08.npz',
+        'tarball': f'{TENSORFLOW}deeplabv3_xception_ade20k_train_2018_05_29'
+                   '.tar.gz',
+    },
 }
-TIMEOUT = 30  # seconds without an answer
+MIRROR = 'DEEPLAB_MIRROR'  # environment: where the same files lie as well
 
 
 def pretrained_path(pretrained_model):
@@ -34,7 +42,8 @@ def pretrained_path(pretrained_model):
             downloaded if it is not in ChainerCV's cache yet, or a path.
 
     Raises:
-        InputError: the name or path does not exist, or the download fails.
+        InputError: the name or path does not exist, the download fails, or
+            what was downloaded has changed since.
 
     """
     if pretrained_model in PRETRAINED_MODELS:
@@ -48,28 +57,95 @@ def pretrained_path(pretrained_model):
 
 def _cached(name):
     from chainer.dataset import get_dataset_directory
-    url = PRETRAINED_MODELS[name]['url']
+
+    from models.download import locked, recorded_sha256
+    from models.files import sha256
     folder = get_dataset_directory('pfnet/chainercv/models')
-    path = pathlib.Path(folder, url.rpartition('/')[2])
+    path = pathlib.Path(folder, PRETRAINED_MODELS[name]['npz'].split('/')[-1])
     if not path.exists():
-        _download(url, path, name)
+        with locked(path):
+            if not path.exists():
+                _obtain(name, path)
+    recorded = recorded_sha256(path)
+    if recorded.exists() and recorded.read_text().split()[:1] != [
+            sha256(path)]:
+        raise InputError(f'{path} has changed since it was downloaded: remove '
+                         f'it and {recorded.name}, and it is downloaded again')
     return path
 
 
-def _download(url, path, name):
-    print(f'downloading {url} to {path}', flush=True)
-    try:
-        with atomic_path(path) as temporary:
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response, \
-                    open(temporary, 'wb') as file:
-                while block := response.read(1 << 20):
-                    file.write(block)
-            if not zipfile.is_zipfile(temporary):
-                raise InputError('what came is not an npz file')
-    except (InputError, OSError) as error:
-        reason = getattr(error, 'reason', None) or error
-        raise InputError(
-            f'the {name} model cannot be downloaded from {url} ({reason}): '
-            f'put the file at {path}, or convert the official graph with '
-            f'`python tf2npz.py {name} frozen_inference_graph.pb {name}.npz` '
-            f'and give `--pretrained-model {name}.npz`') from None
+def _obtain(name, path):
+    """Download the npz, or the official graph and convert it."""
+    reasons = []
+    for url, take in _sources(name):
+        print(f'downloading {url} to {path.parent}', file=sys.stderr,
+              flush=True)
+        try:
+            take(name, url, path)
+        except InputError as error:
+            reasons.append(f'{url}: {error}')
+        except OSError as error:
+            reasons.append(f'{url}: {describe_os_error(error)}')
+        else:
+            return
+    raise InputError(
+        f'the {name} model cannot be downloaded ({"; ".join(reasons)}): put '
+        f'the npz at {path}, or take the official archive and run '
+        f'`python tf2npz.py {name} ARCHIVE.tar.gz {name}.npz`, then give '
+        f'`--pretrained-model {name}.npz`')
+
+
+def _sources(name):
+    """Yield (address, function that takes it), the best first."""
+    mirror = os.environ.get(MIRROR)
+    for kind, take in ('npz', _take_npz), ('tarball', _take_tarball):
+        url = PRETRAINED_MODELS[name][kind]
+        if mirror:
+            yield f'{mirror.rstrip("/")}/{url.split("/")[-1]}', take
+        yield url, take
+
+
+def _take_npz(name, url, path):
+    from models.download import download
+    part = download(url, path.parent, lambda part: _check(name, part))
+    _keep(part, path)
+
+
+def _take_tarball(name, url, path):
+    from conversion import Conversion
+    from models.download import download
+    from models.files import atomic_path
+    from sources import open_source
+    found = []
+
+    def check(part):
+        found[:] = [Conversion(open_source(part), name)]
+
+    part = download(url, path.parent, check)
+    with atomic_path(path) as temporary:
+        found[0].write(temporary)
+        _check(name, temporary)
+        _record(temporary, path)
+    part.unlink()
+
+
+def _check(name, path):
+    """Raise InputError unless a file holds the weights of a model."""
+    from models.deeplab_v3_plus import DeepLabV3plusXception65
+    from models.weights import load_weights
+    link = DeepLabV3plusXception65(PRETRAINED_MODELS[name]['n_class'],
+                                   initialW=lambda array: None)
+    load_weights(path, link)
+
+
+def _keep(part, path):
+    _record(part, path)
+    os.replace(part, path)
+
+
+def _record(part, path):
+    """Keep the digest of a file that is about to get its name."""
+    from models.download import recorded_sha256
+    from models.files import atomic_path, sha256
+    with atomic_path(recorded_sha256(path)) as temporary:
+        temporary.write_text(f'{sha256(part)}  {path.name}\n')

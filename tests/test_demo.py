@@ -1,8 +1,6 @@
 """The demo, from the command line."""
-import http.server
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -10,8 +8,6 @@ from conftest import ROOT
 from PIL import Image
 
 import images
-from models import pretrained
-from models.errors import InputError
 
 
 @pytest.mark.slow
@@ -148,31 +144,3 @@ def test_applies_orientation(tmp_path):
     exif[0x0112] = 6  # rotated by 90 degrees
     save_png(tmp_path / 'a.png', exif=exif)
     assert images.read_image(tmp_path / 'a.png').shape == (3, 20, 10)
-
-
-def test_download(tmp_path, monkeypatch):
-    np.savez(tmp_path / 'real.npz', a=np.arange(3))
-    (tmp_path / 'page.npz').write_text('<html>moved</html>')
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=tmp_path)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        base = f'http://127.0.0.1:{server.server_port}'
-        target = tmp_path / 'cache.npz'
-        for name in 'page', 'missing':
-            with pytest.raises(InputError, match='cannot be downloaded'):
-                pretrained._download(f'{base}/{name}.npz', target, 'voc')
-            assert not target.exists()
-        pretrained._download(f'{base}/real.npz', target, 'voc')
-        assert target.read_bytes() == (tmp_path / 'real.npz').read_bytes()
-    finally:
-        server.shutdown()
-        server.server_close()
