@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 STANDIN := build/standin_cityscapes
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-fast test-all bench lint clean
+.PHONY: setup demo test test-fast test-all fuzz bench lint clean
 
 setup: $(INSTALLED)
 
@@ -54,6 +54,9 @@ bench: $(INSTALLED)
 	$(PY) benchmarks/scripts.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/speed.py
+
+fuzz: $(INSTALLED)
+	FUZZ_SECONDS=60 FUZZ_SEED=$$$$ $(PY) -m pytest tests/test_fuzz.py -s
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -245,8 +245,9 @@ class FrozenGraph:
                     readers[0].input) < 2):
             found = ', '.join(f'{node.op} {node.name}' for node in readers)
             raise InputError(
-                f'{self.path}: {name} is read by {found or "nothing"}, and '
-                f'must be by one {" or ".join(ops)}')
+                f'{self.path}: {name.removesuffix("/read")} is read by '
+                f'{found or "nothing"}, and must be by one '
+                f'{" or ".join(ops)}')
         return readers[0]
 
     def _shape(self, node):

@@ -44,6 +44,7 @@ class Structure:
 
     def __init__(self, graph, link, names):
         self.graph, self.names = graph, names
+        self._sums = {}  # expected -> the node that turned out to be it
         self.links = {path[1:]: child for path, child in link.namedlinks()}
         self._network()
 
@@ -162,6 +163,7 @@ class Structure:
     def _match(self, reader, tensor, expected):
         """Compare the tensor that the node `reader` reads with `expected`."""
         node = self.graph.producer(tensor)
+        expected = self._sums.get(expected, expected)
         if expected == 'input':
             self._check_input(reader, node)
         elif isinstance(expected, str):
@@ -170,6 +172,8 @@ class Structure:
                              f'read {expected}')
         else:
             self._match_operation(reader, node, *expected)
+            if expected[0] == 'Add':
+                self._sums[expected] = node.name
 
     def _match_operation(self, reader, node, operation, *expected):
         allowed = ADD if operation == 'Add' else (operation,)

@@ -31,7 +31,7 @@ def read_image(path):
                 upright = ImageOps.exif_transpose(image)
                 rgb = np.asarray(_to_eight_bits(upright).convert('RGB'))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error,
-                Image.DecompressionBombError) as error:
+                Image.DecompressionBombError, MemoryError) as error:
             reason = ('its format is not known'
                       if isinstance(error, Image.UnidentifiedImageError)
                       else error)

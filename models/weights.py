@@ -8,6 +8,7 @@ are for; `load_npz` passes over them, and a file without them is welcome.
 import difflib
 import math
 import pathlib
+import tokenize
 import zipfile
 import zlib
 
@@ -19,8 +20,10 @@ from models.files import atomic_path
 FORMAT_VERSION = 1
 METADATA = 'metadata/'
 _METADATA_LIMIT = 1 << 20  # bytes in one metadata array
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError,
-           NotImplementedError, RuntimeError, OverflowError)
+# What zipfile, zlib and NumPy raise on damaged files, as found by fuzzing.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
+           NotImplementedError, RuntimeError, OverflowError, SyntaxError,
+           tokenize.TokenError, OSError)
 
 
 def write_npz(path, arrays, metadata):
@@ -163,6 +166,8 @@ def _read_arrays(path, wanted):
     except InputError:
         raise
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # it cannot be opened
         raise InputError(f'{path} is not a whole npz file ({error}): download '
                          'or convert it again') from None
 

@@ -5,10 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixture_graph import FixtureGraph, random_weights, write_palette_graph
+from fixture_graph import (
+    FixtureGraph,
+    palette_weights,
+    random_weights,
+    write_palette_graph,
+)
 
 import conversion
 import models  # noqa: F401  (before Chainer is imported)
+from datasets import label_colors
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +56,18 @@ def palette_graphs(tmp_path_factory):
         return made[task]
 
     return get
+
+
+@pytest.fixture(scope='session')
+def skeleton():
+    """A graph with one value for all in each weight: 1 MB, quickly read."""
+    graph = FixtureGraph(palette_weights(label_colors('voc')), 21, CROP).graph
+    for node in graph.node:
+        tensor = node.attr['value'].tensor
+        if len(tensor.tensor_content) > 1000:
+            tensor.tensor_content = b''
+            tensor.float_val.append(0.5)
+    return graph.SerializeToString()
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ def change_shape(graph):
 
 
 @pytest.mark.parametrize(('change', 'words'), [
-    (change_epsilon, 'aspp0/BatchNorm has epsilon'),
+    (change_epsilon, 'aspp0/BatchNorm/FusedBatchNorm has epsilon'),
     (change_stride, r'aspp0/Conv2D has stride \(2, 2\)'),
     (change_rate, r'aspp3_depthwise/depthwise has dilation \(6, 6\)'),
     (rename_weight, 'aspp1_pointwise/weights is missing; aspp1_pointwise/'

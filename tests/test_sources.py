@@ -1,0 +1,399 @@
+"""What tf2npz.py takes: graphs, archives, folders, checkpoints; and more."""
+import gzip
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+from fixture_graph import FixtureGraph, palette_weights
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64
+
+import sources
+from conversion import Conversion, weight_table
+from datasets import label_colors
+from frozen_graph import FrozenGraph
+from models import DeepLabV3plusXception65
+from models.errors import InputError
+from sources import open_source
+
+
+def tar_gz(path, *members):
+    """Write (name or TarInfo, data) as an archive."""
+    with tarfile.open(path, 'w:gz', compresslevel=1) as archive:
+        for member, data in members:
+            info = (member if isinstance(member, tarfile.TarInfo)
+                    else tarfile.TarInfo(member))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_archive_and_folder(skeleton, tmp_path):
+    (tmp_path / 'one').mkdir()
+    (tmp_path / 'one' / 'graph.pb').write_bytes(skeleton)
+    archive = tar_gz(tmp_path / 'z.tar.gz', ('../../up/model.ckpt.index', b''),
+                     ('/etc/evil/graph.pb', skeleton), ('readme', b'text'))
+    plain = open_source(tmp_path / 'one' / 'graph.pb')
+    for path in archive, tmp_path / 'one':
+        found = open_source(path)
+        assert found.sha256 == plain.sha256
+        assert found.file_name == 'graph.pb'
+        assert found.weights == plain.weights
+    assert not (tmp_path.parent / 'up').exists()
+    (tmp_path / 'one' / 'z.tgz').write_bytes(archive.read_bytes())
+    with pytest.raises(InputError, match=r'holds 2 sources.*graph.pb.*z.tgz'):
+        open_source(tmp_path / 'one')
+
+
+def link_member(kind):
+    info = tarfile.TarInfo('graph.pb')
+    info.type, info.linkname = kind, '/etc/hostname'
+    return info
+
+
+@pytest.mark.parametrize('kind', [
+    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_archive_of_links_and_devices(tmp_path, kind):
+    path = tar_gz(tmp_path / 'a.tar.gz', (link_member(kind), b''))
+    with pytest.raises(InputError, match='holds no frozen graph'):
+        open_source(path)
+
+
+def test_archive_of_several(skeleton, tmp_path):
+    path = tar_gz(tmp_path / 'a.tar.gz', ('a.pb', skeleton),
+                  ('b/c.pb', b'other'))
+    with pytest.raises(InputError, match=r'2 sources.*: a.pb, c.pb'):
+        open_source(path)
+
+
+def test_archive_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, 'MAX_ARCHIVE_BYTES', 10 << 20)
+    path = tar_gz(tmp_path / 'a.tar.gz', ('readme', bytes(20 << 20)))
+    with pytest.raises(InputError, match='unpacks to more than'):
+        open_source(path)
+    path = tar_gz(tmp_path / 'b.tar.gz',
+                  *((f'file{i}', b'') for i in range(5)))
+    monkeypatch.setattr(sources, 'MAX_MEMBERS', 4)
+    with pytest.raises(InputError, match='more than 4 files'):
+        open_source(path)
+    info = tarfile.TarInfo('x')
+    info.type = tarfile.XHDTYPE  # a header as large as it likes
+    path = tar_gz(tmp_path / 'c.tar.gz', (info, bytes(5 << 20)))
+    with pytest.raises(InputError, match='a header of 5242880 bytes'):
+        open_source(path)
+    claim = tarfile.TarInfo('graph.pb')
+    claim.size = 1 << 40
+    with gzip.open(tmp_path / 'd.tar.gz', 'wb') as file:
+        file.write(claim.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InputError, match='1099511627776 bytes'):
+        open_source(tmp_path / 'd.tar.gz')
+
+
+def test_folder_of_nothing(tmp_path):
+    with pytest.raises(InputError, match='holds no frozen graph'):
+        open_source(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A checkpoint as the training code writes it, of palette weights."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    import tensorflow as tf
+    folder = tmp_path_factory.mktemp('checkpoint')
+    weights = palette_weights(label_colors('voc'))
+    shapes = {}
+    FixtureGraph(lambda name, shape: shapes.setdefault(
+        name, shape) and np.zeros(shape, 'f'), 21, (513, 513))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, shape in shapes.items():
+            tf.compat.v1.Variable(weights(name, shape), name=name)
+        tf.compat.v1.Variable(np.int64(90000), name='global_step')
+        tf.compat.v1.Variable(np.zeros(256, 'f'),
+                              name='aspp0/BatchNorm/gamma/Momentum')
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(folder / 'model.ckpt'))
+    return folder
+
+
+@pytest.mark.slow
+def test_checkpoint(checkpoint, run_script, palette_graphs):
+    result = run_script('tf2npz.py', 'voc', checkpoint, 'a.npz',
+                        '--output-stride', 16)
+    assert result.returncode == 0, result.stderr
+    assert ('ignored, needed for training only: aspp0/BatchNorm/gamma/'
+            'Momentum, global_step') in result.stdout
+    found = dict(np.load(run_script.folder / 'a.npz'))
+    assert found['metadata/output_stride'] == 16
+    assert found['metadata/min_input_size'].tolist() == [513, 513]
+    for name, array in np.load(palette_graphs('voc')[1]).items():
+        if not name.startswith('metadata/'):
+            np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoint(checkpoint, fails, tmp_path):
+    for path in checkpoint.iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[:len(data) // 2])
+    fails('model.ckpt is not a whole checkpoint', 'tf2npz.py', 'voc',
+          tmp_path / 'model.ckpt', 'a.npz')
+
+
+def test_options_of_a_checkpoint_only(fails, tmp_path, skeleton):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    fails('is no checkpoint', 'tf2npz.py', 'voc', tmp_path / 'g.pb', 'a.npz',
+          '--output-stride', 8)
+
+
+def test_inspect(skeleton, tmp_path, run_script):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb', '--json')
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found['problem'] is None
+    expected = {
+        'task': 'voc', 'classes': 21, 'outputs': 21, 'backbone': 'xception_65',
+        'output_stride': 8, 'atrous_rates': [12, 24, 36], 'era': 2018,
+        'epsilons': {'1e-03': 132, '1e-05': 14}, 'crop_size': [513, 513],
+        'parameters': 41258213, 'dropped': [], 'kind': 'frozen graph'}
+    assert {key: found[key] for key in expected} == expected
+    assert len(found['weights']) == 732
+    assert found['weights']['aspp0/weights'] == {
+        'shape': [1, 1, 2048, 256], 'target': 'aspp/conv1x1/conv/W',
+        'target_shape': [256, 2048, 1, 1]}
+    text = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb').stdout
+    assert 'epsilons       1e-03: 132, 1e-05: 14\n' in text
+    assert ('aspp0/weights 1x1x2048x256 -> aspp/conv1x1/conv/W '
+            '256x2048x1x1\n') in text
+
+
+def test_inspect_another_network(tmp_path, run_script):
+    graph = GraphDef()
+    for name in 'MobilenetV2/Conv/weights', 'logits/semantic/weights':
+        graph.node.add(name=name, op='Const')
+        graph.node.add(name=f'{name}/read', op='Identity', input=[name])
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb')
+    assert result.returncode == 1
+    assert 'backbone       MobilenetV2\n' in result.stdout
+    assert 'another network' in result.stderr
+
+
+@pytest.mark.slow
+def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
+                                   monkeypatch):
+    """TensorFlow runs another graph than was converted."""
+    pb, _ = random_graphs('voc')
+    result = run_script('tf2npz.py', 'voc', pb, 'good.npz', '--verify')
+    assert result.returncode == 0, result.stderr
+    assert 'labels 99.99' in result.stdout or 'labels 100' in result.stdout
+
+    import verification
+    conversion = Conversion(open_source(pb), 'voc')
+    conversion.write(tmp_path / 'a.npz')
+    original = Conversion.arrays
+
+    def changed(self):
+        for name, array in original(self):
+            wrong = name == 'decoder/conv2/pw_bn/beta'
+            yield name, array + np.float32(0.2) if wrong else array
+
+    monkeypatch.setattr(Conversion, 'arrays', changed)
+    conversion.write(tmp_path / 'b.npz')
+    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    with pytest.raises(InputError, match='does not do what the graph does'):
+        list(verification.verify(conversion, tmp_path / 'b.npz', []))
+
+
+def write_classes(folder, names, colors=None):
+    (folder / 'names.txt').write_text('\n'.join(names), encoding='utf-8')
+    if colors:
+        (folder / 'colors.txt').write_text('\n'.join(colors))
+
+
+@pytest.mark.slow
+def test_own_classes(palette_graphs, run_script, tmp_path):
+    pb, _ = palette_graphs('voc')
+    names = [f'Größe {i}' for i in range(21)]
+    write_classes(tmp_path, names, ['#804080', '1 2 3'] + ['7, 8, 9'] * 19)
+    options = ('--class-names', tmp_path / 'names.txt')
+    result = run_script('tf2npz.py', 'custom', pb, 'a.npz', *options,
+                        '--colors', tmp_path / 'colors.txt')
+    assert result.returncode == 0, result.stderr
+    model = DeepLabV3plusXception65(
+        pretrained_model=run_script.folder / 'a.npz')
+    assert model.metadata['class_names'] == names
+    assert model.metadata['class_colors'][:3] == [
+        [128, 64, 128], [1, 2, 3], [7, 8, 9]]
+    result = run_script('npz2onnx.py', 'a.npz', 'a.onnx')
+    assert result.returncode == 0, result.stderr
+    import onnx
+    properties = {each.key: each.value for each in onnx.load(
+        run_script.folder / 'a.onnx').metadata_props}
+    assert json.loads(properties['class_names']) == names
+    assert properties['task'] == 'custom'
+
+
+@pytest.mark.parametrize(('names', 'colors', 'words'), [
+    (['a'], None, 'has 1 lines, and the model 21 classes'),
+    (['a'] * 21, None, 'has a twice'),
+    (list('abcdefghijklmnopqrstu'), ['1 2'] * 21, "'1 2' is no colour"),
+    (list('abcdefghijklmnopqrstu'), ['1 2 256'] * 21, 'is no colour'),
+])
+def test_refuses_classes(skeleton, fails, tmp_path, names, colors, words):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    write_classes(tmp_path, names, colors)
+    options = ['--colors', tmp_path / 'colors.txt'] if colors else []
+    fails(words, 'tf2npz.py', 'custom', tmp_path / 'g.pb', 'a.npz',
+          '--class-names', tmp_path / 'names.txt', *options)
+
+
+# Wiring and values. Each function damages a graph; None is what it is checked
+# with when it is written, not before.
+
+def node(graph, name):
+    return next(node for node in graph.node if node.name == name)
+
+
+def retarget(name, index, tensor):
+    def change(graph):
+        node(graph, name).input[index] = tensor
+    return change
+
+
+def swap(name):
+    def change(graph):
+        inputs = node(graph, name).input
+        inputs[0], inputs[1] = inputs[1], inputs[0]
+    return change
+
+
+def set_attribute(name, attribute, field, value):
+    def change(graph):
+        setattr(node(graph, name).attr[attribute], field, value)
+    return change
+
+
+def softmax_first(graph):
+    graph.node.add(name='Early', op='Softmax',
+                   input=['logits/semantic/BiasAdd'])
+    node(graph, 'ResizeBilinear_1').input[0] = 'Early'
+
+
+def set_constant(name, *values, kind='float_val'):
+    def change(graph):
+        tensor = node(graph, name).attr['value'].tensor
+        tensor.tensor_content = b''
+        tensor.ClearField(kind)
+        getattr(tensor, kind).extend(values)
+    return change
+
+
+def twice(graph):
+    graph.node.add().CopyFrom(node(graph, 'aspp0/weights'))
+
+
+def loop(graph):
+    node(graph, 'aspp0/BatchNorm/gamma/read').input[0] = (
+        'aspp0/BatchNorm/gamma/read')
+
+
+def content(name, data):
+    def change(graph):
+        tensor = node(graph, name).attr['value'].tensor
+        tensor.ClearField('float_val')
+        tensor.tensor_content = data
+    return change
+
+
+def swap_sides(graph):
+    dims = node(graph, 'xception_65/entry_flow/conv1_2/weights').attr[
+        'value'].tensor.tensor_shape.dim
+    dims[2].size, dims[3].size = dims[3].size, dims[2].size
+
+
+def huge(graph):
+    dims = node(graph, 'aspp0/weights').attr['value'].tensor.tensor_shape.dim
+    dims[3].size = 1 << 40
+
+
+def int64(graph):
+    tensor = node(graph, 'aspp0/BatchNorm/beta').attr['value'].tensor
+    tensor.dtype = DT_INT64
+    tensor.ClearField('float_val')
+    tensor.int64_val.append(1)
+
+
+BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
+MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (retarget('decoder/feature_projection0/Conv2D', 0,
+              f'{BLOCK2}/separable_conv1_pointwise/BatchNorm/FusedBatchNorm'),
+     'decoder/feature_projection0/Conv2D reads FusedBatchNorm .*conv1_'),
+    (retarget('decoder/feature_projection0/Conv2D', 0,
+              f'{BLOCK2}/separable_conv3/Relu'),
+     'decoder/feature_projection0/Conv2D reads Relu'),
+    (swap('concat'), 'concat reads Relu aspp0/Relu, and must read a Resize'),
+    (swap('decoder/concat'), 'decoder/concat reads Relu'),
+    (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
+              0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
+              'FusedBatchNorm'),
+     'unit_3/.*conv2_depthwise/depthwise reads FusedBatchNorm .*must read a '
+     'Relu'),
+    (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
+              'xception_module/add'), 'unit_3/.*add reads Add .*unit_1/.*, '
+     'and must read .*unit_2/'),
+    (softmax_first, 'logits/semantic/BiasAdd is read by Softmax Early'),
+    (retarget('aspp0/Conv2D', 0, 'nowhere'), 'has no node nowhere'),
+    (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
+     'decoder/ResizeBilinear has align_corners False'),
+    (set_attribute('ResizeBilinear_1', 'half_pixel_centers', 'b', True),
+     'ResizeBilinear_1 has half_pixel_centers True'),
+    (set_attribute('aspp0/BatchNorm/FusedBatchNorm', 'is_training', 'b', True),
+     'is_training True'),
+    (set_attribute('xception_65/entry_flow/conv1_2/Conv2D', 'padding', 's',
+                   b'VALID'), r'conv1_2/Conv2D has padding \(0, 0\)'),
+    (set_constant('mul/x', 1 / 255), 'mul has scale'),
+    (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
+              'concat_projection/BatchNorm/gamma/read'),
+     'BatchNorm/gamma is read by'),
+    (set_constant('AvgPool2D/AvgPool', kind='int_val'), None),
+    (twice, 'two nodes of the same name, aspp0/weights'),
+    (loop, 'aspp0/BatchNorm/gamma'),
+    (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
+    (huge, r'aspp0/weights has shape \(1, 1, 2048, 1099511627776\)'),
+    (content('aspp0/weights', b'short'), 'aspp0/weights is damaged'),
+    (int64, 'aspp0/BatchNorm/beta is int64'),
+    (set_constant('aspp0/weights', float('nan')), 'not finite'),
+    (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
+])
+def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
+    graph = GraphDef.FromString(skeleton)
+    change(graph)
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    if words is None:
+        Conversion(open_source(tmp_path / 'g.pb'), 'voc')
+        return
+    with pytest.raises(InputError, match=words):
+        Conversion(open_source(tmp_path / 'g.pb'), 'voc').write(
+            tmp_path / 'a.npz')
+    assert not (tmp_path / 'a.npz').exists()
+
+
+def test_half_weights_are_widened(skeleton):
+    graph = GraphDef.FromString(skeleton)
+    tensor = node(graph, 'aspp0/weights').attr['value'].tensor
+    tensor.dtype = DT_HALF
+    tensor.ClearField('float_val')
+    half = np.random.default_rng(0).normal(size=(2048, 256)).astype('e')
+    tensor.tensor_content = half.tobytes()
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    array = dict(conversion.arrays())[weight_table()['aspp0/weights'][0]]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array[:, :, 0, 0], half.T)
