@@ -49,7 +49,7 @@ class FrozenGraph:
     """A frozen inference graph.
 
     Args:
-        data (bytes): a serialized GraphDef.
+        data (bytes or bytearray): a serialized GraphDef.
         path (str): what to call it in messages.
 
     Attributes:
@@ -275,7 +275,7 @@ def _DecodeError():  # noqa: N802  (imported where it is needed)
 
 def _node(data):
     from tensorboard.compat.proto.node_def_pb2 import NodeDef
-    return NodeDef.FromString(data)
+    return NodeDef.FromString(bytes(data))
 
 
 def _node_ranges(data):

@@ -114,7 +114,11 @@ def _read_graph(path, file, size):
     if size > MAX_GRAPH_BYTES:
         raise InputError(f'{path}: the graph has {size} bytes, and at most '
                          f'{MAX_GRAPH_BYTES} are read')
-    return file.read(size)
+    data, position = bytearray(size), 0
+    while block := file.read(1 << 20):  # in one piece, tarfile holds it twice
+        data[position:position + len(block)] = block
+        position += len(block)
+    return data
 
 
 def _from_archive(path, file):

@@ -90,7 +90,7 @@ def _session(conversion):
     with graph.as_default():
         try:
             tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
-                conversion.source.data), name='')
+                bytes(conversion.source.data)), name='')
         except ValueError as error:
             raise InputError(f'{conversion.source.path}: TensorFlow does not '
                              f'take the graph ({error})') from None

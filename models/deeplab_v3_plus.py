@@ -173,7 +173,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                 2048, 256, OUTPUT_STRIDES[self.output_stride]['aspp'],
                 initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
-        self.cleargrads()  # else gradients of NaN double the memory
+        self.cleargrads()
         if path is not None:
             load_weights(path, self)
         self.to_openvino(required=False)

@@ -21,19 +21,25 @@ OUTPUT_STRIDES = {
 def conv_bn(in_channels, out_channels, ksize, stride=1, activ=F.relu, *,
             eps, initialW=None):
     """Convolution -> batch norm -> activation; 'same' padding."""
-    return Conv2DBNActiv(
+    return _without_grads(Conv2DBNActiv(
         in_channels, out_channels, ksize, stride, pad=ksize // 2, activ=activ,
-        initialW=initialW, bn_kwargs={'decay': BN_DECAY, 'eps': eps})
+        initialW=initialW, bn_kwargs={'decay': BN_DECAY, 'eps': eps}))
 
 
 def separable_conv_bn(in_channels, out_channels, stride=1, dilate=1,
                       activ=F.relu, *, eps, initialW=None):
     """3x3 depthwise -> batch norm -> activation, then 1x1 the same way."""
-    return SeparableConv2DBNActiv(
+    return _without_grads(SeparableConv2DBNActiv(
         in_channels, out_channels, 3, stride, pad=dilate, dilate=dilate,
         nobias=True, dw_activ=activ, pw_activ=activ,
         dw_initialW=initialW, pw_initialW=initialW,
-        bn_kwargs={'decay': BN_DECAY, 'eps': eps})
+        bn_kwargs={'decay': BN_DECAY, 'eps': eps}))
+
+
+def _without_grads(link):
+    """Chainer begins with gradients of NaN, which double the memory."""
+    link.cleargrads()
+    return link
 
 
 class XceptionBlock(chainer.Chain):

@@ -3,10 +3,14 @@ import gzip
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from fixture_graph import FixtureGraph, palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64
@@ -397,3 +401,19 @@ def test_half_weights_are_widened(skeleton):
     array = dict(conversion.arrays())[weight_table()['aspp0/weights'][0]]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array[:, :, 0, 0], half.T)
+
+
+@pytest.mark.slow
+def test_killed_conversion(palette_graphs, run_script):
+    pb, npz = palette_graphs('voc')
+    command = [sys.executable, ROOT / 'tf2npz.py', 'voc', pb, 'a.npz']
+    process = subprocess.Popen(command, cwd=run_script.folder)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+            path.stat().st_size for path in run_script.folder.iterdir()):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (run_script.folder / 'a.npz').exists()
+    assert run_script('tf2npz.py', 'voc', pb, 'a.npz').returncode == 0
+    assert (run_script.folder / 'a.npz').read_bytes() == npz.read_bytes()
