@@ -1,6 +1,10 @@
 """Options that the scripts share: which model, and what runs it."""
+import itertools
+
 from models.errors import InputError
 from models.pretrained import PRETRAINED_MODELS
+
+MAX_SCALE = 8
 
 
 def add_model_arguments(parser, default):
@@ -22,6 +26,14 @@ def add_model_arguments(parser, default):
         help='one number, or height and width: smaller images are padded to '
              'this size (default: what the model was made for)')
     parser.add_argument(
+        '--output-stride', type=int, choices=[8, 16],
+        help='16 is three times as fast and a little less accurate (default: '
+             "the model's, mostly 8)")
+    parser.add_argument('--scales', nargs='+', default=[], metavar='SCALE',
+                        help='average over these scales (default: 1.0)')
+    parser.add_argument('--flip', action='store_true',
+                        help='average over the mirrored image, too')
+    parser.add_argument(
         '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
         help='what runs the network on a CPU (default: OpenVINO where it is '
              'installed, else Chainer)')
@@ -41,15 +53,38 @@ def check_model_arguments(parser, args):
         parser.error('--input-size takes one or two positive numbers, given '
                      f'was {" ".join(sizes)}')
     args.input_size = tuple(map(int, (sizes * 2)[:2])) or None
+    try:
+        args.scales = tuple(map(float, args.scales)) or (1.,)
+    except ValueError:
+        args.scales = (0.,)
+    if not all(0 < scale <= MAX_SCALE for scale in args.scales):
+        parser.error(f'--scales takes positive numbers up to {MAX_SCALE}')
 
 
-def load_model(args, dataset=None, **options):
+def split_numbers(values):
+    """Return the numbers that a list of words begins with, and the rest.
+
+    `--input-size 513 1025 a.png` is meant to end at the second number, and
+    argparse hands over all three.
+    """
+    numbers = list(itertools.takewhile(_is_number, values))
+    return numbers, values[len(numbers):]
+
+
+def _is_number(word):
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def load_model(args, dataset=None):
     """Return the link, on its device, with settings from the command line.
 
     Args:
         args (argparse.Namespace): see `add_model_arguments`.
         dataset (str): what it is for; by default, what the npz says.
-        options: passed to the link.
 
     Raises:
         InputError: there is no such GPU or model, or it does not fit.
@@ -61,7 +96,8 @@ def load_model(args, dataset=None, **options):
         check_gpu(args.gpu)
     model = DeepLabV3plusXception65(
         pretrained_model=args.pretrained_model,
-        min_input_size=args.input_size, **options)
+        min_input_size=args.input_size, scales=args.scales, flip=args.flip,
+        output_stride=args.output_stride)
     if args.input_size is None and 'min_input_size' not in model.metadata:
         known = PRETRAINED_MODELS[dataset or guess_dataset(model)]
         model.min_input_size = known['min_input_size']

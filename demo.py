@@ -1,19 +1,26 @@
-"""Segment an image with DeepLabV3+ and show it beside its segmentation.
+"""Segment pictures with DeepLabV3+.
 
     python demo.py image.jpg
+    python demo.py photos/ --output results --overlay --indexed --html all.html
     python demo.py --pretrained-model voc.npz --output out.png image.jpg
 
-The picture opens in a window where there is a display; elsewhere it is
-written to a file, whose path is printed.
+An input is a picture, a folder, a pattern, an http(s) address, a video,
+numbered frames (frame_%04d.png), or - for standard input. Without --output a
+window opens where there is a display; elsewhere files are written, whose names
+are printed.
 """
 import argparse
-import itertools
-import pathlib
+import contextlib
+import json
+import os
+import sys
+import time
 
 from command_line import (
     add_model_arguments,
     check_model_arguments,
     load_model,
+    split_numbers,
 )
 from models.errors import InputError, report_errors
 from models.pretrained import PRETRAINED_MODELS
@@ -23,82 +30,221 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage='demo.py [-h] [--gpu GPU] [--pretrained-model MODEL] '
-              '[--input-size SIZE [SIZE]]\n               '
-              '[--dataset {voc,cityscapes,ade20k}] [--output FILE]\n'
-              '               [--backend {auto,openvino,chainer}] '
-              '[--threads N] image')
-    parser.add_argument('image', nargs='?', help='the picture to segment')
+        usage='demo.py [options] input [input ...]')
+    parser.add_argument('inputs', nargs='*', metavar='input',
+                        help='what to segment')
     add_model_arguments(parser, 'cityscapes')
     parser.add_argument(
         '--dataset', choices=PRETRAINED_MODELS,
         help='names and colours of the classes (default: what the npz says, '
              'or what its number of classes tells)')
-    parser.add_argument('--output', metavar='FILE',
-                        help='write the picture here (.png, .jpg, .pdf, ...)')
+    parser.add_argument('--classes', nargs='+', metavar='NAME',
+                        help='show and report only these (give the inputs '
+                             'first)')
+    parser.add_argument('--max-size', type=int, metavar='PIXELS',
+                        help='shrink pictures whose longer side is longer '
+                             'than this; labels come back at full size')
+    parser.add_argument('--memory', type=float, metavar='GB',
+                        help='work in overlapping tiles where a picture '
+                             'needs more (default: what is free)')
+    parser.add_argument('--max-pixels', type=int, metavar='N',
+                        default=100_000_000, help='refuse pictures of more '
+                        '(default: %(default)s)')
+    add_output_arguments(parser)
     args = parser.parse_args()
-    args.image = take_image(parser, args)
-    check_model_arguments(parser, args)
+    check_arguments(parser, args)
     return args
 
 
-def take_image(parser, args):
-    """Return the image, and leave only numbers in `input_size`.
+def add_output_arguments(parser):
+    outputs = parser.add_argument_group('what is written')
+    outputs.add_argument('--output', metavar='DIR|FILE',
+                         help='a folder, or a file for a single result '
+                              '(default: this folder)')
+    outputs.add_argument('--figure', action='store_true',
+                         help='picture, segmentation and legend (default)')
+    outputs.add_argument('--overlay', action='store_true',
+                         help='the colours of the classes over the picture')
+    outputs.add_argument('--opacity', type=float, metavar='0..1',
+                         help='of the colours (default: 0.6)')
+    outputs.add_argument('--color-map', action='store_true',
+                         help='the colours of the classes alone')
+    outputs.add_argument('--indexed', action='store_true',
+                         help='a PNG that holds the exact classes, and opens '
+                              'in colour')
+    outputs.add_argument('--json', metavar='FILE',
+                         help='shares of the classes, sizes and times of all '
+                              'pictures')
+    outputs.add_argument('--html', metavar='FILE',
+                         help='one page with all results, to look at')
+    existing = outputs.add_mutually_exclusive_group()
+    existing.add_argument('--force', action='store_true',
+                          help='overwrite what is there')
+    existing.add_argument('--skip-existing', action='store_true',
+                          help='leave out what is there already')
 
-    `--input-size 513 1025 image.png` is meant to end at the second number,
-    and argparse hands over all three.
-    """
-    sizes = list(itertools.takewhile(str.isdigit, args.input_size))
-    images = args.input_size[len(sizes):] + [args.image] * (
-        args.image is not None)
-    if len(images) != 1:
-        parser.error(f'one image is needed, given were {len(images)}')
-    if args.input_size:
-        args.input_size = sizes or ['none']
-    return images[0]
+
+def check_arguments(parser, args):
+    args.input_size, more = split_numbers(args.input_size)
+    args.scales, others = split_numbers(args.scales)
+    args.inputs += more + others
+    if not args.inputs:
+        parser.error('an input is needed' + (
+            ', before --classes' if args.classes else ''))
+    check_model_arguments(parser, args)
+    if args.opacity is not None and not args.overlay:
+        parser.error('--opacity goes with --overlay')
+    args.opacity = 0.6 if args.opacity is None else args.opacity
+    if not 0 <= args.opacity <= 1:
+        parser.error(f'--opacity is {args.opacity}, and must be 0 to 1')
+    for name in 'max_size', 'memory', 'max_pixels':
+        value = getattr(args, name)
+        if value is not None and not value > 0:
+            parser.error(f'--{name.replace("_", "-")} must be positive')
+    if args.skip_existing and (args.json or args.html):
+        parser.error('--skip-existing leaves results out, which --json and '
+                     '--html would not have')
 
 
 def main():
     args = parse_args()
     with report_errors():
-        from datasets import labels_of
-        from images import read_image
-        image = read_image(args.image)
-        model = load_model(args, args.dataset)
-        names, colors = labels_of(model, args.dataset)
-        check_output(args.output)
-        label = model.predict([image])[0]
-        show(image, label, names, colors, args)
+        from inputs import find_inputs
+        from outputs import KINDS, Outputs
+        begun = time.monotonic()
+        inputs, problems = find_inputs(args.inputs)
+        kinds = [kind for kind in KINDS if getattr(args, kind)]
+        if not kinds and not args.json and not args.html:
+            kinds = ['figure']
+        window = kinds == ['figure'] and args.output is None and has_display()
+        outputs = Outputs(kinds, args.output, inputs)
+        left, skipped = unwritten(outputs, inputs, window, args)
+        problems += outputs.problems * (not window)
+        tally = Tally(len(inputs) + len(problems) - len(outputs.problems))
+        for problem in problems:
+            tally.failed(problem)
+        if left:
+            segment_all(left, outputs, window, args, tally, begun)
+        if skipped:
+            print(f'{skipped} left out, as they are there already',
+                  file=sys.stderr)
+        if tally.n_failed:
+            if tally.total > 1:
+                print(f'{tally.n_failed} of {tally.total} failed',
+                      file=sys.stderr)
+            sys.exit(1)
 
 
-def check_output(output):
-    """Refuse a file type that cannot be written, before the long work."""
-    from matplotlib.backend_bases import FigureCanvasBase
-    if output is None:
-        return
-    known = FigureCanvasBase.get_supported_filetypes()
-    if pathlib.Path(output).suffix[1:].lower() not in known:
-        raise InputError(f'--output {output} must end in one of '
-                         f'{", ".join("." + name for name in sorted(known))}')
+class Tally:
+    """How many inputs are done, and how many failed."""
+
+    def __init__(self, total):
+        self.total, self.n_done, self.n_failed = total, 0, 0
+        self.bar = None  # a progress bar to write above
+
+    def failed(self, reason):
+        self.n_failed += 1
+        self.say('error: ' + ' '.join(str(reason).split()), sys.stderr)
+
+    def say(self, line, file=sys.stdout):
+        if self.bar is None:
+            print(line, file=file, flush=True)
+        else:
+            self.bar.write(str(line), file=file)
+            file.flush()
 
 
-def show(image, label, names, colors, args):
-    """Open a window, or write a file where that is asked for or needed."""
+def has_display():
+    """Tell whether a window can be opened."""
+    if sys.platform == 'linux' and not (
+            os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+        return False
     from matplotlib import pyplot as plt
+    canvas = plt.figure().canvas
+    plt.close()
+    return canvas.required_interactive_framework is not None
 
+
+def unwritten(outputs, inputs, window, args):
+    """Return the inputs to be segmented, and how many are there already."""
+    if window:
+        return inputs, 0
+    left, skipped = [], 0
+    for each in list(outputs.paths):
+        existing = [path for path in outputs.paths[each].values()
+                    if path.exists()]
+        if args.skip_existing and len(existing) == len(outputs.paths[each]):
+            skipped += 1
+        elif existing and not args.force and not args.skip_existing:
+            outputs.problems.append(
+                f'{existing[0]} exists: give --force to overwrite it, or '
+                '--skip-existing to leave it out')
+        else:
+            left.append(each)
+    for path in filter(None, (args.json, args.html)):
+        if os.path.exists(path) and not args.force:
+            raise InputError(f'{path} exists: give --force to overwrite it')
+    return left, skipped
+
+
+def segment_all(inputs, outputs, window, args, tally, begun):
+    """Segment inputs, one after another, and write what is asked for."""
+    from datasets import labels_of
+    model = load_model(args, args.dataset)
+    names, colors = labels_of(model, args.dataset)
+    shown = shown_classes(args.classes, names)
+    model.network()  # now it is known whether OpenVINO is to be had
+    loaded = time.monotonic() - begun
+    from segmentation import Segmenter
+    with contextlib.ExitStack() as stack:
+        page = None
+        if args.html:
+            from results_page import ResultsPage
+            page = stack.enter_context(
+                ResultsPage(args.html, names, colors, shown))
+        segmenter = Segmenter(model, names, colors, shown, outputs, page,
+                              args, tally)
+        try:
+            if window:
+                segmenter.show(inputs)
+            else:
+                segmenter.run(inputs)
+        except KeyboardInterrupt:
+            tally.failed(f'interrupted: {tally.n_done} of {tally.total} done')
+    if args.json:
+        write_json(args.json, segmenter.results)
+    print_times(loaded, segmenter.times)
+
+
+def shown_classes(wanted, names):
+    """Return the numbers of the classes of these names; None for all."""
+    if wanted is None:
+        return None
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        import difflib
+        near = difflib.get_close_matches(unknown[0], names, 3)
+        raise InputError(f'--classes: {unknown[0]} is none of the classes; '
+                         + (f'near are {", ".join(near)}' if near else
+                            f'they are {", ".join(names[:30])}'))
+    return {names.index(name) for name in wanted}
+
+
+def write_json(path, results):
     from models.files import atomic_path
-    from visualization import DPI, draw_segmentation
-    figure = plt.figure()
-    draw_segmentation(figure, image, label, names, colors)
-    has_display = figure.canvas.required_interactive_framework is not None
-    if args.output is None and has_display:
-        plt.show()
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + '\n')
+
+
+def print_times(loaded, times):
+    """Loading and the first run, which compiles, apart from the rest."""
+    if not times:
         return
-    stem = pathlib.Path(args.image).stem
-    output = pathlib.Path(args.output or f'{stem}_segmentation.png')
-    with atomic_path(output) as temporary:
-        figure.savefig(temporary, dpi=DPI, format=output.suffix[1:].lower())
-    print(output)
+    line = f'loading {loaded:.2f} s, first picture {times[0]:.2f} s'
+    if len(times) > 1:
+        rest = sum(times[1:]) / (len(times) - 1)
+        line += f', {len(times) - 1} more at {rest:.2f} s each'
+    print(line, file=sys.stderr)
 
 
 if __name__ == '__main__':

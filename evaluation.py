@@ -3,13 +3,13 @@ import json
 import sys
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from labelled_images import IGNORED
 from models.errors import InputError
 from models.files import atomic_path
+from pipeline import read_ahead
 
 LOG_INTERVAL = 30  # seconds between lines where there is no terminal
 # Of Cityscapes' 19 classes; flat, construction, object, nature, sky, human,
@@ -162,28 +162,24 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     saved = time.monotonic()
     begun = saved - state.seconds
     progress = Progress(len(images), state.done)
-    with ThreadPoolExecutor(1) as reader:
-        coming = None
-        try:
-            for i in range(state.done, len(images)):
-                image, label = (coming or reader.submit(
-                    images.__getitem__, i)).result()
-                coming = reader.submit(images.__getitem__, i + 1) if (
-                    i + 1 < len(images)) else None
-                prediction, = model.predict([image])
-                if use is not None:
-                    use(i, prediction)
-                state.add(confusion_matrix(label, prediction, model.n_class))
-                state.seconds = time.monotonic() - begun
-                if show:
-                    progress.show(state)
-                if time.monotonic() - saved >= save_interval:
-                    save()
-                    saved = time.monotonic()
-        finally:
+    try:
+        for i, result in read_ahead(images.__getitem__,
+                                    range(state.done, len(images))):
+            image, label = result()
+            prediction, = model.predict([image])
+            if use is not None:
+                use(i, prediction)
+            state.add(confusion_matrix(label, prediction, model.n_class))
+            state.seconds = time.monotonic() - begun
             if show:
-                progress.end()
-            save()
+                progress.show(state)
+            if time.monotonic() - saved >= save_interval:
+                save()
+                saved = time.monotonic()
+    finally:
+        if show:
+            progress.end()
+        save()
 
 
 class Progress:

@@ -27,12 +27,6 @@ def parse_args(dataset, description):
                         metavar='DIR', help='where the data set was unpacked')
     parser.add_argument('--split', default='val',
                         help='which of its images (default: %(default)s)')
-    parser.add_argument('--output-stride', type=int, choices=[8, 16],
-                        default=8, help='(default: %(default)s)')
-    parser.add_argument('--scales', type=float, nargs='+', default=[1.0],
-                        help='average over these scales (default: 1.0)')
-    parser.add_argument('--flip', action='store_true',
-                        help='average over the mirrored image, too')
     parser.add_argument('--limit', type=int, metavar='N',
                         help='only the first N images')
     parser.add_argument('--save-interval', type=float, default=20.,
@@ -49,8 +43,6 @@ def parse_args(dataset, description):
     check_model_arguments(parser, args)
     if args.limit is not None and args.limit < 1:
         parser.error(f'--limit is {args.limit}, and must be positive')
-    if min(args.scales) <= 0:
-        parser.error(f'--scales are {args.scales}, and must be positive')
     return args
 
 
@@ -152,8 +144,7 @@ def load(dataset, args, processes):
             args.gpu = processes.local_rank
         elif args.threads is None:
             args.threads = max(1, cores() // processes.local_size)
-    model = load_model(args, dataset, output_stride=args.output_stride,
-                       scales=args.scales, flip=args.flip)
+    model = load_model(args, dataset)
     return model, *labels_of(
         model, None if has_own_classes(model, dataset) else dataset)
 

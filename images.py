@@ -1,4 +1,5 @@
 """Read pictures as the network wants them."""
+import contextlib
 import pathlib
 import struct
 
@@ -6,15 +7,19 @@ import numpy as np
 
 from models.errors import InputError
 
+MAX_PIXELS = 100_000_000  # a small file can claim to be a huge picture
 
-def read_image(path):
+
+def read_image(path, max_pixels=MAX_PIXELS, name=None):
     """Read a picture of any common format.
 
     Grey, palette, 16-bit and CMYK pictures are converted to RGB, an alpha
     channel is dropped, and the orientation in EXIF is applied.
 
     Args:
-        path (str or pathlib.Path): the file.
+        path (str, pathlib.Path or binary file): the file.
+        max_pixels (int): more are refused.
+        name (str): what to call a file that has no path.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
@@ -25,18 +30,23 @@ def read_image(path):
 
     """
     from PIL import Image, ImageOps
-    with open(path, 'rb') as file:
+    with contextlib.nullcontext(path) if name else open(path, 'rb') as file:
         try:
+            Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
             with Image.open(file) as image:
+                if image.width * image.height > max_pixels:
+                    raise ValueError(
+                        f'it has {image.width} x {image.height} pixels, and '
+                        f'at most {max_pixels} are read (--max-pixels)')
                 upright = ImageOps.exif_transpose(image)
                 rgb = np.asarray(_to_eight_bits(upright).convert('RGB'))
         except (OSError, SyntaxError, ValueError, EOFError, struct.error,
-                Image.DecompressionBombError, MemoryError) as error:
+                MemoryError) as error:
             reason = ('its format is not known'
                       if isinstance(error, Image.UnidentifiedImageError)
                       else error)
-            raise InputError(f'{pathlib.Path(path)} cannot be read as a '
-                             f'picture: {reason}') from None
+            raise InputError(f'{name or pathlib.Path(path)} cannot be read as '
+                             f'a picture: {reason}') from None
     return rgb.transpose(2, 0, 1).astype(np.float32)  # HWC -> CHW
 
 

@@ -278,6 +278,22 @@ class DeepLabV3plusXception65(chainer.Chain):
                 self.to_chainer()
         return self._run_chainer
 
+    def memory_needed(self, height, width):
+        """Return about how many bytes `predict` takes, of an image's size.
+
+        It is what comes on top of what is held already, on a CPU; on a GPU
+        it is not known, and 0.
+        """
+        if self.xp is not np:
+            return 0
+        height, width = (
+            int(max(side, least) * max(self.scales)) for side, least in zip(
+                (height, width), self.min_input_size, strict=True))
+        if self._engine is not None:
+            return self._engine.memory_needed(height, width)
+        fixed, per_pixel = CHAINER_MEMORY[self.output_stride]
+        return fixed + per_pixel * height * width
+
     def _run_chainer(self, x):
         if self.xp is np:
             height, width = x.shape[2:]

@@ -25,6 +25,8 @@ def report_errors():
     """
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
+    if hasattr(sys.stdout, 'reconfigure'):  # names may be in any encoding
+        sys.stdout.reconfigure(errors='surrogateescape')
     try:
         yield
     except InputError as error:

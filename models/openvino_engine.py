@@ -57,6 +57,7 @@ class OpenVINOEngine:
         self._lock = threading.Lock()
         self._fingerprint = None
         self._requests = {}  # (H, W) or 'any' -> openvino.InferRequest
+        self._largest = 0  # pixels of the largest image so far
 
     def __reduce__(self):
         """Copies and pickles start afresh: what is compiled cannot move."""
@@ -107,6 +108,14 @@ class OpenVINOEngine:
             return request.infer([np.ascontiguousarray(x)],
                                  share_inputs=True)[0]
 
+    def memory_needed(self, height, width):
+        """Return about how many bytes an image takes beyond what is held."""
+        pixels = height * width
+        if pixels <= self._largest:
+            return 0
+        return PACKED_MEMORY + pixels * (
+            SHARED_PIXEL if pixels <= SHARED_PIXELS else OWN_PIXEL)
+
     def _request(self, height, width):
         """Return what runs images of this size, compiled if need be."""
         pixels = height * width
@@ -117,9 +126,8 @@ class OpenVINOEngine:
             self._requests = {size: request for size, request
                               in self._requests.items() if size == 'any'}
         if pixels > self._largest:
-            check_memory(
-                f'an image of {height} x {width} pixels', PACKED_MEMORY
-                + pixels * (SHARED_PIXEL if shared else OWN_PIXEL))
+            check_memory(f'an image of {height} x {width} pixels',
+                         self.memory_needed(height, width))
             self._largest = pixels
         if key not in self._requests:
             self._model.reshape([1, 3, -1, -1] if shared else

@@ -43,7 +43,7 @@ def test_refuses_bad_input(fails, palette_graphs, tmp_path):
           tmp_path / 'cut.png')
     fails('No such file', 'demo.py', *model, tmp_path / 'no.png')
     fails('no.npz is no file', 'demo.py', '--pretrained-model', 'no.npz', good)
-    fails('--dataset ade20k has 150 classes, and the model 21', 'demo.py',
+    fails('ade20k has 150 classes, and the model 21', 'demo.py',
           *model, '--dataset', 'ade20k', good)
     fails('--gpu 99', 'demo.py', *model, '--gpu', 99, good)
     fails('must end in one of', 'demo.py', *model, '--output', 'x.xyz', good)

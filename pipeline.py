@@ -1,0 +1,25 @@
+"""Read the next one while the present one is computed."""
+from concurrent.futures import ThreadPoolExecutor
+
+
+def read_ahead(read, items):
+    """Call `read` on items in a thread, one item ahead.
+
+    Args:
+        read (callable): from an item to what is wanted of it.
+        items (iterable): taken in this thread.
+
+    Yields:
+        (item, callable): which returns what `read` returned, or raises what
+        it raised.
+
+    """
+    with ThreadPoolExecutor(1) as thread:
+        previous = None
+        for item in items:
+            coming = item, thread.submit(read, item).result
+            if previous is not None:
+                yield previous
+            previous = coming
+        if previous is not None:
+            yield previous
