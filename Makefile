@@ -22,7 +22,7 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 demo: $(INSTALLED) $(STANDIN).npz
-	$(PY) demo.py --pretrained-model $(STANDIN).npz --input-size 513 1025 --output build/street_segmentation.png assets/street.png
+	$(PY) demo.py --pretrained-model $(STANDIN).npz --input-size 513 1025 --force --output build/street_segmentation.png assets/street.png
 	@echo
 	@echo 'NOTE: these are stand-in weights, which only tell colours apart. Real ones:'
 	@echo '  $(PY) demo.py image.jpg                  (downloads the Cityscapes model)'
@@ -52,6 +52,7 @@ test-all:
 
 bench: $(INSTALLED)
 	$(PY) benchmarks/scripts.py
+	$(PY) benchmarks/demo.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/speed.py
 

@@ -1,4 +1,5 @@
 """Write results: pictures of several kinds, whole or not at all."""
+import os
 import pathlib
 
 import visualization
@@ -30,7 +31,8 @@ class Outputs:
         paths (dict): Input -> {kind: pathlib.Path}.
 
     Raises:
-        InputError: the file cannot be of such a type.
+        InputError: the file cannot be of such a type, or the folder not be
+            written.
 
     """
 
@@ -38,6 +40,7 @@ class Outputs:
         self.kinds = kinds
         self.folder = pathlib.Path(output or '.')
         self.file = self._one_file(output, inputs)
+        _check_folder(self.file.parent if self.file else self.folder)
         self.suffixes = len(kinds) > 1 or output is None
         self.paths, self.problems = {}, []
         taken = {each.path.resolve(): each for each in inputs
@@ -88,6 +91,16 @@ class Outputs:
 
     def _path(self, each, ending):
         return self.folder / each.stem.parent / (each.stem.name + ending)
+
+
+def _check_folder(folder):
+    """Refuse a folder that cannot be written, before the long work."""
+    there = next(path for path in (folder, *folder.absolute().parents)
+                 if path.exists())
+    if not there.is_dir():
+        raise InputError(f'--output: {there} is a file, not a folder')
+    if not os.access(there, os.W_OK):
+        raise InputError(f'--output: {there} cannot be written')
 
 
 def write_picture(path, picture):

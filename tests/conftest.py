@@ -83,7 +83,7 @@ def run_script(tmp_path):
         return subprocess.run(
             [sys.executable, ROOT / script, *map(str, args)], cwd=folder,
             env={**os.environ, **variables}, capture_output=True, text=True,
-            timeout=300, check=False)
+            errors='surrogateescape', timeout=300, check=False)
 
     run.folder = folder
     return run

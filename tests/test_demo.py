@@ -1,6 +1,4 @@
 """The demo, from the command line."""
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +19,7 @@ def test_writes_a_picture(palette_graphs, run_script):
     assert result.stdout.strip() == 'a street_segmentation.png'
     picture = np.asarray(Image.open(
         run_script.folder / 'a street_segmentation.png').convert('RGB'))
-    assert min(picture.shape[:2]) > 500
+    assert min(picture.shape[:2]) > 400
     for color in (0, 0, 142), (128, 64, 128):  # car, road
         assert (picture[:, picture.shape[1] // 2:] == color).all(-1).any()
 
@@ -58,12 +56,12 @@ def test_without_openvino(palette_graphs, run_script, tmp_path):
                  tmp_path / 'image.png')
     result = run_script(*arguments, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0
-    assert result.stderr == (
+    assert result.stderr.startswith(
         'warning: OpenVINO cannot be used (not here; requirements.txt has '
         'what it needs): predict runs on Chainer instead, several times as '
         'slow\n')
     assert (run_script.folder / 'image_segmentation.png').exists()
-    result = run_script(*arguments, '--backend', 'openvino',
+    result = run_script(*arguments, '--backend', 'openvino', '--force',
                         PYTHONPATH=str(tmp_path))
     assert result.returncode != 0
     assert result.stderr.startswith('error: OpenVINO cannot be used')
@@ -78,33 +76,21 @@ def test_backend_and_threads(palette_graphs, run_script, tmp_path, backend):
     result = run_script('demo.py', '--pretrained-model', npz, '--input-size',
                         65, '--backend', backend, '--threads', 1,
                         tmp_path / 'image.png')
-    assert (result.returncode, result.stderr) == (0, '')
-
-
-@pytest.mark.slow
-def test_refuses_an_image_too_large_for_the_memory(palette_graphs, run_script,
-                                                   tmp_path):
-    _, npz = palette_graphs('voc')
-    Image.new('RGB', (4000, 3000)).save(tmp_path / 'large.png')
-    command = [sys.executable, ROOT / 'demo.py', '--pretrained-model', npz,
-               tmp_path / 'large.png']
-    result = subprocess.run(
-        ['sh', '-c', 'ulimit -v 4000000; exec "$@"', 'sh', *command],
-        cwd=run_script.folder, capture_output=True, text=True, timeout=300,
-        check=False)
-    assert result.returncode == 1
-    assert result.stderr.startswith(
-        'error: an image of 3000 x 4000 pixels needs about 6.2 GB of memory')
+    assert result.returncode == 0
+    assert result.stderr.startswith('loading ')
     assert result.stderr.count('\n') == 1
-    assert not list(run_script.folder.iterdir())
 
 
 @pytest.mark.slow
-def test_refuses_an_unwritable_output(fails, palette_graphs, tmp_path):
+def test_refuses_an_unwritable_output(run_script, palette_graphs, tmp_path):
     _, npz = palette_graphs('voc')
     save_png(tmp_path / 'image.png')
-    fails('No such file or directory', 'demo.py', '--pretrained-model', npz,
-          '--input-size', 65, '--output', 'no/out.png', tmp_path / 'image.png')
+    result = run_script(
+        'demo.py', '--pretrained-model', npz, '--input-size', 65, '--output',
+        tmp_path / 'image.png' / 'out.png', tmp_path / 'image.png')
+    assert result.returncode == 1
+    assert result.stderr.startswith('error: ')
+    assert 'image.png is a file, not a folder\n' in result.stderr
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
