@@ -9,7 +9,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 STANDIN := build/standin_cityscapes
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-fast test-all fuzz bench lint clean
+.PHONY: setup demo test test-fast test-all fuzz bench lint pictures clean
 
 setup: $(INSTALLED)
 
@@ -61,6 +61,9 @@ fuzz: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
+
+pictures: demo
+	$(PY) -c "from PIL import Image; Image.open('build/street_segmentation.png').quantize(96).save('assets/demo.png', optimize=True)"
 
 clean:
 	rm -rf build .venv .venv-3.*
