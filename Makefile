@@ -63,7 +63,7 @@ lint: $(INSTALLED)
 	$(PY) -m ruff check .
 
 pictures: demo
-	$(PY) -c "from PIL import Image; Image.open('build/street_segmentation.png').quantize(96).save('assets/demo.png', optimize=True)"
+	$(PY) -c "from PIL import Image; Image.open('build/street_segmentation.png').quantize(256, 2).save('assets/demo.png', optimize=True)"
 
 clean:
 	rm -rf build .venv .venv-3.*
