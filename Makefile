@@ -7,9 +7,12 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed-by-$(notdir $(PYTHON))
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 STANDIN := build/standin_cityscapes
+TOOLS := .venv-tools
+UV := 0.13.9
+PIP_AUDIT := 2.10.1
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-fast test-all fuzz bench lint pictures clean
+.PHONY: setup demo test test-fast test-all fuzz bench lint lock audit pictures clean
 
 setup: $(INSTALLED)
 
@@ -17,8 +20,9 @@ $(INSTALLED): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { \
 	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) $$(grep -E '^(numpy|setuptools|wheel)==' requirements.txt)
-	CC=true LDSHARED=true $(PIP) --no-build-isolation -r requirements.txt
+	@awk '/^[A-Za-z]/ { first = /^(numpy|packaging|setuptools|wheel)==/ } first' $< > $(VENV)/first.txt
+	$(PIP) --no-deps -r $(VENV)/first.txt
+	CC=true LDSHARED=true $(PIP) --no-deps --no-build-isolation -r $<
 	@touch $@
 
 demo: $(INSTALLED) $(STANDIN).npz
@@ -62,8 +66,27 @@ fuzz: $(INSTALLED)
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
 
+lock:
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv==$(UV)
+	{ echo '# By `make lock`, from requirements.in. `make setup` installs it. By hand:'; \
+	  echo '#   awk "/^[A-Za-z]/ { first = /^(numpy|packaging|setuptools|wheel)==/ } first" \'; \
+	  echo '#     requirements.txt > first.txt && pip install -r first.txt'; \
+	  echo '#   CC=true LDSHARED=true pip install --no-build-isolation \'; \
+	  echo '#     -r requirements.txt'; \
+	  echo '# CC=true skips a C extension of ChainerCV that is not used here.'; \
+	  $(TOOLS)/bin/uv pip compile requirements.in --no-deps --generate-hashes \
+	    --universal --python-version 3.10 --no-header --no-annotate --quiet; \
+	} > requirements.txt.new
+	mv requirements.txt.new requirements.txt
+
+audit:
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet pip-audit==$(PIP_AUDIT)
+	$(TOOLS)/bin/pip-audit -r requirements.txt --no-deps --disable-pip
+
 pictures: demo
 	$(PY) -c "from PIL import Image; Image.open('build/street_segmentation.png').quantize(256, 2).save('assets/demo.png', optimize=True)"
 
 clean:
-	rm -rf build .venv .venv-3.*
+	rm -rf build .venv .venv-*
