@@ -202,7 +202,7 @@ class Conversion:
             if axes is not None:
                 array = np.ascontiguousarray(array.transpose(axes))
             yield target, array
-        for name, array in self.expected.items():
+        for name, array in sorted(self.expected.items()):
             if name.endswith('/N'):  # batches that batch norm has seen
                 yield name, np.asarray(array)
 
