@@ -12,7 +12,7 @@ UV := 0.13.9
 PIP_AUDIT := 2.10.1
 VERSIONS := 3.10 3.11 3.12 3.13
 
-.PHONY: setup demo test test-fast test-all fuzz bench lint lock audit pictures clean
+.PHONY: setup demo test test-fast test-all fuzz faults bench lint lock audit pictures clean
 
 setup: $(INSTALLED)
 
@@ -62,6 +62,9 @@ bench: $(INSTALLED)
 
 fuzz: $(INSTALLED)
 	FUZZ_SECONDS=60 FUZZ_SEED=$$$$ $(PY) -m pytest tests/test_fuzz.py -s
+
+faults: $(INSTALLED)
+	FAULTS=100 $(PY) -m pytest tests/test_faults.py
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .

@@ -88,7 +88,8 @@ def write_report(folder, result, matrix, colors, examples):
 
 
 def _write(path, content):
-    data = content.encode() if isinstance(content, str) else content
+    data = content if isinstance(content, bytes) else content.encode(
+        errors='replace')
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

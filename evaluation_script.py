@@ -71,53 +71,22 @@ def main(dataset, description):
 
 
 def run(dataset, args, processes):
-    from evaluation import State, evaluate
-    from labelled_images import LabelledImages, write_prediction
-    from models.files import sha256
-    from models.pretrained import pretrained_path
+    """Judge this process's share of the images; process 0 reports on all."""
+    from labelled_images import LabelledImages
+    from models.files import locked
     images = LabelledImages(dataset, args.data_dir, args.split)
     n_images = min(len(images), args.limit or len(images))
     model, names, colors = load(dataset, args, processes)
     if has_own_classes(model, dataset):
         images = LabelledImages(dataset, args.data_dir, args.split,
                                 model.n_class)
-    settings = {
-        'dataset': dataset, 'data_dir': str(args.data_dir.resolve()),
-        'split': args.split, 'images': n_images,
-        'images_of_split': len(images),
-        'model_sha256': sha256(pretrained_path(args.pretrained_model)),
-        'output_stride': model.output_stride, 'scales': list(model.scales),
-        'flip': model.flip, 'input_size': list(model.min_input_size),
-        'runs_on': 'GPU' if args.gpu >= 0 else args.backend,
-        'predictions_saved': args.save_predictions,
-        'processes': processes.size}
+    settings = settings_of(dataset, args, images, n_images, model, processes)
     part = Part(images, range(processes.rank, n_images, processes.size))
-    predictions = args.output / 'predictions'
-    for folder in [args.output] + [predictions] * args.save_predictions:
-        folder.mkdir(parents=True, exist_ok=True)
+    args.output.mkdir(parents=True, exist_ok=True)
     path = state_path(args.output, processes)
-    state = State(model.n_class)
-    if path.exists():
-        state = State.load(path, settings)
-        print(f'{path}: going on after {state.done} of {len(part)} images',
-              flush=True)
-
-    def save():
-        state.save(path, settings)
-
-    def write(i, prediction):
-        name = images.names[part.indices[i]]
-        write_prediction(predictions / f'{name}.png', prediction, dataset,
-                         colors)
-
-    try:
-        evaluate(part, model, state, save, args.save_interval,
-                 write if args.save_predictions else None,
-                 show=processes.rank == 0)
-    except KeyboardInterrupt:
-        raise InputError(f'interrupted after {state.done} of {len(part)} '
-                         'images; the same command goes on from there'
-                         ) from None
+    with locked(path, wait=False):
+        state = judge(part, model, colors, path, settings, args,
+                      show=processes.rank == 0)
     processes.wait()
     found = processes.gather((state.matrix, state.image_miou, state.seconds))
     if processes.rank == 0:
@@ -132,6 +101,52 @@ def run(dataset, args, processes):
         report(args.output, about, images, model, names, colors,
                sum(matrices), image_miou)
     processes.wait()
+
+
+def settings_of(dataset, args, images, n_images, model, processes):
+    """Return all that must be the same for a run to be taken up again."""
+    from models.files import sha256
+    from models.pretrained import pretrained_path
+    return {
+        'dataset': dataset, 'data_dir': str(args.data_dir.resolve()),
+        'split': args.split, 'images': n_images,
+        'images_of_split': len(images),
+        'model_sha256': sha256(pretrained_path(args.pretrained_model)),
+        'output_stride': model.output_stride, 'scales': list(model.scales),
+        'flip': model.flip, 'input_size': list(model.min_input_size),
+        'runs_on': 'GPU' if args.gpu >= 0 else args.backend,
+        'predictions_saved': args.save_predictions,
+        'processes': processes.size}
+
+
+def judge(part, model, colors, path, settings, args, show):
+    """Judge images, from where a state was kept; return the state."""
+    from evaluation import State, evaluate
+    from labelled_images import write_prediction
+    state = State(model.n_class)
+    if path.exists():
+        state = State.load(path, settings)
+        print(f'{path}: going on after {state.done} of {len(part)} images',
+              flush=True)
+
+    def save():
+        state.save(path, settings)
+
+    def write(i, prediction):
+        name = part.sequence.names[part.indices[i]]
+        write_prediction(args.output / 'predictions' / f'{name}.png',
+                         prediction, settings['dataset'], colors)
+
+    if args.save_predictions:
+        (args.output / 'predictions').mkdir(exist_ok=True)
+    try:
+        evaluate(part, model, state, save, args.save_interval,
+                 write if args.save_predictions else None, show)
+    except KeyboardInterrupt:
+        raise InputError(f'interrupted after {state.done} of {len(part)} '
+                         'images; the same command goes on from there'
+                         ) from None
+    return state
 
 
 def load(dataset, args, processes):

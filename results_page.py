@@ -32,7 +32,7 @@ class ResultsPage:
     def __enter__(self):
         temporary = self._stack.enter_context(self._whole)
         self._file = self._stack.enter_context(
-            open(temporary, 'w', encoding='utf-8'))
+            open(temporary, 'w', encoding='utf-8', errors='replace'))
         page = (HERE / 'results.html').read_text(encoding='utf-8').replace(
             '[/* palette */]', json.dumps(self.colors.tolist()))
         head, self._tail = page.split('<!-- results -->')

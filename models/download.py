@@ -1,6 +1,4 @@
 """Download a large file without losing what has come."""
-import contextlib
-import fcntl
 import http.client
 import pathlib
 import re
@@ -19,23 +17,6 @@ PAUSES = (1, 2, 4, 8)  # seconds before each try after one that brought nothing
 MAX_TRIES = 50  # of one address, however much each brought
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
-
-
-@contextlib.contextmanager
-def locked(path):
-    """Let one process at a time work on a file; others wait.
-
-    The lock is a file beside it, and ends with the process that has it.
-    """
-    lock = path.with_name(f'.{path.name}.lock')
-    with open(lock, 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f'waiting for another process to download {path.name}',
-                  file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def download(url, folder, check):

@@ -36,7 +36,7 @@ def report_errors():
             f'{sys.executable} has no module {error.name!r}: run `make setup` '
             'and use .venv/bin/python, or install requirements.txt'))
     except MemoryError as error:
-        sys.exit(_one_line(f'the memory does not suffice: {error}'))
+        sys.exit(_one_line(f'the memory does not suffice {error}'))
     except BrokenPipeError:  # the reader has seen enough, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -1,9 +1,13 @@
-"""Files that appear whole or not at all, and what tells them apart."""
+"""Files that appear whole or not at all; locks; digests."""
 import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
+import sys
 import tempfile
+
+from models.errors import InputError
 
 
 @contextlib.contextmanager
@@ -47,6 +51,33 @@ def _default_mode():
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask
+
+
+@contextlib.contextmanager
+def locked(path, wait=True):
+    """Let one process at a time work on a file.
+
+    The lock is a file beside it, and ends with the process that has it.
+
+    Args:
+        path (pathlib.Path): the file, there or not.
+        wait (bool): for the other process to end; if false, raise.
+
+    Raises:
+        InputError: another process works on it.
+
+    """
+    with open(path.with_name(f'.{path.name}.lock'), 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise InputError(f'another process works on {path}: wait for '
+                                 'its end, or name another folder') from None
+            print(f'waiting for another process that works on {path.name}',
+                  file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def sha256(path):

@@ -58,8 +58,8 @@ def pretrained_path(pretrained_model):
 def _cached(name):
     from chainer.dataset import get_dataset_directory
 
-    from models.download import locked, recorded_sha256
-    from models.files import sha256
+    from models.download import recorded_sha256
+    from models.files import locked, sha256
     folder = get_dataset_directory('pfnet/chainercv/models')
     path = pathlib.Path(folder, PRETRAINED_MODELS[name]['npz'].split('/')[-1])
     if not path.exists():

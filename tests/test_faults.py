@@ -1,0 +1,171 @@
+"""Kills, full disks, strange locales: nothing lost, nothing half-written.
+
+    FAULTS=100 python -m pytest tests/test_faults.py     (`make faults`)
+"""
+import fcntl
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_demo_many import write_picture
+from test_evaluation import patches, write_tree
+
+from models.weights import read_npz
+
+KILLS = int(os.environ.get('FAULTS', '8'))
+
+
+@pytest.fixture
+def files(palette_graphs, tmp_path):
+    """Inputs for each script, and a folder to work in."""
+    write_tree('voc', tmp_path / 'data', patches('voc', 6), 30)
+    for seed in range(6):
+        write_picture(tmp_path / f'in/{seed}.png', seed)
+    (tmp_path / 'work').mkdir()
+    pb, npz = palette_graphs('voc')
+    return {'pb': pb, 'npz': npz, 'root': tmp_path, 'work': tmp_path / 'work'}
+
+
+def commands(files):
+    model = ['--pretrained-model', files['npz'], '--input-size', 65]
+    return {
+        'tf2npz': ['tf2npz.py', 'voc', files['pb'], 'a.npz'],
+        'npz2onnx': ['npz2onnx.py', files['npz'], 'a.onnx'],
+        'demo': ['demo.py', files['root'] / 'in', '--output', 'out',
+                 '--indexed', '--json', 'a.json', '--force', *model],
+        'eval': ['eval_voc.py', '--data-dir', files['root'] / 'data',
+                 '--output', 'report', '--save-interval', 0,
+                 '--save-predictions', *model],
+    }
+
+
+def start(files, command, before=(), **options):
+    return subprocess.Popen(
+        [*before, sys.executable, ROOT / command[0], *map(str, command[1:])],
+        cwd=files['work'], stdout=subprocess.DEVNULL, text=True,
+        stderr=subprocess.PIPE, **options)
+
+
+def limited(limit, files, command):
+    return start(files, command, ('sh', '-c', f'{limit}; exec "$@"', 'sh'))
+
+
+def check_whole(folder):
+    """Whatever has its final name can be read to its end."""
+    for path in folder.rglob('*'):
+        if path.name.startswith('.') or path.is_dir():
+            continue
+        if path.suffix == '.npz' and path.parent == folder:
+            read_npz(path)
+        elif path.suffix == '.npz':
+            assert {'matrix', 'image_miou'} <= set(np.load(path))
+        elif path.suffix == '.png':
+            Image.open(path).load()
+        elif path.suffix == '.onnx':
+            onnx.checker.check_model(path)
+        elif path.suffix == '.html':
+            assert path.read_text().endswith('</html>\n')
+        else:
+            assert path.read_text().endswith('\n'), path
+
+
+@pytest.mark.slow
+def test_kills(files):
+    chance = random.Random(0)
+    todo = commands(files)
+    for _ in range(KILLS):
+        process = start(files, todo[chance.choice(list(todo))])
+        time.sleep(chance.uniform(0, 4))
+        process.kill()
+        process.communicate()
+        check_whole(files['work'])
+    for command in todo.values():
+        process = start(files, command)
+        _, text = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+    check_whole(files['work'])
+    assert (files['work'] / 'a.npz').read_bytes() == files['npz'].read_bytes()
+    whole = files['root'] / 'whole'
+    process = start(files, [*commands(files)['eval'], '--output', whole])
+    process.communicate(timeout=120)
+    name = 'confusion_matrix.csv'
+    assert ((files['work'] / 'report' / name).read_bytes()
+            == (whole / name).read_bytes())
+
+
+@pytest.mark.slow
+def test_two_evaluations_in_one_folder(files):
+    report = files['work'] / 'report'
+    report.mkdir()
+    with open(report / '.state.npz.lock', 'w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # as a first one would
+        process = start(files, commands(files)['eval'])
+        _, text = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert text.startswith('error: another process works on report/state.npz')
+    assert text.count('\n') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['tf2npz', 'npz2onnx', 'eval'])
+def test_a_full_disk(files, name):
+    process = limited('ulimit -f 4', files, commands(files)[name])
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 1, text
+    errors = [line for line in text.splitlines() if 'images, ' not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith('error: ')
+    check_whole(files['work'])
+    assert not (files['work'] / 'a.npz').exists()
+    assert not (files['work'] / 'a.onnx').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('limit', 'name'), [
+    (250_000, 'tf2npz'), (700_000, 'demo'), (700_000, 'eval')])
+def test_little_memory(files, limit, name):
+    process = limited(f'ulimit -v {limit}', files, commands(files)[name])
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert text.startswith('error: ')
+    assert 'memory' in text
+    assert text.count('\n') == 1
+    check_whole(files['work'])
+
+
+@pytest.mark.slow
+def test_plain_locale(files):
+    os.rename(files['root'] / 'in/0.png', files['root'] / 'in/ü ö.png')
+    os.rename(os.fsencode(files['root'] / 'in/1.png'),
+              os.fsencode(files['root'] / 'in') + b'/\xfc.png')
+    process = start(files, [*commands(files)['demo'], '--html', 'a.html'],
+                    env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0',
+                         'PYTHONCOERCECLOCALE': '0'}, errors='surrogateescape')
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    assert len(os.listdir(files['work'] / 'out')) == 6
+
+
+def test_a_cache_that_cannot_be_written(files):
+    (files['root'] / 'file').touch()
+    process = start(files, ['demo.py', files['root'] / 'in'], env={
+        **os.environ, 'CHAINER_DATASET_ROOT': str(files['root'] / 'file/x')})
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert text.startswith('error: ')
+    assert text.count('\n') == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('threads', [1, 2])
+def test_threads(files, threads):
+    process = start(files, [*commands(files)['eval'], '--threads', threads])
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == 0, text
