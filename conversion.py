@@ -1,5 +1,6 @@
 """From TensorFlow's weights to the link's: the name table and the checks."""
 import difflib
+from os import PathLike
 
 import numpy as np
 
@@ -212,7 +213,7 @@ class Conversion:
         write_npz(path, self.arrays(), {**self.metadata(), **metadata})
 
 
-def convert(path, task, target):
+def convert(path: str | PathLike, task: str, target: str | PathLike) -> None:
     """Convert what the user has to an npz.
 
     Args:

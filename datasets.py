@@ -39,7 +39,7 @@ ADE20K_NAMES = (
     'flag')
 
 
-def guess_dataset(model):
+def guess_dataset(model) -> str:
     """Return the dataset that a link's npz names, or with as many classes.
 
     Raises:
@@ -55,7 +55,8 @@ def guess_dataset(model):
                      'which: give --dataset')
 
 
-def labels_of(model, dataset=None):
+def labels_of(model, dataset: str | None = None
+              ) -> tuple[tuple[str, ...], np.ndarray]:
     """Return names and colours of a link's classes.
 
     Args:
@@ -83,7 +84,7 @@ def labels_of(model, dataset=None):
     return names, colors
 
 
-def label_names(dataset):
+def label_names(dataset: str) -> tuple[str, ...]:
     """Return the tuple of class names of 'cityscapes', 'voc' or 'ade20k'."""
     from chainercv import datasets
     return {'cityscapes': CITYSCAPES_NAMES,
@@ -91,7 +92,7 @@ def label_names(dataset):
             'ade20k': ADE20K_NAMES}[dataset]
 
 
-def label_colors(dataset):
+def label_colors(dataset: str) -> np.ndarray:
     """Return the official palette: uint8, (n_class, 3), RGB.
 
     ADE20K's gives road and skyscraper one colour.

@@ -20,7 +20,8 @@ CITYSCAPES_CATEGORIES = {
     'vehicle': (13, 14, 15, 16, 17, 18)}
 
 
-def confusion_matrix(label, prediction, n_class):
+def confusion_matrix(label: np.ndarray, prediction: np.ndarray,
+                     n_class: int) -> np.ndarray:
     """Count the pixels of an image by true and predicted class.
 
     Args:
@@ -37,7 +38,7 @@ def confusion_matrix(label, prediction, n_class):
     return counts.reshape(-1, n_class)[1:]  # row 0 has the ignored pixels
 
 
-def scores(matrix):
+def scores(matrix: np.ndarray) -> dict:
     """Compute what `chainercv.evaluations.eval_semantic_segmentation` does.
 
     Args:
@@ -65,7 +66,7 @@ def _mean(values):
     return np.nan if np.isnan(values).all() else np.nanmean(values)
 
 
-def category_iou(matrix):
+def category_iou(matrix: np.ndarray) -> dict[str, float]:
     """Return Cityscapes' category -> IoU, of the matrix of its 19 classes."""
     members = np.zeros((len(CITYSCAPES_CATEGORIES), len(matrix)), np.int64)
     for row, classes in zip(members, CITYSCAPES_CATEGORIES.values(),

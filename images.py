@@ -2,6 +2,8 @@
 import contextlib
 import pathlib
 import struct
+from os import PathLike
+from typing import BinaryIO
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from models.errors import InputError
 MAX_PIXELS = 100_000_000  # a small file can claim to be a huge picture
 
 
-def read_image(path, max_pixels=MAX_PIXELS, name=None):
+def read_image(path: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
+               name: str | None = None) -> np.ndarray:
     """Read a picture of any common format.
 
     Grey, palette, 16-bit and CMYK pictures are converted to RGB, an alpha

@@ -14,7 +14,7 @@ TEXT, SIZE = (34, 34, 34), 16  # colour and height of letters
 HIDDEN = 255  # stands in an indexed picture for classes that are not shown
 
 
-def shares(label, names, shown=None):
+def shares(label: np.ndarray, names, shown=None) -> dict[str, float]:
     """Return class name -> share of the pixels, the largest first.
 
     Args:
@@ -29,7 +29,7 @@ def shares(label, names, shown=None):
             if counts[k] and (shown is None or k in shown)}
 
 
-def colorize(label, colors, shown=None):
+def colorize(label: np.ndarray, colors: np.ndarray, shown=None) -> np.ndarray:
     """Paint a label map.
 
     Args:
@@ -46,7 +46,8 @@ def colorize(label, colors, shown=None):
     return palette[label]
 
 
-def overlay(image, label, colors, opacity=0.6, shown=None):
+def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray,
+            opacity: float = 0.6, shown=None) -> np.ndarray:
     """Lay the colours of the classes over a picture.
 
     Args:

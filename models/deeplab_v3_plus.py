@@ -9,6 +9,8 @@ The classes stand in forward order after `Xception65` (xception.py):
 and turns images into labels.
 """
 import warnings
+from collections.abc import Iterable, Sequence
+from os import PathLike
 
 import chainer
 import chainer.functions as F
@@ -145,9 +147,12 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     """
 
-    def __init__(self, n_class=None, pretrained_model=None,
-                 min_input_size=None, scales=None, flip=None,
-                 output_stride=None, initialW=None):
+    def __init__(self, n_class: int | None = None,
+                 pretrained_model: str | PathLike | None = None,
+                 min_input_size: int | tuple[int, int] | None = None,
+                 scales: Sequence[float] | None = None,
+                 flip: bool | None = None, output_stride: int | None = None,
+                 initialW=None):
         super().__init__()
         path, defaults = None, {}
         if pretrained_model is not None:
@@ -191,7 +196,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         low_level, high_level = self.feature_extractor(x)
         return self.decoder(low_level, self.aspp(high_level))
 
-    def prepare(self, image):
+    def prepare(self, image: np.ndarray) -> np.ndarray:
         """Pad an image to `min_input_size` and scale it for the network.
 
         Args:
@@ -212,7 +217,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         padded[:, :H, :W] = image
         return padded * np.float32(2 / 255) - np.float32(1)
 
-    def predict(self, imgs):
+    def predict(self, imgs: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Segment images.
 
         Args:
@@ -227,7 +232,8 @@ class DeepLabV3plusXception65(chainer.Chain):
             network = self.network()
             return [self._predict_one(img, network) for img in imgs]
 
-    def to_openvino(self, threads=None, required=True):
+    def to_openvino(self, threads: int | None = None, required: bool = True
+                    ) -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through OpenVINO on a CPU.
 
         Changed weights are noticed at each `predict`. A new link is in this
@@ -253,7 +259,7 @@ class DeepLabV3plusXception65(chainer.Chain):
             self._engine.check_installed()
         return self
 
-    def to_chainer(self):
+    def to_chainer(self) -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through Chainer; return the link."""
         self._engine = None
         return self
@@ -278,7 +284,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                 self.to_chainer()
         return self._run_chainer
 
-    def memory_needed(self, height, width):
+    def memory_needed(self, height: int, width: int) -> float:
         """Return about how many bytes `predict` takes, of an image's size.
 
         It is what comes on top of what is held already, on a CPU; on a GPU

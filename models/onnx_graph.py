@@ -27,7 +27,8 @@ OPSET = 15  # the first whose Shape takes a part of the shape
 IR_VERSION = 8  # the one that goes with this opset
 
 
-def onnx_model(link, metadata=None, probabilities=False):
+def onnx_model(link, metadata: dict[str, str] | None = None,
+               probabilities: bool = False) -> bytes:
     """Build the ONNX model of a link as it is now.
 
     Args:

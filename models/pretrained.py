@@ -34,7 +34,7 @@ PRETRAINED_MODELS = {
 MIRROR = 'DEEPLAB_MIRROR'  # environment: where the same files lie as well
 
 
-def pretrained_path(pretrained_model):
+def pretrained_path(pretrained_model: str | os.PathLike) -> pathlib.Path:
     """Return the path of the npz of a pretrained model.
 
     Args:
