@@ -148,16 +148,16 @@ class FrozenGraph:
         stride = self._sides(node, 'strides')
         dilate = self._sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
-        before, output, pad = self.producer(node.input[0]), node.name, (0, 0)
+        before, output, pad = self._input(node, 0), node.name, (0, 0)
         if before.op == 'SpaceToBatchND':
             after = self._only_reader(node.name, 'BatchToSpaceND')
-            block = self.array(before.input[1]).tolist()
+            block = self._integers(self._input(before, 1), (2,))
             pad = self._space_padding(before, after)
             dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
-            before, output = self.producer(before.input[0]), after.name
+            before, output = self._input(before, 0), after.name
         elif before.op == 'Pad':
             pad = self._explicit_padding(before)
-            before = self.producer(before.input[0])
+            before = self._input(before, 0)
         if node.attr['padding'].s == b'SAME':
             pad = self._same_padding(node, self.weights[kernel], stride, dilate)
         return Convolution(node.name, before.name, output, stride, dilate, pad)
@@ -170,17 +170,17 @@ class FrozenGraph:
                      for rate, side in zip(dilate, kernel[:2], strict=True))
 
     def _explicit_padding(self, node):
-        pad = self._pairs(node.input[1], 4)
+        pad = self._integers(self._input(node, 1), (4, 2))
         if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
             raise InputError(f'{self.path}: {node.name} pads by {pad}, and '
                              'must pad alike on opposite sides')
         return pad[1][0], pad[2][0]
 
     def _space_padding(self, before, after):
-        names = [self.producer(node.input[2]).name for node in (before, after)]
-        if any(self.nodes[name].op != 'Const' for name in names):
+        sources = [self._input(node, 2) for node in (before, after)]
+        if any(node.op != 'Const' for node in sources):
             return None
-        paddings, crops = (self._pairs(name, 2) for name in names)
+        paddings, crops = (self._integers(node, (2, 2)) for node in sources)
         if crops[0][0] or crops[1][0]:
             raise InputError(f'{self.path}: {after.name} crops at the top or '
                              'left')
@@ -191,12 +191,20 @@ class FrozenGraph:
                                  'sides')
         return paddings[0][0], paddings[1][0]
 
-    def _pairs(self, name, count):
-        array = self.array(self.producer(name).name)
-        if array.shape != (count, 2):
-            raise InputError(f'{self.path}: {name} has shape {array.shape}, '
-                             f'and must have {(count, 2)}')
+    def _integers(self, node, shape):
+        array = self.array(node.name)
+        if array.shape != shape or array.dtype.kind != 'i':
+            raise InputError(f'{self.path}: {node.name} is {array.dtype} of '
+                             f'shape {array.shape}, and must be integers of '
+                             f'shape {shape}')
         return array.tolist()
+
+    def _input(self, node, index):
+        """Return the node that makes what a node reads in one place."""
+        if index >= len(node.input):
+            raise InputError(f'{self.path}: {node.name} reads '
+                             f'{len(node.input)} tensors, which are too few')
+        return self.producer(node.input[index])
 
     def batch_norm(self, gamma):
         """Return the node of the batch norm that reads the weight `gamma`."""
@@ -236,6 +244,8 @@ class FrozenGraph:
                 and [_tensor(source) for source in read.input] == [name])
 
     def _only_consumer(self, weight, ops):
+        if weight not in self.weights:
+            raise InputError(f'{self.path} has no weight {weight}')
         return self._only_reader(f'{weight}/read', *ops)
 
     def _only_reader(self, name, *ops):

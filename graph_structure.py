@@ -184,7 +184,7 @@ class Structure:
         if operation == 'ResizeBilinear':
             self._check_resize(node)
             tensors = tensors[:1]
-        elif operation == 'ConcatV2':
+        elif operation == 'ConcatV2' and tensors:
             axis = self.graph.array(self.graph.producer(tensors.pop()).name)
             self._compare(node.name, 'axis', axis.tolist(), 3)
         if len(tensors) != len(expected):

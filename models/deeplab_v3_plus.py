@@ -31,6 +31,7 @@ from models.xception import (
 )
 
 PAD_VALUE = 127.5  # grey level around small images; becomes 0 in the network
+MAX_INPUT_SIDE = 1 << 14  # pixels that images are padded to at most
 HEAD_EPS = 1e-5  # batch norm's epsilon in ASPP and decoder
 # What Chainer takes on a CPU, by output stride: bytes, and bytes for a pixel.
 CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
@@ -351,8 +352,9 @@ def _one_class_count(given, known):
 
 def _as_size(size):
     height, width = (size, size) if np.ndim(size) == 0 else size
-    if height < 1 or width < 1:
-        raise InputError(f'min_input_size is {size}, and must be positive')
+    if not (0 < height <= MAX_INPUT_SIDE and 0 < width <= MAX_INPUT_SIDE):
+        raise InputError(f'min_input_size is {size}, and its sides must be 1 '
+                         f'to {MAX_INPUT_SIDE} pixels')
     return int(height), int(width)
 
 

@@ -3,7 +3,8 @@
 The file is a plain `numpy.savez` archive of the link's parameters under
 ChainerCV's names ('aspp/proj/conv/W', ...), readable by
 `chainer.serializers.load_npz`. Arrays under 'metadata/' say what the weights
-are for; `load_npz` passes over them, and a file without them is welcome.
+are for (see `METADATA_FORMS`); `load_npz` passes over them, and a file without
+them is welcome.
 """
 import difflib
 import math
@@ -19,6 +20,17 @@ from models.files import atomic_path
 
 FORMAT_VERSION = 1
 METADATA = 'metadata/'
+METADATA_FORMS = {  # type, and sides (None: any but 0)
+    'format_version': (np.integer, ()),
+    'task': (np.str_, ()),
+    'n_class': (np.integer, ()),
+    'output_stride': (np.integer, ()),
+    'min_input_size': (np.integer, (2,)),  # height, width in pixels
+    'source_file': (np.str_, ()),
+    'source_sha256': (np.str_, ()),
+    'class_names': (np.str_, (None,)),  # of a user's own classes
+    'class_colors': (np.uint8, (None, 3)),  # RGB
+}
 _METADATA_LIMIT = 1 << 20  # bytes in one metadata array
 # What zipfile, zlib and NumPy raise on damaged files, as found by fuzzing.
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
@@ -33,8 +45,8 @@ def write_npz(path, arrays, metadata):
         path (str or pathlib.Path): the npz file.
         arrays (iterable of (str, numpy.ndarray)): names and values. They are
             taken one at a time, so that a generator needs little memory.
-        metadata (dict): name to int, str or sequence; stored under
-            'metadata/' together with 'format_version'.
+        metadata (dict): see `METADATA_FORMS`; stored under 'metadata/'
+            together with 'format_version'.
 
     Raises:
         OSError: the file cannot be written.
@@ -63,20 +75,27 @@ def read_npz(path):
         path (str or pathlib.Path): the npz file.
 
     Returns:
-        (dict, dict): metadata, name to int, str or list (empty for a file
-        that was not written by `write_npz`); and the shapes, name to tuple.
+        (dict, dict): metadata, name of `METADATA_FORMS` to int, str or list
+        (empty for a file that was not written by `write_npz`); and the
+        shapes, name to tuple.
 
     Raises:
-        InputError: the file is not a whole npz, or holds pickled objects.
+        InputError: the file is not a whole npz, holds pickled objects, or
+            its metadata have another form.
         OSError: the file cannot be opened.
 
     """
     metadata, shapes = {}, {}
 
     def is_metadata(name, shape, dtype):
-        shapes[name] = shape
-        return (name.startswith(METADATA)
-                and math.prod(shape) * dtype.itemsize <= _METADATA_LIMIT)
+        if not name.startswith(METADATA):
+            shapes[name] = shape
+            return False
+        form = METADATA_FORMS.get(name.removeprefix(METADATA))
+        if form is not None and not _has_form(shape, dtype, *form):
+            raise InputError(f'{path}: {name} is {dtype} of shape {shape}, '
+                             'not what it is in a file of this program')
+        return form is not None
 
     for name, array in _read_arrays(path, is_metadata):
         metadata[name.removeprefix(METADATA)] = array.tolist()
@@ -84,8 +103,18 @@ def read_npz(path):
     if version != FORMAT_VERSION:
         raise InputError(f'{path} has format version {version}, and this '
                          f'program reads {FORMAT_VERSION}: convert it again')
-    return metadata, {name: shape for name, shape in shapes.items()
-                      if not name.startswith(METADATA)}
+    if len(metadata.get('class_names', [])) != len(
+            metadata.get('class_colors', [])):
+        raise InputError(f'{path} does not have a colour for each of its '
+                         'class names: convert it again')
+    return metadata, shapes
+
+
+def _has_form(shape, dtype, kind, sides):
+    return (np.issubdtype(dtype, kind) and len(shape) == len(sides)
+            and all(side == wanted or (wanted is None and side > 0)
+                    for side, wanted in zip(shape, sides, strict=True))
+            and math.prod(shape) * dtype.itemsize <= _METADATA_LIMIT)
 
 
 def load_weights(path, link):

@@ -128,7 +128,7 @@ def test_prepare():
     ({}, 'n_class is needed'),
     ({'n_class': 2, 'output_stride': 4}, 'must be 8 or 16'),
     ({'n_class': 2, 'scales': ()}, 'must be one or more positive'),
-    ({'n_class': 2, 'min_input_size': (0, 5)}, 'must be positive'),
+    ({'n_class': 2, 'min_input_size': (0, 5)}, 'must be 1 to 16384 pixels'),
     ({'pretrained_model': 'no.npz'}, 'no.npz is no file'),
 ])
 def test_refuses_arguments(arguments, words):

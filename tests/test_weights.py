@@ -50,6 +50,28 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
         load(tmp_path / 'a.npz')
 
 
+@pytest.mark.parametrize(('metadata', 'words'), [
+    ({'min_input_size': 'wide'}, 'metadata/min_input_size is <U4 of shape'),
+    ({'min_input_size': [513]}, r'metadata/min_input_size is int64 of shape '
+                                r'\(1,\)'),
+    ({'min_input_size': [1 << 40, 1]}, 'sides must be 1 to 16384 pixels'),
+    ({'output_stride': [8]}, 'metadata/output_stride is int64'),
+    ({'class_names': ['a', 'b']}, 'a colour for each of its class names'),
+    ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
+     'metadata/class_colors is int64'),
+    ({'format_version': 2}, 'has format version 2'),
+])
+def test_refuses_metadata(tmp_path, arrays, metadata, words):
+    write_npz(tmp_path / 'a.npz', arrays.items(), metadata)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / 'a.npz')
+
+
+def test_passes_over_metadata_of_later_versions(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {'mood': [[0.5]]})
+    assert load(tmp_path / 'a.npz').metadata == {'format_version': 1}
+
+
 def test_refuses_pickles(tmp_path):
     np.savez(tmp_path / 'a.npz', a=np.array([{}], object))
     with pytest.raises(InputError, match='pickled Python objects'):
