@@ -1,4 +1,5 @@
 """Run a frozen graph in TensorFlow and its npz in the link, and compare."""
+import contextlib
 import os
 import pathlib
 
@@ -101,7 +102,8 @@ def _session(conversion):
     def run(image):
         pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
         try:
-            logits, sized = session.run(names, {'ImageTensor:0': pixels})
+            with _quiet():
+                logits, sized = session.run(names, {'ImageTensor:0': pixels})
         except (tf.errors.OpError, KeyError, ValueError) as error:
             raise InputError(f'{conversion.source.path}: TensorFlow cannot '
                              f'run the graph ({error})') from None
@@ -110,3 +112,16 @@ def _session(conversion):
         return logits[0, :, :, kept].transpose(2, 0, 1), label
 
     return run
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Drop what TensorFlow logs, which no setting of its own turns off."""
+    stderr = os.dup(2)
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)

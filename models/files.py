@@ -1,6 +1,7 @@
 """Files that appear whole or not at all; locks; digests."""
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import pathlib
@@ -32,18 +33,32 @@ def atomic_path(path):
     if path.is_dir():
         raise IsADirectoryError(21, 'is a folder, not a file', str(path))
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+        file, temporary = _open_temporary(path)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None
-    os.close(handle)
-    temporary = pathlib.Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, _default_mode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with file:
+        try:
+            yield temporary
+            os.chmod(temporary, _default_mode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _open_temporary(path):
+    """Make a locked file beside another; remove what a killed process left."""
+    prefix, suffix = f'.{path.name}.', '.tmp'
+    for left in path.parent.glob(f'{glob.escape(prefix)}*{suffix}'):
+        with contextlib.suppress(OSError), open(left, 'rb') as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
+    while True:
+        handle, name = tempfile.mkstemp(suffix, prefix, path.parent)
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return open(handle, 'wb'), pathlib.Path(name)
+        os.close(handle)  # before it was locked, it looked like left behind
 
 
 def _default_mode():

@@ -5,6 +5,7 @@
 import fcntl
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -91,13 +92,44 @@ def test_kills(files):
         _, text = process.communicate(timeout=120)
         assert process.returncode == 0, text
     check_whole(files['work'])
+    assert not list(files['work'].rglob('.*.tmp'))  # killed ones' are removed
     assert (files['work'] / 'a.npz').read_bytes() == files['npz'].read_bytes()
+    check_same_matrix(files)
+
+
+def check_same_matrix(files):
+    """An evaluation that was stopped ended as one that was not."""
     whole = files['root'] / 'whole'
     process = start(files, [*commands(files)['eval'], '--output', whole])
     process.communicate(timeout=120)
     name = 'confusion_matrix.csv'
     assert ((files['work'] / 'report' / name).read_bytes()
             == (whole / name).read_bytes())
+
+
+@pytest.mark.slow
+def test_the_clock_is_set_back(files):
+    process = start(files, commands(files)['eval'])
+    while not (state := files['work'] / 'report/state.npz').exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    done = np.load(state)['image_miou'].size
+    early = ('import runpy, sys, time; now = time.time; '
+             'time.time = lambda: now() - 1e9; sys.argv = sys.argv[1:]; '
+             'runpy.run_path(sys.argv[0], run_name="__main__")')
+    for name, command in commands(files).items():
+        process = subprocess.run(
+            [sys.executable, '-c', early, ROOT / command[0],
+             *map(str, command[1:])], cwd=files['work'], timeout=120,
+            capture_output=True, text=True, check=False,
+            env={**os.environ, 'PYTHONPATH': str(ROOT)})
+        assert process.returncode == 0, process.stderr
+        if name == 'eval':
+            assert f'going on after {done} of 6' in process.stdout
+    check_whole(files['work'])
+    check_same_matrix(files)
 
 
 @pytest.mark.slow
@@ -118,13 +150,39 @@ def test_two_evaluations_in_one_folder(files):
 def test_a_full_disk(files, name):
     process = limited('ulimit -f 4', files, commands(files)[name])
     _, text = process.communicate(timeout=120)
+    check_one_error(process, text)
+    check_whole(files['work'])
+    assert not (files['work'] / 'a.npz').exists()
+    assert not (files['work'] / 'a.onnx').exists()
+
+
+def check_one_error(process, text):
     assert process.returncode == 1, text
     errors = [line for line in text.splitlines() if 'images, ' not in line]
     assert len(errors) == 1
     assert errors[0].startswith('error: ')
-    check_whole(files['work'])
-    assert not (files['work'] / 'a.npz').exists()
-    assert not (files['work'] / 'a.onnx').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which('unshare'), reason='needs util-linux')
+@pytest.mark.parametrize('name', ['tf2npz', 'npz2onnx', 'demo', 'eval'])
+def test_a_full_tmpfs(files, name):
+    """As above, on a disk of 8 KiB, where the system lets one mount it."""
+    kept = files['root'] / 'kept'
+    small = ('unshare', '--map-root-user', '--mount', 'sh', '-c',
+             'mount -t tmpfs -o size=8k tmpfs . && cd "$PWD" || exit 77; '
+             '"$@"; code=$?; cp -r . "$KEPT"; exit $code', 'sh')
+    process = start(files, commands(files)[name], small,
+                    env={**os.environ, 'KEPT': str(kept)})
+    _, text = process.communicate(timeout=120)
+    if process.returncode == 77 or text.startswith('unshare: '):
+        pytest.skip(f'no file system can be mounted here: {text.strip()}')
+    if name == 'demo':
+        text = text.splitlines()[-1]
+    check_one_error(process, text)
+    assert 'No space left on device' in text
+    check_whole(kept)
+    assert not list(kept.rglob('.*.tmp'))
 
 
 @pytest.mark.slow

@@ -194,6 +194,7 @@ def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
     result = run_script('tf2npz.py', 'voc', pb, 'good.npz', '--verify')
     assert result.returncode == 0, result.stderr
     assert 'labels 99.99' in result.stdout or 'labels 100' in result.stdout
+    assert not result.stderr  # nor what TensorFlow logs
 
     import verification
     conversion = Conversion(open_source(pb), 'voc')

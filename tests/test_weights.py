@@ -1,4 +1,5 @@
 """npz files: whole, checked, never unpickled."""
+import fcntl
 import zipfile
 
 import numpy as np
@@ -120,3 +121,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_half()
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / 'file [1]'
+    left, used = tmp_path / '.file [1].a.tmp', tmp_path / '.file [1].b.tmp'
+    left.touch()
+    with open(used, 'w') as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as a process at work has it
+        with atomic_path(path) as temporary:
+            temporary.write_text('new')
+    assert set(tmp_path.iterdir()) == {path, used}
