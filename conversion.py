@@ -28,7 +28,6 @@ CLASSIFIER = (('', '', {**CONV, **BIAS}),)
 
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
                   'separable_conv3_depthwise/depthwise_weights')
-OUTPUT_STRIDE_BY_ENTRY3 = {(1, 1): 8, (2, 2): 16}
 CUSTOM = 'custom'  # the task of a network with classes of the user's own
 
 
@@ -107,7 +106,7 @@ class Conversion:
         self.expected = named_arrays(self.link)
         self._check_weights()
         self.structure = None
-        if hasattr(source, 'nodes'):
+        if is_graph(source):
             from graph_structure import Structure
             names = {target: name
                      for name, (target, _) in weight_table().items()}
@@ -116,18 +115,23 @@ class Conversion:
 
     def _build_link(self, n_output):
         from models import DeepLabV3plusXception65
-        if hasattr(self.source, 'nodes'):
-            stride = self.source.convolution(ENTRY3_STRIDED).stride
-            if stride not in OUTPUT_STRIDE_BY_ENTRY3:
-                raise InputError(
-                    f'{self.source.path}: entry flow block 3 has stride '
-                    f'{stride}, and must have 1 or 2 (output stride 8 or 16)')
-            output_stride = OUTPUT_STRIDE_BY_ENTRY3[stride]
-        else:
-            output_stride = self.source.output_stride
+        from models.weights import leave_unset
+        output_stride = (self._output_stride() if is_graph(self.source)
+                         else self.source.output_stride)
         return DeepLabV3plusXception65(
             n_output - self.dropped, output_stride=output_stride,
-            initialW=lambda array: None)
+            initialW=leave_unset)
+
+    def _output_stride(self):
+        """A graph's is read off the block whose stride it sets."""
+        from models.xception import OUTPUT_STRIDES
+        found = self.source.convolution(ENTRY3_STRIDED).stride
+        for output_stride, sets in OUTPUT_STRIDES.items():
+            if found == (sets['stride'], sets['stride']):
+                return output_stride
+        raise InputError(
+            f'{self.source.path}: entry flow block 3 has stride {found}, and '
+            'must have 1 or 2 (output stride 8 or 16)')
 
     def _check_weights(self):
         """Account for every weight of the source and array of the link."""
@@ -228,6 +232,11 @@ def convert(path: str | PathLike, task: str, target: str | PathLike) -> None:
     """
     from sources import open_source
     Conversion(open_source(path), task).write(target)
+
+
+def is_graph(source):
+    """Tell a frozen graph, which has nodes, from a checkpoint."""
+    return hasattr(source, 'nodes')
 
 
 def check_network(source):

@@ -22,6 +22,7 @@ from command_line import (
     load_model,
     split_numbers,
 )
+from images import MAX_PIXELS
 from models.errors import InputError, report_errors
 from models.pretrained import PRETRAINED_MODELS
 
@@ -48,7 +49,7 @@ def parse_args():
                         help='work in overlapping tiles where a picture '
                              'needs more (default: what is free)')
     parser.add_argument('--max-pixels', type=int, metavar='N',
-                        default=100_000_000, help='refuse pictures of more '
+                        default=MAX_PIXELS, help='refuse pictures of more '
                         '(default: %(default)s)')
     add_output_arguments(parser)
     args = parser.parse_args()

@@ -2,7 +2,7 @@
 
 Equal weights do not make an equal network: a graph may take its low level
 feature from another block, join features in another order, or put a ReLU
-elsewhere. `check_structure` goes through the graph in forward order. Layers
+elsewhere. `Structure` goes through the graph in forward order. Layers
 are found by their weights; what each of them reads is compared with what the
 link's layer reads, and so are strides, dilations, padding and epsilons.
 """
@@ -14,31 +14,24 @@ ADD = ('Add', 'AddV2')
 SCALE, OFFSET = 2 / 255, 1  # the network's input is pixel * SCALE - OFFSET
 
 
-def check_structure(graph, link, names):
-    """Raise InputError, with the node's name, where graph and link differ.
+class Structure:
+    """A graph that is wired like the link.
 
     Args:
         graph (frozen_graph.FrozenGraph): see there.
         link (DeepLabV3plusXception65): its output stride is the graph's.
         names (dict): the link's array -> TensorFlow's name of the weight.
 
-    Returns:
-        Structure: the tensors that are worth knowing by name.
-
-    """
-    return Structure(graph, link, names)
-
-
-class Structure:
-    """A graph that is wired like the link.
-
-    A tensor that is expected somewhere is the name of the node that makes it,
-    or a tuple of an operation and the tensors it reads.
-
     Attributes:
         image_pooling (str): node that pools the features.
         logits (str): node of the logits.
         sized_logits (str): node of the logits at the size of the image.
+
+    Raises:
+        InputError: graph and link differ; the node is named.
+
+    A tensor that is expected somewhere is, in the methods, the name of the
+    node that makes it, or a tuple of an operation and the tensors it reads.
 
     """
 

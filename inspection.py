@@ -2,7 +2,13 @@
 import math
 import re
 
-from conversion import LOGITS, Conversion, guess_task, weight_table
+from conversion import (
+    LOGITS,
+    Conversion,
+    guess_task,
+    is_graph,
+    weight_table,
+)
 from models.errors import InputError
 from models.pretrained import PRETRAINED_MODELS
 
@@ -31,19 +37,18 @@ def inspect(source):
     dropped = ([] if task not in PRETRAINED_MODELS else
                [f'output {i} of {n_output}' for i in range(
                    n_output - PRETRAINED_MODELS[task]['n_class'])])
-    is_graph = hasattr(source, 'nodes')
     return {
         'path': str(source.path), 'file': source.file_name,
         'sha256': source.sha256,
-        'kind': 'frozen graph' if is_graph else 'checkpoint',
-        'era': _era(source) if is_graph else None,
+        'kind': 'frozen graph' if is_graph(source) else 'checkpoint',
+        'era': _era(source) if is_graph(source) else None,
         'backbone': _backbone(source),
         'task': task, 'outputs': n_output,
         'classes': link and link.n_class,
         'output_stride': link and link.output_stride,
         'atrous_rates': link and [
             link.aspp[f'atrous{i}'].depthwise.dilate[0] for i in (1, 2, 3)],
-        'epsilons': _epsilons(source) if is_graph else None,
+        'epsilons': _epsilons(source) if is_graph(source) else None,
         'crop_size': conversion and conversion.crop_size,
         'parameters': sum(map(math.prod, source.weights.values())),
         'dropped': dropped + getattr(source, 'ignored', []),

@@ -21,8 +21,8 @@ from models.errors import BackendError, InputError
 from models.label_map import label_map
 from models.memory import check_memory
 from models.openvino_engine import OpenVINOEngine
-from models.pretrained import PRETRAINED_MODELS, pretrained_path
-from models.weights import load_weights, read_npz
+from models.pretrained import pretrained_path, read_settings
+from models.weights import leave_unset, load_weights
 from models.xception import (
     OUTPUT_STRIDES,
     Xception65,
@@ -158,8 +158,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         path, defaults = None, {}
         if pretrained_model is not None:
             path = pretrained_path(pretrained_model)
-            defaults = _read_settings(path, pretrained_model)
-            initialW = _leave_unset
+            defaults = read_settings(path, pretrained_model)
+            initialW = leave_unset
         self.metadata = defaults.get('metadata', {})
         self.n_class = _one_class_count(n_class, defaults.get('n_class'))
         self.min_input_size = _as_size(
@@ -324,23 +324,6 @@ class DeepLabV3plusXception65(chainer.Chain):
                 yield scaled[:, :, :, ::step], step
 
 
-def _read_settings(path, pretrained_model):
-    """Return what is known of a pretrained model before it is loaded."""
-    metadata, shapes = read_npz(path)
-    logits = shapes.get('decoder/conv_logits/W', ())
-    if len(logits) != 4:
-        raise InputError(f'{path} does not hold a DeepLabV3+ Xception65: it '
-                         'has no decoder/conv_logits/W with four axes')
-    settings = {'n_class': logits[0], 'metadata': metadata}
-    if pretrained_model in PRETRAINED_MODELS:
-        settings['min_input_size'] = (
-            PRETRAINED_MODELS[pretrained_model]['min_input_size'])
-    for key in 'min_input_size', 'output_stride':
-        if key in metadata:
-            settings[key] = metadata[key]
-    return settings
-
-
 def _one_class_count(given, known):
     if given is None and known is None:
         raise InputError('n_class is needed where no pretrained model is given')
@@ -356,7 +339,3 @@ def _as_size(size):
         raise InputError(f'min_input_size is {size}, and its sides must be 1 '
                          f'to {MAX_INPUT_SIDE} pixels')
     return int(height), int(width)
-
-
-def _leave_unset(array):
-    """Initialize nothing: the weights are about to be loaded."""

@@ -55,6 +55,38 @@ def pretrained_path(pretrained_model: str | os.PathLike) -> pathlib.Path:
     return path
 
 
+def read_settings(path: pathlib.Path, pretrained_model: str | os.PathLike
+                  ) -> dict:
+    """Return what is known of a pretrained model before it is loaded.
+
+    Args:
+        path (pathlib.Path): of its npz.
+        pretrained_model (str or pathlib.Path): as it was asked for.
+
+    Returns:
+        dict: 'n_class'; 'metadata', see `models.weights.METADATA_FORMS`;
+        and where they are known 'min_input_size' and 'output_stride'.
+
+    Raises:
+        InputError: the npz is damaged, or of another network.
+
+    """
+    from models.weights import read_npz
+    metadata, shapes = read_npz(path)
+    logits = shapes.get('decoder/conv_logits/W', ())
+    if len(logits) != 4:
+        raise InputError(f'{path} does not hold a DeepLabV3+ Xception65: it '
+                         'has no decoder/conv_logits/W with four axes')
+    settings = {'n_class': logits[0], 'metadata': metadata}
+    if pretrained_model in PRETRAINED_MODELS:
+        settings['min_input_size'] = (
+            PRETRAINED_MODELS[pretrained_model]['min_input_size'])
+    for key in 'min_input_size', 'output_stride':
+        if key in metadata:
+            settings[key] = metadata[key]
+    return settings
+
+
 def _cached(name):
     from chainer.dataset import get_dataset_directory
 
@@ -132,9 +164,9 @@ def _take_tarball(name, url, path):
 def _check(name, path):
     """Raise InputError unless a file holds the weights of a model."""
     from models.deeplab_v3_plus import DeepLabV3plusXception65
-    from models.weights import load_weights
+    from models.weights import leave_unset, load_weights
     link = DeepLabV3plusXception65(PRETRAINED_MODELS[name]['n_class'],
-                                   initialW=lambda array: None)
+                                   initialW=leave_unset)
     load_weights(path, link)
 
 

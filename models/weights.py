@@ -144,6 +144,10 @@ def load_weights(path, link):
     serializers.NpzDeserializer(arrays).load(link)
 
 
+def leave_unset(array):
+    """An initializer that does nothing: the weights come from elsewhere."""
+
+
 def named_arrays(link):
     """Return name to array for all that an npz of this link must hold."""
     from chainer import serializers
