@@ -120,9 +120,8 @@ def main():
         window = kinds == ['figure'] and args.output is None and has_display()
         outputs = Outputs(kinds, args.output, inputs)
         left, skipped = unwritten(outputs, inputs, window, args)
-        problems += outputs.problems * (not window)
-        tally = Tally(len(inputs) + len(problems) - len(outputs.problems))
-        for problem in problems:
+        tally = Tally(len(inputs) + len(problems))
+        for problem in problems + outputs.problems * (not window):
             tally.failed(problem)
         if left:
             segment_all(left, outputs, window, args, tally, begun)

@@ -13,6 +13,7 @@ from outputs import draw, write_picture
 from pipeline import read_ahead
 from tiling import predict_within
 
+WINDOW = 1280, 720  # width, height in pixels at most
 REASONS = (InputError, OSError, MemoryError)  # why one input may fail
 
 
@@ -166,11 +167,16 @@ class Segmenter:
                 self.results.append(result)
                 page = visualization.figure(image, label, self.names,
                                             self.colors, self.shown)
-                figure = plt.figure(each.name, figsize=(
-                    page.width / 100, page.height / 100))
+                scale = min(1, *(most / side for most, side in zip(
+                    WINDOW, page.size, strict=True)))
+                figure = plt.figure(each.name, dpi=100, figsize=(
+                    page.width * scale / 100, page.height * scale / 100))
                 figure.add_axes((0, 0, 1, 1)).imshow(page)
                 figure.axes[0].set_axis_off()
-                plt.show()
+                plt.show(block=False)
+                # With show's own waiting, Ctrl-C has to wait for the mouse.
+                while plt.fignum_exists(figure.number):
+                    figure.canvas.start_event_loop(0.1)
                 self._done()
 
 

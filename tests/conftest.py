@@ -1,5 +1,6 @@
 """Fixtures shared by the tests; the expensive ones are made once."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,8 @@ from datasets import label_colors
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]
+for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
+    os.environ.pop(variable, None)
 CROP = 513, 513
 
 
@@ -68,6 +71,17 @@ def skeleton():
             tensor.tensor_content = b''
             tensor.float_val.append(0.5)
     return graph.SerializeToString()
+
+
+def start_script(script, *args, **options):
+    """Start a script that heeds SIGINT even where the tests ignore it, as in
+    the background; its stderr is text in a pipe.
+    """
+    return subprocess.Popen(
+        [sys.executable, ROOT / script, *map(str, args)], text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options,
+        preexec_fn=lambda: signal.signal(  # noqa: PLW1509  (no threads here)
+            signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.fixture

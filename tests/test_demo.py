@@ -1,9 +1,15 @@
 """The demo, from the command line."""
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from PIL import Image
+from conftest import ROOT, start_script
+from PIL import Image, ImageGrab
 
 import images
 
@@ -45,6 +51,40 @@ def test_refuses_bad_input(fails, palette_graphs, tmp_path):
           *model, '--dataset', 'ade20k', good)
     fails('--gpu 99', 'demo.py', *model, '--gpu', 99, good)
     fails('must end in one of', 'demo.py', *model, '--output', 'x.xyz', good)
+
+
+@pytest.fixture
+def display():
+    """Return the name of a virtual display, where Xvfb and Tk are there."""
+    if not shutil.which('Xvfb') or not importlib.util.find_spec('_tkinter'):
+        pytest.skip('needs Xvfb and Tk')
+    with subprocess.Popen(
+            ['Xvfb', '-displayfd', '1', '-screen', '0', '1920x1080x24'],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        yield f':{server.stdout.readline().decode().strip()}'
+        server.kill()
+
+
+@pytest.mark.slow
+def test_opens_a_window(palette_graphs, display, tmp_path):
+    _, npz = palette_graphs('cityscapes')
+    street = ROOT / 'assets/street.png'
+    process = start_script(
+        'demo.py', '--pretrained-model', npz, '--input-size', 65, street,
+        street, cwd=tmp_path, env={**os.environ, 'DISPLAY': display})
+    deadline = time.monotonic() + 60
+    seen = np.zeros((1, 1, 3), np.uint8)
+    while not (seen == (0, 0, 142)).all(-1).any():  # a car
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+        seen = np.asarray(ImageGrab.grab(xdisplay=display))
+    assert (seen[:, 1440:] == 0).all()  # it fits a screen
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert 'error: interrupted: 0 of 2 done' in text
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

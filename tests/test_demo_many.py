@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, start_script
 from PIL import Image
 
 from datasets import label_colors, label_names
@@ -277,13 +277,10 @@ def test_a_full_disk(demo, tmp_path):
 def test_interrupted(demo, tmp_path):
     for seed in range(40):
         write_picture(tmp_path / f'in/{seed}.png', seed)
-    process = subprocess.Popen(
-        [sys.executable, ROOT / 'demo.py', tmp_path / 'in', '--output', 'out',
-         '--pretrained-model', demo.npz, '--input-size', '65', '--html',
-         'a.html', '--indexed'],
-        cwd=demo.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        text=True, preexec_fn=lambda: signal.signal(  # noqa: PLW1509
-            signal.SIGINT, signal.SIG_DFL))
+    process = start_script(
+        'demo.py', tmp_path / 'in', '--output', 'out', '--pretrained-model',
+        demo.npz, '--input-size', 65, '--html', 'a.html', '--indexed',
+        cwd=demo.folder)
     deadline = time.monotonic() + 60
     out = demo.folder / 'out'
     while time.monotonic() < deadline and not (

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chainercv.evaluations import eval_semantic_segmentation
-from conftest import ROOT
+from conftest import ROOT, start_script
 from PIL import Image
 
 from datasets import label_colors, label_names
@@ -300,12 +300,7 @@ def same_matrix(*folders):
 def end_early(command, state, number):
     """Send a signal once the state has changed; return done, and stderr."""
     before = state.stat().st_mtime_ns if state.exists() else None
-    process = subprocess.Popen(
-        [*command, '--save-interval', '0'], stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-        # What runs in the background inherits that SIGINT is ignored.
-        preexec_fn=lambda: signal.signal(  # noqa: PLW1509  (no threads here)
-            signal.SIGINT, signal.SIG_DFL))
+    process = start_script(*command[1:], '--save-interval', 0)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and (
             not state.exists() or state.stat().st_mtime_ns == before):
