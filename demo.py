@@ -63,7 +63,8 @@ def add_output_arguments(parser):
                          help='a folder, or a file for a single result '
                               '(default: this folder)')
     outputs.add_argument('--figure', action='store_true',
-                         help='picture, segmentation and legend (default)')
+                         help='picture, segmentation and legend (default, but '
+                              'with --json or --html alone)')
     outputs.add_argument('--overlay', action='store_true',
                          help='the colours of the classes over the picture')
     outputs.add_argument('--opacity', type=float, metavar='0..1',
@@ -115,16 +116,20 @@ def main():
         begun = time.monotonic()
         inputs, problems = find_inputs(args.inputs)
         kinds = [kind for kind in KINDS if getattr(args, kind)]
-        if not kinds and not args.json and not args.html:
-            kinds = ['figure']
-        window = kinds == ['figure'] and args.output is None and has_display()
-        outputs = Outputs(kinds, args.output, inputs)
-        left, skipped = unwritten(outputs, inputs, window, args)
+        to_file = kinds or args.output or args.json or args.html
         tally = Tally(len(inputs) + len(problems))
-        for problem in problems + outputs.problems * (not window):
+        if not to_file and has_display():
+            outputs, left, skipped = None, inputs, 0
+        else:
+            if not kinds and (args.output or not to_file):
+                kinds = ['figure']
+            outputs = Outputs(kinds, args.output, inputs)
+            left, skipped = unwritten(outputs, args)
+            problems += outputs.problems
+        for problem in problems:
             tally.failed(problem)
         if left:
-            segment_all(left, outputs, window, args, tally, begun)
+            segment_all(left, outputs, args, tally, begun)
         if skipped:
             print(f'{skipped} left out, as they are there already',
                   file=sys.stderr)
@@ -165,10 +170,8 @@ def has_display():
     return canvas.required_interactive_framework is not None
 
 
-def unwritten(outputs, inputs, window, args):
+def unwritten(outputs, args):
     """Return the inputs to be segmented, and how many are there already."""
-    if window:
-        return inputs, 0
     left, skipped = [], 0
     for each in list(outputs.paths):
         existing = [path for path in outputs.paths[each].values()
@@ -187,8 +190,10 @@ def unwritten(outputs, inputs, window, args):
     return left, skipped
 
 
-def segment_all(inputs, outputs, window, args, tally, begun):
-    """Segment inputs, one after another, and write what is asked for."""
+def segment_all(inputs, outputs, args, tally, begun):
+    """Segment inputs, one after another, and write what is asked for, or
+    where `outputs` is None show it in windows.
+    """
     from datasets import labels_of
     model = load_model(args, args.dataset)
     names, colors = labels_of(model, args.dataset)
@@ -204,16 +209,19 @@ def segment_all(inputs, outputs, window, args, tally, begun):
                 ResultsPage(args.html, names, colors, shown))
         segmenter = Segmenter(model, names, colors, shown, outputs, page,
                               args, tally)
+        interrupted = False
         try:
-            if window:
+            if outputs is None:
                 segmenter.show(inputs)
             else:
                 segmenter.run(inputs)
         except KeyboardInterrupt:
-            tally.failed(f'interrupted: {tally.n_done} of {tally.total} done')
+            interrupted = True
     if args.json:
         write_json(args.json, segmenter.results)
     print_times(loaded, segmenter.times)
+    if interrupted:
+        raise InputError(f'interrupted: {tally.n_done} of {tally.total} done')
 
 
 def shown_classes(wanted, names):

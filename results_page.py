@@ -75,7 +75,8 @@ segmentation</label>
         color = ', '.join(map(str, self.colors[k]))
         return (f'<button aria-pressed=true data-class={k} style="--color: '
                 f'rgb({color}); --share: {100 * share:.2f}%"><span>'
-                f'{html.escape(name)}</span> {100 * share:.1f} %</button>')
+                f'{html.escape(name)}</span> '
+                f'{html.escape(visualization.percent(share))}</button>')
 
 
 def _url(picture, kind, **options):

@@ -24,7 +24,7 @@ class Segmenter:
         model (DeepLabV3plusXception65): the network.
         names, colors: of the classes, see `datasets.labels_of`.
         shown (set of int): only these classes; None: all.
-        outputs (Outputs): where results go.
+        outputs (Outputs): where results go; None for `show`.
         page (ResultsPage): to add them to; or None.
         args (argparse.Namespace): of demo.py.
         tally (Tally): of demo.py.

@@ -145,7 +145,7 @@ def _panel(pixels):
 
 def _legend(present, colors, width):
     from PIL import Image, ImageDraw
-    texts = {name: f'{name}  {_percent(share)}'
+    texts = {name: f'{name}  {percent(share)}'
              for name, share in present.items()}
     widest = max((_font().getlength(text) for text in texts.values()),
                  default=0) + ROW + MARGIN
@@ -161,7 +161,8 @@ def _legend(present, colors, width):
     return picture
 
 
-def _percent(share):
+def percent(share):
+    """Return a share in [0, 1] as text."""
     return f'{100 * share:.1f} %' if share >= 0.001 else '< 0.1 %'
 
 

@@ -181,7 +181,8 @@ def _read_arrays(path, wanted):
     Every header is read and every object array refused, wanted or not; the
     data of an unwanted member is never touched.
     """
-    if pathlib.Path(path).stat().st_size == 0:
+    path = pathlib.Path(path)
+    if path.stat().st_size == 0:
         raise InputError(f'{path} is empty: an npz file is needed')
     try:
         with zipfile.ZipFile(path) as archive:
@@ -201,8 +202,11 @@ def _read_arrays(path, wanted):
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.filename:
             raise  # it cannot be opened
-        raise InputError(f'{path} is not a whole npz file ({error}): download '
-                         'or convert it again') from None
+        advice = ('convert it with tf2npz.py' if path.name.endswith(
+            ('.pb', '.tar.gz', '.tgz', '.index')) else
+            'download or convert it again')
+        raise InputError(f'{path} is not a whole npz file ({error}): {advice}'
+                         ) from None
 
 
 def _read_header(file):

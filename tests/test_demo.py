@@ -35,7 +35,7 @@ def save_png(path, **options):
 
 
 def test_refuses_bad_input(fails, palette_graphs, tmp_path):
-    _, npz = palette_graphs('voc')
+    pb, npz = palette_graphs('voc')
     model = '--pretrained-model', npz
     save_png(tmp_path / 'image.png')
     good = tmp_path / 'image.png'
@@ -47,6 +47,8 @@ def test_refuses_bad_input(fails, palette_graphs, tmp_path):
           tmp_path / 'cut.png')
     fails('No such file', 'demo.py', *model, tmp_path / 'no.png')
     fails('no.npz is no file', 'demo.py', '--pretrained-model', 'no.npz', good)
+    fails('convert it with tf2npz.py', 'demo.py', '--pretrained-model', pb,
+          good)
     fails('ade20k has 150 classes, and the model 21', 'demo.py',
           *model, '--dataset', 'ade20k', good)
     fails('--gpu 99', 'demo.py', *model, '--gpu', 99, good)

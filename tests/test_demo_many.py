@@ -329,6 +329,7 @@ def test_page(demo, tmp_path):
     picture = write_picture(tmp_path / 'a <b>.png')
     result = demo(picture, '--html', 'a.html')
     assert result.returncode == 0, result.stderr
+    assert os.listdir(demo.folder) == ['a.html']
     page = (demo.folder / 'a.html').read_text()
     assert 'a &lt;b&gt;.png' in page
     assert 'http' not in page
@@ -345,6 +346,15 @@ def test_page(demo, tmp_path):
     most = np.bincount(label.ravel()).max()
     assert (f'<title>[{label.size},{label.size - most},{most},"inset(0px 0px '
             '0px 80%)",true]</title>') in dom
+
+
+@pytest.mark.slow
+def test_page_beside_pictures(demo, tmp_path):
+    picture = write_picture(tmp_path / 'a.png')
+    result = demo(picture, '--html', 'a.html', '--output', 'out')
+    assert result.returncode == 0, result.stderr
+    assert sorted(os.listdir(demo.folder)) == ['a.html', 'out']
+    assert os.listdir(demo.folder / 'out') == ['a.png']
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
