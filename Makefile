@@ -33,9 +33,9 @@ demo: $(INSTALLED) $(STANDIN).npz
 	@echo '  $(PY) tf2npz.py cityscapes frozen_inference_graph.pb cityscapes.npz'
 	@echo '  $(PY) demo.py --pretrained-model cityscapes.npz image.jpg'
 
-$(STANDIN).pb: tests/fixture_graph.py | $(INSTALLED)
+$(STANDIN).pb: tests/fixture_weights.py tests/fixture_graph.py | $(INSTALLED)
 	@mkdir -p build
-	$(PY) tests/fixture_graph.py cityscapes $@
+	$(PY) tests/fixture_weights.py cityscapes $@
 
 $(STANDIN).npz: $(STANDIN).pb tf2npz.py
 	$(PY) tf2npz.py cityscapes $< $@

@@ -19,7 +19,7 @@ ROUNDS, PICTURES, MANY = 3, 12, 200
 
 def write_inputs(folder):
     """Write a stand-in model, and pictures."""
-    from fixture_graph import smooth_image, write_palette_graph
+    from fixture_weights import smooth_image, write_palette_graph
     from PIL import Image
 
     import conversion

@@ -20,7 +20,7 @@ ROUNDS, IMAGES, FRAMES = 3, 12, 200
 def write_inputs(folder):
     """Write a stand-in model and images of VOC2012's size and layout."""
     import numpy as np
-    from fixture_graph import smooth_image, write_palette_graph
+    from fixture_weights import smooth_image, write_palette_graph
     from PIL import Image
 
     import conversion

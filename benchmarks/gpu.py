@@ -19,7 +19,7 @@ ROUNDS = 5
 
 def measure(npz, size, output_stride):
     import cupy
-    from fixture_graph import smooth_image
+    from fixture_weights import smooth_image
 
     from models import DeepLabV3plusXception65
     image = smooth_image(*size).transpose(2, 0, 1).astype('f')
@@ -47,7 +47,8 @@ def main():
     with report_errors():
         import models  # noqa: F401  (before Chainer)
         check_gpu(0)
-        from fixture_graph import FixtureGraph, random_weights
+        from fixture_graph import FixtureGraph
+        from fixture_weights import random_weights
 
         import conversion
         from models.pretrained import PRETRAINED_MODELS

@@ -24,7 +24,7 @@ MIB = 1 << 20
 GRAPH = f'''
 import sys
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
-from fixture_graph import smooth_image, write_palette_graph
+from fixture_weights import smooth_image, write_palette_graph
 from PIL import Image
 write_palette_graph('graph.pb', 'voc', (513, 513))
 import os, tarfile

@@ -234,7 +234,7 @@ def work_on_frames(pipe, files):
 
 
 def make_image(size):
-    from fixture_graph import smooth_image
+    from fixture_weights import smooth_image
     return smooth_image(*size).transpose(2, 0, 1).astype('f')
 
 
@@ -258,7 +258,8 @@ def describe(folder, size):
 
 def write_files(pipe, files, output_stride):
     """Write one network as frozen graph, npz and ONNX model."""
-    from fixture_graph import FixtureGraph, random_weights
+    from fixture_graph import FixtureGraph
+    from fixture_weights import random_weights
 
     import conversion
     from models import DeepLabV3plusXception65

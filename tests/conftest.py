@@ -6,12 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fixture_graph import (
-    FixtureGraph,
-    palette_weights,
-    random_weights,
-    write_palette_graph,
-)
+from fixture_graph import FixtureGraph
+from fixture_weights import palette_weights, random_weights, write_palette_graph
 
 import conversion
 import models  # noqa: F401  (before Chainer is imported)

@@ -1,26 +1,12 @@
-"""Write frozen TensorFlow graphs like the official DeepLab exporter's.
-
-    python tests/fixture_graph.py cityscapes standin.pb
+"""Build frozen TensorFlow graphs like the official DeepLab exporter's.
 
 The structure and the names are those of the official DeepLabV3+ Xception65
-graphs, at full width. There are two sets of weights:
-
-- `palette_weights`, closed form: RGB passes unchanged through the backbone's
-  first layers to the decoder, and a pixel's label is the class with the
-  nearest palette colour. It makes a picture worth looking at without trained
-  weights, and it knows the right answer. This is what the command writes.
-- `random_weights`, with batch norm statistics measured by TensorFlow so that
-  activations stay near 1: every swapped tensor, stride or epsilon shows.
+graphs, at full width; fixture_weights.py has weights for them.
 """
-import argparse
-import functools
 import os
 import pathlib
-import sys
-import zlib
 
 import numpy as np
-from PIL import Image
 from tensorboard.compat.proto import (
     attr_value_pb2,
     graph_pb2,
@@ -28,13 +14,6 @@ from tensorboard.compat.proto import (
     tensor_shape_pb2,
     types_pb2,
 )
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-
-from datasets import label_colors
-from models.errors import report_errors
-from models.files import atomic_path
-from models.pretrained import PRETRAINED_MODELS
 
 
 class DType(int):
@@ -344,123 +323,6 @@ def _halve(size):
     return tuple((side + 1) // 2 for side in size)
 
 
-def palette_weights(colors, n_other=0):
-    """Return weights whose label is the nearest palette colour.
-
-    The image x in [-1, 1] enters as x + 1, which passes every ReLU; centre
-    taps and unit matrices carry it to the decoder. There the logits are
-    2 p.x - |p|^2 for each palette colour p, largest where |x - p| is least.
-
-    Args:
-        colors (array, (n_class, 3)): the palette, RGB in [0, 255].
-        n_other (int): outputs before the classes that never win.
-
-    """
-    palette = np.asarray(colors, np.float64) / 127.5  # x + 1 for each colour
-
-    def weights(name, shape):
-        scope, _, kind = name.rpartition('/')
-        value = np.zeros(shape, np.float32)
-        if kind == 'gamma':
-            value[:] = 1
-        elif kind == 'moving_variance':
-            value[:] = 1 - (1e-3 if 'xception_65' in name else 1e-5)
-        elif name == 'xception_65/entry_flow/conv1_1/BatchNorm/beta':
-            value[:3] = 1
-        elif name == 'logits/semantic/weights':
-            value[0, 0, :3, n_other:] = 2 * palette.T
-        elif name == 'logits/semantic/biases':
-            value[:n_other] = -1e3
-            value[n_other:] = -(palette ** 2).sum(axis=1)
-        elif kind == 'depthwise_weights':
-            value[1, 1] = 1
-        elif kind == 'weights' and _carries_rgb(scope):
-            first = 256 if scope == 'decoder/decoder_conv0_pointwise' else 0
-            centre = shape[0] // 2
-            value[centre, centre, first:first + 3, :3] = np.eye(3)
-        return value
-
-    return weights
-
-
-def _carries_rgb(scope):
-    return (scope.startswith('decoder/')
-            or 'entry_flow/conv1_' in scope
-            or ('entry_flow/block1' in scope and 'shortcut' not in scope)
-            or 'entry_flow/block2/unit_1/xception_module/separable_conv1_'
-            in scope
-            or 'entry_flow/block2/unit_1/xception_module/separable_conv2_'
-            in scope)
-
-
-@functools.cache
-def random_weights(n_output):
-    """Return random weights under which many classes win.
-
-    Args:
-        n_output (int): channels of the logits.
-
-    """
-    values, features = _calibrated_weights()
-    rng = np.random.default_rng(n_output)
-    logits = rng.normal(size=(256, n_output)).astype(np.float32)
-    spread = (features @ logits).std(axis=0)
-    logits /= spread
-    values = {
-        **values,
-        'logits/semantic/weights': logits[np.newaxis, np.newaxis],
-        'logits/semantic/biases': -(features @ logits).mean(axis=0)}
-    return lambda name, shape: values[name]
-
-
-@functools.cache
-def _calibrated_weights():
-    """Draw weights; measure batch norm's statistics and the last features."""
-    values = {}
-
-    def draw(name, shape):
-        seed = zlib.crc32(name.encode())
-        values[name] = _random_weight(name, shape, np.random.default_rng(seed))
-        return values[name]
-
-    crop_size = 513, 513  # so large that the widest dilation sees something
-    graph = FixtureGraph(draw, 1, crop_size, output_stride=16, training=True)
-    fetches = ['decoder/decoder_conv1_pointwise/Relu']
-    for scope in graph.batch_norms:
-        fetches += [f'{scope}/FusedBatchNorm:1', f'{scope}/FusedBatchNorm:2']
-    features, *statistics = run_tensorflow(graph.graph, fetches,
-                                           smooth_image(*crop_size))
-    for scope, mean, variance in zip(graph.batch_norms, statistics[::2],
-                                     statistics[1::2], strict=True):
-        values[f'{scope}/moving_mean'] = mean
-        # A channel that hardly varies would be blown up, rounding and all;
-        # and image pooling sees one place, which has no variance.
-        values[f'{scope}/moving_variance'] = np.maximum(
-            variance, np.median(variance) if variance.any() else 1)
-    return values, features.reshape(-1, 256)
-
-
-def _random_weight(name, shape, rng):
-    kind = name.rpartition('/')[2]
-    if kind == 'gamma':
-        value = rng.uniform(0.5, 1.5, shape)
-    elif kind == 'beta':
-        value = rng.normal(0, 0.3, shape)
-    else:
-        fan_in = 9 if kind == 'depthwise_weights' else np.prod(shape[:-1])
-        value = rng.normal(0, np.sqrt(2 / fan_in), shape)
-    return value.astype(np.float32)
-
-
-def smooth_image(height, width, seed=0):
-    """Draw soft random blobs: uint8, (height, width, 3)."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (height // 24 + 2, width // 24 + 2, 3),
-                         np.uint8)
-    return np.asarray(Image.fromarray(small).resize((width, height),
-                                                    Image.Resampling.BICUBIC))
-
-
 def run_tensorflow(graph, fetches, image):
     """Run a GraphDef, or one in a file, in TensorFlow.
 
@@ -483,27 +345,3 @@ def run_tensorflow(graph, fetches, image):
             tf.compat.v1.GraphDef.FromString(data), name='')
         with tf.compat.v1.Session(graph=imported) as session:
             return session.run(names, {'ImageTensor:0': image[np.newaxis]})
-
-
-def write_palette_graph(path, dataset, crop_size, **options):
-    """Write a graph with palette weights for 'voc', 'cityscapes', 'ade20k'."""
-    n_other = 1 if dataset == 'ade20k' else 0
-    colors = label_colors(dataset)
-    weights = palette_weights(colors, n_other)
-    graph = FixtureGraph(weights, len(colors) + n_other, crop_size, **options)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(graph.graph.SerializeToString())
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('dataset', choices=PRETRAINED_MODELS)
-    parser.add_argument('target', help='the .pb file to write')
-    args = parser.parse_args()
-    crop_size = PRETRAINED_MODELS[args.dataset]['min_input_size']
-    with report_errors():
-        write_palette_graph(args.target, args.dataset, crop_size)
-
-
-if __name__ == '__main__':
-    main()

@@ -3,7 +3,7 @@ import chainer
 import numpy as np
 import pytest
 from chainercv.links import DeepLabV3plusXception65 as ChainerCVLink
-from fixture_graph import smooth_image
+from fixture_weights import smooth_image
 
 from datasets import label_colors
 from models import DeepLabV3plusXception65

@@ -12,7 +12,7 @@ import chainer
 import numpy as np
 import pytest
 from test_demo_many import write_picture as write_patches
-from test_evaluation import patches, write_tree
+from test_labelled_images import patches, write_tree
 
 import command_line
 import demo

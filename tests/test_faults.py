@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 from test_demo_many import write_picture
-from test_evaluation import patches, write_tree
+from test_labelled_images import patches, write_tree
 
 from models.weights import read_npz
 

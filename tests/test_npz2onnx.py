@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from fixture_graph import smooth_image
+from fixture_weights import smooth_image
 
 from models import DeepLabV3plusXception65
 from models.weights import named_arrays, write_npz

@@ -8,7 +8,7 @@ import chainer
 import numpy as np
 import pytest
 from chainer import links as L
-from fixture_graph import smooth_image
+from fixture_weights import smooth_image
 
 from models import DeepLabV3plusXception65, memory, openvino_engine
 from models.errors import BackendError, InputError

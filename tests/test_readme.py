@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from test_demo_many import write_picture
-from test_evaluation import patches, write_tree
+from test_labelled_images import patches, write_tree
 
 from models.pretrained import PRETRAINED_MODELS
 

@@ -11,14 +11,13 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_graph import FixtureGraph, palette_weights
+from fixture_graph import FixtureGraph
+from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
-from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64
 
 import sources
-from conversion import Conversion, weight_table
+from conversion import Conversion
 from datasets import label_colors
-from frozen_graph import FrozenGraph
 from models import DeepLabV3plusXception65
 from models.errors import InputError
 from sources import open_source
@@ -254,154 +253,6 @@ def test_refuses_classes(skeleton, fails, tmp_path, names, colors, words):
     options = ['--colors', tmp_path / 'colors.txt'] if colors else []
     fails(words, 'tf2npz.py', 'custom', tmp_path / 'g.pb', 'a.npz',
           '--class-names', tmp_path / 'names.txt', *options)
-
-
-# Wiring and values. Each function damages a graph; None is what it is checked
-# with when it is written, not before.
-
-def node(graph, name):
-    return next(node for node in graph.node if node.name == name)
-
-
-def retarget(name, index, tensor):
-    def change(graph):
-        node(graph, name).input[index] = tensor
-    return change
-
-
-def swap(name):
-    def change(graph):
-        inputs = node(graph, name).input
-        inputs[0], inputs[1] = inputs[1], inputs[0]
-    return change
-
-
-def set_attribute(name, attribute, field, value):
-    def change(graph):
-        setattr(node(graph, name).attr[attribute], field, value)
-    return change
-
-
-def softmax_first(graph):
-    graph.node.add(name='Early', op='Softmax',
-                   input=['logits/semantic/BiasAdd'])
-    node(graph, 'ResizeBilinear_1').input[0] = 'Early'
-
-
-def set_constant(name, *values, kind='float_val'):
-    def change(graph):
-        tensor = node(graph, name).attr['value'].tensor
-        tensor.tensor_content = b''
-        tensor.ClearField(kind)
-        getattr(tensor, kind).extend(values)
-    return change
-
-
-def twice(graph):
-    graph.node.add().CopyFrom(node(graph, 'aspp0/weights'))
-
-
-def loop(graph):
-    node(graph, 'aspp0/BatchNorm/gamma/read').input[0] = (
-        'aspp0/BatchNorm/gamma/read')
-
-
-def content(name, data):
-    def change(graph):
-        tensor = node(graph, name).attr['value'].tensor
-        tensor.ClearField('float_val')
-        tensor.tensor_content = data
-    return change
-
-
-def swap_sides(graph):
-    dims = node(graph, 'xception_65/entry_flow/conv1_2/weights').attr[
-        'value'].tensor.tensor_shape.dim
-    dims[2].size, dims[3].size = dims[3].size, dims[2].size
-
-
-def huge(graph):
-    dims = node(graph, 'aspp0/weights').attr['value'].tensor.tensor_shape.dim
-    dims[3].size = 1 << 40
-
-
-def int64(graph):
-    tensor = node(graph, 'aspp0/BatchNorm/beta').attr['value'].tensor
-    tensor.dtype = DT_INT64
-    tensor.ClearField('float_val')
-    tensor.int64_val.append(1)
-
-
-BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
-MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
-
-
-@pytest.mark.parametrize(('change', 'words'), [
-    (retarget('decoder/feature_projection0/Conv2D', 0,
-              f'{BLOCK2}/separable_conv1_pointwise/BatchNorm/FusedBatchNorm'),
-     'decoder/feature_projection0/Conv2D reads FusedBatchNorm .*conv1_'),
-    (retarget('decoder/feature_projection0/Conv2D', 0,
-              f'{BLOCK2}/separable_conv3/Relu'),
-     'decoder/feature_projection0/Conv2D reads Relu'),
-    (swap('concat'), 'concat reads Relu aspp0/Relu, and must read a Resize'),
-    (swap('decoder/concat'), 'decoder/concat reads Relu'),
-    (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
-              0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
-              'FusedBatchNorm'),
-     'unit_3/.*conv2_depthwise/depthwise reads FusedBatchNorm .*must read a '
-     'Relu'),
-    (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
-              'xception_module/add'), 'unit_3/.*add reads Add .*unit_1/.*, '
-     'and must read .*unit_2/'),
-    (softmax_first, 'logits/semantic/BiasAdd is read by Softmax Early'),
-    (retarget('aspp0/Conv2D', 0, 'nowhere'), 'has no node nowhere'),
-    (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
-     'decoder/ResizeBilinear has align_corners False'),
-    (set_attribute('ResizeBilinear_1', 'half_pixel_centers', 'b', True),
-     'ResizeBilinear_1 has half_pixel_centers True'),
-    (set_attribute('aspp0/BatchNorm/FusedBatchNorm', 'is_training', 'b', True),
-     'is_training True'),
-    (set_attribute('xception_65/entry_flow/conv1_2/Conv2D', 'padding', 's',
-                   b'VALID'), r'conv1_2/Conv2D has padding \(0, 0\)'),
-    (set_constant('mul/x', 1 / 255), 'mul has scale'),
-    (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
-              'concat_projection/BatchNorm/gamma/read'),
-     'BatchNorm/gamma is read by'),
-    (set_constant('AvgPool2D/AvgPool', kind='int_val'), None),
-    (twice, 'two nodes of the same name, aspp0/weights'),
-    (loop, 'aspp0/BatchNorm/gamma'),
-    (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
-    (huge, r'aspp0/weights has shape \(1, 1, 2048, 1099511627776\)'),
-    (content('aspp0/weights', b'short'), 'aspp0/weights is damaged'),
-    (int64, 'aspp0/BatchNorm/beta is int64'),
-    (set_constant('aspp0/weights', float('nan')), 'not finite'),
-    (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
-])
-def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
-    graph = GraphDef.FromString(skeleton)
-    change(graph)
-    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
-    if words is None:
-        Conversion(open_source(tmp_path / 'g.pb'), 'voc')
-        return
-    with pytest.raises(InputError, match=words):
-        Conversion(open_source(tmp_path / 'g.pb'), 'voc').write(
-            tmp_path / 'a.npz')
-    assert not (tmp_path / 'a.npz').exists()
-
-
-def test_half_weights_are_widened(skeleton):
-    graph = GraphDef.FromString(skeleton)
-    tensor = node(graph, 'aspp0/weights').attr['value'].tensor
-    tensor.dtype = DT_HALF
-    tensor.ClearField('float_val')
-    half = np.random.default_rng(0).normal(size=(2048, 256)).astype('e')
-    tensor.tensor_content = half.tobytes()
-    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
-                            'voc')
-    array = dict(conversion.arrays())[weight_table()['aspp0/weights'][0]]
-    assert array.dtype == np.float32
-    np.testing.assert_array_equal(array[:, :, 0, 0], half.T)
 
 
 @pytest.mark.slow

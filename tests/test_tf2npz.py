@@ -2,12 +2,8 @@
 import chainer
 import numpy as np
 import pytest
-from fixture_graph import (
-    FixtureGraph,
-    palette_weights,
-    run_tensorflow,
-    smooth_image,
-)
+from fixture_graph import FixtureGraph, run_tensorflow
+from fixture_weights import palette_weights, smooth_image
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import conversion
