@@ -63,8 +63,8 @@ def add_output_arguments(parser):
                          help='a folder, or a file for a single result '
                               '(default: this folder)')
     outputs.add_argument('--figure', action='store_true',
-                         help='picture, segmentation and legend (default, unless '
-                              'only --json or --html is asked for)')
+                         help='picture, segmentation and legend (default, '
+                              'unless only --json or --html is asked for)')
     outputs.add_argument('--overlay', action='store_true',
                          help='the colours of the classes over the picture')
     outputs.add_argument('--opacity', type=float, metavar='0..1',

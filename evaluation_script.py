@@ -33,9 +33,8 @@ def parse_args(dataset, description):
                         metavar='SECONDS', help='how often to keep what is '
                         'needed to go on (default: %(default)g)')
     parser.add_argument('--save-predictions', action='store_true',
-                        help='write label pictures, as the data set\'s '
-                             'benchmark wants them, to predictions/ beside '
-                             'the report')
+                        help='write label pictures to predictions/ beside the '
+                             "report, as the data set's benchmark wants them")
     parser.add_argument('--output', metavar='DIR', type=pathlib.Path,
                         default=pathlib.Path(f'report_{dataset}'),
                         help='for the report, and what is needed to go on '
