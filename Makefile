@@ -88,7 +88,9 @@ audit:
 	$(TOOLS)/bin/python -m pip install --quiet pip-audit==$(PIP_AUDIT)
 	$(TOOLS)/bin/pip-audit -r requirements.txt --no-deps --disable-pip
 
-pictures: demo
+pictures: $(INSTALLED)
+	$(PY) assets/draw_street.py assets/street.png
+	$(MAKE) demo
 	$(PY) -c "from PIL import Image; Image.open('build/street_segmentation.png').quantize(256, 2).save('assets/demo.png', optimize=True)"
 
 clean:

@@ -9,7 +9,9 @@ from models.errors import InputError, describe_os_error
 # `tf_class` counts the outputs of the TensorFlow graph; ADE20K's channel 0
 # ("other") is dropped.
 CHAINERCV = 'https://chainercv-models.preferred.jp/'
-TENSORFLOW = 'http://download.tensorflow.org/models/'
+# The store behind http://download.tensorflow.org/models/, by https.
+TENSORFLOW = ('https://storage.googleapis.com/download.tensorflow.org/'
+              'models/')
 PRETRAINED_MODELS = {
     'voc': {
         'n_class': 21, 'tf_class': 21, 'min_input_size': (513, 513),
