@@ -10,11 +10,14 @@ import numpy as np
 from models.errors import InputError
 
 MAX_PIXELS = 100_000_000  # a small file can claim to be a huge picture
+# What Pillow reads by itself; for others it would start another program.
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
+           'JPEG2000', 'TGA')
 
 
 def read_image(path: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
                name: str | None = None) -> np.ndarray:
-    """Read a picture of any common format.
+    """Read a picture of a common format.
 
     Grey, palette, 16-bit and CMYK pictures are converted to RGB, an alpha
     channel is dropped, and the orientation in EXIF is applied.
@@ -36,7 +39,7 @@ def read_image(path: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     with contextlib.nullcontext(path) if name else open(path, 'rb') as file:
         try:
             Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
-            with Image.open(file) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > max_pixels:
                     raise ValueError(
                         f'it has {image.width} x {image.height} pixels, and '

@@ -12,7 +12,7 @@ from images import read_image
 from models.errors import InputError
 
 PICTURES = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif', '.tiff',
-            '.webp', '.avif', '.ppm', '.pgm'}
+            '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
 VIDEOS = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg'}
 MAX_ADDRESS_BYTES = 256 << 20
 TIMEOUT = 30  # seconds without a byte

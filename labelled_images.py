@@ -153,7 +153,8 @@ _DATASETS = {  # how files are found, and what their values mean
 def _read_label(path, classes):
     from PIL import Image
     try:
-        with open(path, 'rb') as file, Image.open(file) as picture:
+        with (open(path, 'rb') as file,
+              Image.open(file, formats=['PNG']) as picture):
             mode, values = picture.mode, np.asarray(picture)
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None:

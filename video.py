@@ -10,6 +10,10 @@ from models.errors import InputError
 from models.files import atomic_path
 
 SEQUENCE_RATE = 25  # frames a second, of numbered pictures
+# A file is read as nothing else than a film: FFmpeg would follow a playlist,
+# under any name, to other files and addresses.
+ONLY_FILMS = {'protocol_whitelist': 'file',
+              'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo'}
 
 
 @contextlib.contextmanager
@@ -34,7 +38,7 @@ def open_video(path):
         return
     import av
     try:
-        with av.open(str(path)) as container:
+        with av.open(f'file:{path}', options=ONLY_FILMS) as container:
             if not container.streams.video:
                 raise InputError(f'{path} holds no moving pictures')
             stream = container.streams.video[0]
@@ -85,7 +89,7 @@ def write_video(path, rate, frames):
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = None
     with (atomic_path(path) as temporary,
-          av.open(str(temporary), 'w', format='mp4') as container):
+          av.open(f'file:{temporary}', 'w', format='mp4') as container):
         for frame in frames:
             if stream is None:
                 size = frame.shape

@@ -172,3 +172,17 @@ def test_applies_orientation(tmp_path):
     exif[0x0112] = 6  # rotated by 90 degrees
     save_png(tmp_path / 'a.png', exif=exif)
     assert images.read_image(tmp_path / 'a.png').shape == (3, 20, 10)
+
+
+@pytest.mark.parametrize('kind', images.FORMATS)
+def test_reads_formats(tmp_path, kind):
+    Image.new('RGB', (20, 10), (204, 204, 204)).save(tmp_path / 'a', kind)
+    np.testing.assert_allclose(
+        images.read_image(tmp_path / 'a'), np.full((3, 10, 20), 204), atol=2)
+
+
+def test_postscript_is_no_picture(tmp_path):
+    """Pillow would have Ghostscript run it."""
+    Image.new('RGB', (20, 10)).save(tmp_path / 'a.png', 'EPS')
+    with pytest.raises(images.InputError, match='its format is not known'):
+        images.read_image(tmp_path / 'a.png')

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -199,6 +200,26 @@ def test_video(demo, tmp_path):
     assert result.returncode == 1
     assert 'cut.mp4 cannot be read' in result.stderr
     assert not (demo.folder / 'out/cut.mp4').exists()
+
+
+def test_a_film_named_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path('http:10:00.mp4')
+    write_video(path, 12, [np.zeros((48, 64, 3), np.uint8)] * 3)
+    with open_video(path) as (_, _, images):
+        assert len(list(images)) == 3
+
+
+@pytest.mark.parametrize('playlist', [
+    'ffconcat version 1.0\nfile film.mp4\n',
+    '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfilm.mp4\n'])
+def test_a_playlist_is_no_film(tmp_path, playlist):
+    write_video(tmp_path / 'film.mp4', 12,
+                [np.zeros((48, 64, 3), np.uint8)] * 3)
+    (tmp_path / 'list.mp4').write_text(playlist)
+    with (pytest.raises(InputError, match='cannot be read as a video'),
+          open_video(tmp_path / 'list.mp4') as (_, _, images)):
+        list(images)
 
 
 @pytest.mark.slow
