@@ -1,9 +1,12 @@
 """Read a TensorFlow checkpoint; this needs TensorFlow."""
-import hashlib
 import os
 import pathlib
 
 from models.errors import InputError
+from models.files import sha256
+
+TRAINING = {'global_step', 'Momentum', 'Adam', 'Adam_1', 'beta1_power',
+            'beta2_power', 'ExponentialMovingAverage'}
 
 
 class Checkpoint:
@@ -16,6 +19,8 @@ class Checkpoint:
             where the task tells.
 
     Attributes:
+        path (str): the prefix, for messages.
+        file_name (str): its last part.
         weights (dict): name to shape.
         ignored (list of str): what only training needs.
         sha256 (str): hexadecimal, of its files one after another.
@@ -51,8 +56,7 @@ class Checkpoint:
 
 
 def _is_for_training(name):
-    return name == 'global_step' or name.endswith(
-        ('/Momentum', '/Adam', '/Adam_1', '/ExponentialMovingAverage'))
+    return name.rpartition('/')[2] in TRAINING
 
 
 def _reader(prefix):
@@ -71,12 +75,7 @@ def _reader(prefix):
 
 
 def _digest(prefix):
-    digest = hashlib.sha256()
-    folder = pathlib.Path(prefix).parent
-    name = pathlib.Path(prefix).name
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((f'{name}.index', f'{name}.data-')):
-            with open(path, 'rb') as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    return digest.hexdigest()
+    path = pathlib.Path(prefix)
+    return sha256(*sorted(
+        each for each in path.parent.iterdir()
+        if each.name.startswith((f'{path.name}.index', f'{path.name}.data-'))))

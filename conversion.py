@@ -1,11 +1,16 @@
 """From TensorFlow's weights to the link's: the name table and the checks."""
-import difflib
 from os import PathLike
 
 import numpy as np
 
-from models.errors import InputError
-from models.pretrained import PRETRAINED_MODELS
+from models.constants import (
+    INPUT_SIZE,
+    MAX_INPUT_SIDE,
+    MIDDLE_BLOCKS,
+    OUTPUT_STRIDES,
+)
+from models.errors import InputError, names_that_differ
+from models.pretrained import PRETRAINED_MODELS, read_settings
 
 # TensorFlow's name of a weight below its scope -> the link's below its path,
 # and the transposition between them (None: none).
@@ -29,6 +34,7 @@ CLASSIFIER = (('', '', {**CONV, **BIAS}),)
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
                   'separable_conv3_depthwise/depthwise_weights')
 CUSTOM = 'custom'  # the task of a network with classes of the user's own
+TASKS = (*PRETRAINED_MODELS, CUSTOM)
 
 
 def layer_table():
@@ -41,7 +47,7 @@ def layer_table():
         *((f'entry_flow/block{i}/unit_1', f'entryflow_block{i}', True)
           for i in (1, 2, 3)),
         *((f'middle_flow/block1/unit_{i}', f'middleflow_block{i}', False)
-          for i in range(1, 17)),
+          for i in MIDDLE_BLOCKS),
         ('exit_flow/block1/unit_1', 'exitflow_block1', True),
         ('exit_flow/block2/unit_1', 'exitflow_block2', False),
     ]
@@ -79,7 +85,7 @@ class Conversion:
 
     Args:
         source (FrozenGraph or Checkpoint): see `sources.open_source`.
-        task (str): 'voc', 'cityscapes', 'ade20k' or 'custom'.
+        task (str): of `TASKS`.
 
     Attributes:
         link (DeepLabV3plusXception65): with the source's output stride and
@@ -124,7 +130,6 @@ class Conversion:
 
     def _output_stride(self):
         """A graph's is read off the block whose stride it sets."""
-        from models.xception import OUTPUT_STRIDES
         found = self.source.convolution(ENTRY3_STRIDED).stride
         for output_stride, sets in OUTPUT_STRIDES.items():
             if found == (sets['stride'], sets['stride']):
@@ -137,44 +142,51 @@ class Conversion:
         """Account for every weight of the source and array of the link."""
         table = weight_table()
         weights, expected = self.source.weights, self.expected
-        problems = [f'{name} is missing' for name in table
-                    if name not in weights]
-        for name, shape in weights.items():
-            if name not in table:
-                nearest = difflib.get_close_matches(name, table, 1)
-                problems.append(f'{name} {shape} is unknown' + (
-                    f' (nearest name: {nearest[0]})' if nearest else ''))
-                continue
-            target, axes = table[name]
-            wanted = _tensorflow_shape(expected[target].shape, axes)
-            if name.startswith(LOGITS):
-                wanted = (*wanted[:-1], wanted[-1] + self.dropped)
-            if shape != wanted:
-                problems.append(f'{name} has shape {shape}, and must have '
-                                f'{wanted}')
+        wanted = {name: self._wanted_shape(name, *target)
+                  for name, target in table.items()}
         unfilled = (expected.keys() - {target for target, _ in table.values()}
                     - {name for name in expected if name.endswith('/N')})
-        problems += [f'nothing fills {name}' for name in sorted(unfilled)]
-        if problems:
-            more = (f'; and {len(problems) - 3} more' if len(problems) > 3
-                    else '')
+        differences = names_that_differ(
+            [(name, shape) for name, shape in wanted.items()
+             if name not in weights],
+            [(name, shape) for name, shape in weights.items()
+             if name not in wanted],
+            wanted,
+            [*(f'{name} has shape {weights[name]}, and must have {shape}'
+               for name, shape in wanted.items()
+               if weights.get(name, shape) != shape),
+             *(f'nothing fills {name}' for name in sorted(unfilled))])
+        if differences:
             raise InputError(f'{self.source.path} does not fit the link: '
-                             + '; '.join(problems[:3]) + more)
+                             f'{differences}')
+
+    def _wanted_shape(self, name, target, axes):
+        shape = _tensorflow_shape(self.expected[target].shape, axes)
+        if name.startswith(LOGITS):
+            return (*shape[:-1], shape[-1] + self.dropped)
+        return shape
 
     def _crop_size(self):
         """A graph's is read off the image pooling: its kernel is the feature
         map's size.
         """
         if self.structure is None:
-            known = PRETRAINED_MODELS.get(self.task, PRETRAINED_MODELS['voc'])
-            return list(self.source.crop_size or known['min_input_size'])
-        node = self.source.nodes[self.structure.image_pooling]
-        kernel = list(node.attr['ksize'].list.i)
-        if len(kernel) != 4 or not all(0 < side < 10_000 for side in kernel):
-            raise InputError(f'{self.source.path}: {node.name} has the kernel '
-                             f'{kernel}, and must have a fixed one')
-        return [(side - 1) * self.link.output_stride + 1
-                for side in kernel[1:3]]
+            known = PRETRAINED_MODELS.get(self.task, {}).get(
+                'min_input_size', INPUT_SIZE)
+            crop_size = list(self.source.crop_size or known)
+        else:
+            node = self.source.nodes[self.structure.image_pooling]
+            kernel = list(node.attr['ksize'].list.i)
+            if len(kernel) != 4:
+                raise InputError(f'{self.source.path}: {node.name} has the '
+                                 f'kernel {kernel}, and must have four sides')
+            crop_size = [(side - 1) * self.link.output_stride + 1
+                         for side in kernel[1:3]]
+        if not all(0 < side <= MAX_INPUT_SIDE for side in crop_size):
+            raise InputError(
+                f'{self.source.path}: the crop is {crop_size[0]} x '
+                f'{crop_size[1]}, and its sides must be 1 to {MAX_INPUT_SIDE}')
+        return crop_size
 
     def metadata(self):
         """Return what the npz is to say of itself."""
@@ -212,9 +224,20 @@ class Conversion:
                 yield name, np.asarray(array)
 
     def write(self, path, **metadata):
-        """Write the npz; `metadata` is added to what it says of itself."""
+        """Write the npz, and see that it can be read.
+
+        Args:
+            path (str or pathlib.Path): of `models.files.atomic_path`.
+            metadata: added to what the npz says of itself.
+
+        Raises:
+            InputError: see `arrays` and `models.weights.write_npz`.
+            OSError: the file cannot be written.
+
+        """
         from models.weights import write_npz
         write_npz(path, self.arrays(), {**self.metadata(), **metadata})
+        read_settings(path, path)
 
 
 def convert(path: str | PathLike, task: str, target: str | PathLike) -> None:
@@ -222,16 +245,19 @@ def convert(path: str | PathLike, task: str, target: str | PathLike) -> None:
 
     Args:
         path (str or pathlib.Path): see `sources.open_source`.
-        task (str): 'voc', 'cityscapes' or 'ade20k'.
-        target (str or pathlib.Path): the npz file.
+        task (str): of `TASKS`.
+        target (str or pathlib.Path): the npz file; it appears whole.
 
     Raises:
         InputError: see `Conversion`.
         OSError: a file cannot be read or written.
 
     """
+    from models.files import atomic_path
     from sources import open_source
-    Conversion(open_source(path), task).write(target)
+    conversion = Conversion(open_source(path), task)
+    with atomic_path(target) as temporary:
+        conversion.write(temporary)
 
 
 def is_graph(source):
@@ -257,6 +283,9 @@ def guess_task(n_output):
 
 def check_task(source, task, n_output):
     """Return how many leading outputs the link drops (ADE20K's "other")."""
+    if task not in TASKS:
+        raise InputError(f'the task is {task}, and must be one of '
+                         f'{", ".join(TASKS)}')
     if not 0 < n_output <= 4096:
         raise InputError(f'{source.path} has {n_output} outputs, and must '
                          'have 1 to 4096')

@@ -50,22 +50,24 @@ class FrozenGraph:
 
     Args:
         data (bytes or bytearray): a serialized GraphDef.
-        path (str): what to call it in messages.
+        file_name (str): of the file that it is from.
+        path (str): what to call it in messages; by default the same.
 
     Attributes:
         nodes (dict): name to NodeDef; large constants without their values.
         weights (dict): name to shape of every variable: the `Const` nodes
             that are read through an `Identity` called `<name>/read`.
         sha256 (str): hexadecimal, of the data.
+        ignored (list of str): empty; a `Checkpoint` has some.
 
     Raises:
         InputError: the data is no GraphDef.
 
     """
 
-    def __init__(self, data, path):
-        self.path = path
-        self.data = data
+    def __init__(self, data, file_name, path=None):
+        self.path = path = path or file_name
+        self.data, self.file_name, self.ignored = data, file_name, []
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.nodes, self._large = {}, {}
         try:
@@ -149,16 +151,27 @@ class FrozenGraph:
         dilate = self._sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
         before, output, pad = self._input(node, 0), node.name, (0, 0)
+        padding = node.attr['padding'].s
+        allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
+            b'VALID', b'SAME'}
+        if padding not in allowed:
+            raise InputError(f'{self.path}: {node.name} has padding {padding} '
+                             f'after {before.op}, and must have '
+                             f'{" or ".join(map(str, sorted(allowed)))}')
         if before.op == 'SpaceToBatchND':
             after = self._only_reader(node.name, 'BatchToSpaceND')
-            block = self._integers(self._input(before, 1), (2,))
+            block, other = (self._integers(self._input(each, 1), (2,))
+                            for each in (before, after))
+            if block != other:
+                raise InputError(f'{self.path}: {before.name} has the block '
+                                 f'{block}, and {after.name} {other}')
             pad = self._space_padding(before, after)
             dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
             before, output = self._input(before, 0), after.name
         elif before.op == 'Pad':
             pad = self._explicit_padding(before)
             before = self._input(before, 0)
-        if node.attr['padding'].s == b'SAME':
+        if padding == b'SAME':
             pad = self._same_padding(node, self.weights[kernel], stride, dilate)
         return Convolution(node.name, before.name, output, stride, dilate, pad)
 
@@ -226,6 +239,16 @@ class FrozenGraph:
                 return node
             tensor = node.input[0]
         raise InputError(f'{self.path}: {tensor} reads itself')
+
+    def ancestors(self, name):
+        """Return the nodes that a node depends on, itself among them."""
+        found, left = {}, [name]
+        while left:
+            node = self.nodes.get(left.pop().lstrip('^').partition(':')[0])
+            if node is not None and node.name not in found:
+                found[node.name] = node
+                left += node.input
+        return list(found.values())
 
     def readers(self, name):
         """Return the nodes that read a node, past any `Identity`."""

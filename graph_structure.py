@@ -8,10 +8,15 @@ link's layer reads, and so are strides, dilations, padding and epsilons.
 """
 import numpy as np
 
+from models.constants import MIDDLE_BLOCKS, OFFSET, SCALE
 from models.errors import InputError
 
 ADD = ('Add', 'AddV2')
-SCALE, OFFSET = 2 / 255, 1  # the network's input is pixel * SCALE - OFFSET
+UINT8 = 4  # types.proto, DT_UINT8
+# What the exporter's own padding of the image never has.
+REARRANGING = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
+               'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
+               'ResizeArea', 'CropAndResize'}
 
 
 class Structure:
@@ -23,6 +28,7 @@ class Structure:
         names (dict): the link's array -> TensorFlow's name of the weight.
 
     Attributes:
+        image (str): node that the image is fed to.
         image_pooling (str): node that pools the features.
         logits (str): node of the logits.
         sized_logits (str): node of the logits at the size of the image.
@@ -51,7 +57,7 @@ class Structure:
         x = self._conv_bn(f'{path}/entryflow_conv1', 'input')
         x = self._conv_bn(f'{path}/entryflow_conv2', x)
         blocks = [*(f'entryflow_block{i}' for i in (1, 2, 3)),
-                  *(f'middleflow_block{i}' for i in range(1, 17)),
+                  *(f'middleflow_block{i}' for i in MIDDLE_BLOCKS),
                   'exitflow_block1']
         for block in blocks:
             x, middle = self._block(f'{path}/{block}', x)
@@ -71,7 +77,8 @@ class Structure:
 
     def _aspp(self, path, x):
         pooled = self._conv_bn(f'{path}/image_pooling_conv', ('AvgPool', x))
-        self.image_pooling = self._kernel_input(f'{path}/image_pooling_conv')
+        self.image_pooling = self.graph.convolution(
+            self.names[f'{path}/image_pooling_conv/conv/W']).input
         branches = [self._conv_bn(f'{path}/conv1x1', x)]
         branches += [self._separable(f'{path}/atrous{i}', x)
                      for i in (1, 2, 3)]
@@ -134,9 +141,6 @@ class Structure:
             self._compare(found.node, 'padding', found.pad, link.pad)
         return found.output
 
-    def _kernel_input(self, path):
-        return self.graph.convolution(self.names[f'{path}/conv/W']).input
-
     def _batch_norm(self, path, x):
         node = self.graph.batch_norm(self.names[f'{path}/gamma'])
         weights = [self.graph.producer(name).name for name in node.input[1:5]]
@@ -177,6 +181,9 @@ class Structure:
         if operation == 'ResizeBilinear':
             self._check_resize(node)
             tensors = tensors[:1]
+        elif operation == 'AvgPool':
+            self._compare(node.name, 'padding', node.attr['padding'].s,
+                          b'VALID')
         elif operation == 'ConcatV2' and tensors:
             axis = self.graph.array(self.graph.producer(tensors.pop()).name)
             self._compare(node.name, 'axis', axis.tolist(), 3)
@@ -198,10 +205,24 @@ class Structure:
     def _check_input(self, reader, node):
         """The network reads pixel * SCALE - OFFSET."""
         source, offset = self._with_constant(reader, node, 'Sub')
-        _, scale = self._with_constant(reader, source, 'Mul')
+        image, scale = self._with_constant(reader, source, 'Mul')
+        self.image = self._image(image)
         self._compare(node.name, 'offset', offset, OFFSET)
         if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
             self._compare(source.name, 'scale', scale, SCALE)
+
+    def _image(self, node):
+        """Return what feeds a node: one image, only converted and padded."""
+        before = self.graph.ancestors(node.name)
+        for each in before:
+            if each.op in REARRANGING:
+                self._refuse(each.name, f'is a {each.op} of the image before '
+                             'the network, which cannot be converted')
+        images = [each for each in before if each.op == 'Placeholder']
+        if len(images) != 1 or images[0].attr['dtype'].type != UINT8:
+            self._refuse(node.name, 'must come from one Placeholder of type '
+                         f'uint8, and comes from {len(images)}')
+        return images[0].name
 
     def _with_constant(self, reader, node, operation):
         """Return the other input of a node, and the number it works with."""
@@ -212,7 +233,7 @@ class Structure:
         if a.op == 'Const' and operation == 'Mul':
             a, b = b, a
         number = self.graph.array(b.name)
-        if number.size != 1:
+        if number.size != 1 or number.dtype.kind != 'f':
             self._refuse(node.name, 'must work with one number')
         return a, number.item()
 

@@ -51,14 +51,14 @@ def inspect(source):
         'epsilons': _epsilons(source) if is_graph(source) else None,
         'crop_size': conversion and conversion.crop_size,
         'parameters': sum(map(math.prod, source.weights.values())),
-        'dropped': dropped + getattr(source, 'ignored', []),
+        'dropped': dropped + source.ignored,
         'problem': problem,
         'weights': _weights(source, conversion),
     }
 
 
 def describe(found):
-    """Return the same as lines of text."""
+    """Return what `inspect` returned as lines of text."""
     lines = []
     for name, value in found.items():
         if name == 'weights' or value is None:

@@ -4,6 +4,7 @@ import pathlib
 import tarfile
 import zlib
 
+from models.constants import OUTPUT_STRIDE
 from models.errors import InputError
 
 MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
@@ -29,7 +30,7 @@ def open_source(path, output_stride=None, crop_size=None):
 
     Returns:
         FrozenGraph or Checkpoint: both have `path`, `file_name`, `sha256`,
-        `weights` (name to shape) and `weight(name)`.
+        `weights` (name to shape), `ignored` (names) and `weight(name)`.
 
     Raises:
         InputError: it is none of these, damaged, or there are several.
@@ -42,17 +43,14 @@ def open_source(path, output_stride=None, crop_size=None):
     prefix = _checkpoint_prefix(path)
     if prefix is not None:
         from checkpoint import Checkpoint
-        return Checkpoint(prefix, output_stride or 8, crop_size)
+        return Checkpoint(prefix, output_stride or OUTPUT_STRIDE, crop_size)
     for value, option in ((output_stride, '--output-stride'),
                           (crop_size, '--crop-size')):
         if value is not None:
             raise InputError(f'{path} is no checkpoint: a graph knows what '
                              f'{option} says, leave it out')
     from frozen_graph import FrozenGraph
-    data, name = _graph_data(path)
-    graph = FrozenGraph(data, str(path))
-    graph.file_name = name
-    return graph
+    return FrozenGraph(*_graph_data(path), str(path))
 
 
 def _in_folder(folder):
@@ -92,6 +90,8 @@ def _checkpoint_prefix(path):
 
 def _graph_data(path):
     """Return a graph's bytes, and the name of its file."""
+    if path.exists() and not path.is_file():
+        raise InputError(f'{path} is no regular file: a graph is read from one')
     with open(path, 'rb') as file:
         start = file.read(512)
         file.seek(0)
@@ -115,7 +115,10 @@ def _read_graph(path, file, size):
         raise InputError(f'{path}: the graph has {size} bytes, and at most '
                          f'{MAX_GRAPH_BYTES} are read')
     data, position = bytearray(size), 0
-    while block := file.read(1 << 20):  # in one piece, tarfile holds it twice
+    while position < size:  # in one piece, tarfile holds it twice
+        block = file.read(min(1 << 20, size - position))
+        if not block:
+            raise InputError(f'{path} ends after {position} of {size} bytes')
         data[position:position + len(block)] = block
         position += len(block)
     return data

@@ -13,10 +13,8 @@ before the npz gets its name.
 import argparse
 import json
 
+from conversion import CUSTOM, TASKS, Conversion
 from models.errors import InputError, report_errors
-from models.pretrained import PRETRAINED_MODELS
-
-TASKS = [*PRETRAINED_MODELS, 'custom']
 
 
 def parse_args():
@@ -68,7 +66,7 @@ def check_arguments(parser, args):
                      '--inspect SOURCE')
     if args.json and args.inspect is None:
         parser.error('--json goes with --inspect')
-    if (args.task == 'custom') != (args.class_names is not None):
+    if (args.task == CUSTOM) != (args.class_names is not None):
         parser.error('the task custom and --class-names go together')
     if args.colors and not args.class_names:
         parser.error('--colors goes with --class-names')
@@ -96,11 +94,11 @@ def print_inspection(args):
 
 
 def convert(args):
-    from conversion import Conversion
     from datasets import read_classes
-    from models.files import atomic_path
+    from models.files import atomic_path, check_not_source
     from sources import open_source
     source = open_source(args.source, args.output_stride, args.crop_size)
+    check_not_source(args.target, source.path)
     conversion = Conversion(source, args.task)
     classes = {} if args.class_names is None else read_classes(
         args.class_names, args.colors, conversion.link.n_class)
@@ -121,9 +119,9 @@ def print_summary(conversion, target):
           f'{found["n_class"]} classes, output stride '
           f'{found["output_stride"]}, crop {height} x {width}')
     print(f'  sha256 {source.sha256}')
-    ignored = getattr(source, 'ignored', [])
-    if ignored:
-        print(f'  ignored, needed for training only: {", ".join(ignored)}')
+    if source.ignored:
+        print('  ignored, needed for training only: '
+              f'{", ".join(source.ignored)}')
     if conversion.structure is None:
         print('  a checkpoint does not tell output stride, crop and epsilons: '
               'these are as asked for, or the official ones')

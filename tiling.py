@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 
-from models.deeplab_v3_plus import PAD_VALUE
+from models.constants import PAD_VALUE
 from models.errors import InputError
 
 GRID = 8  # pixels: tiles begin at its multiples, where the network samples

@@ -99,12 +99,14 @@ def _session(conversion):
     names = [f'{conversion.structure.logits}:0',
              f'{conversion.structure.sized_logits}:0']
 
+    feed = f'{conversion.structure.image}:0'
+
     def run(image):
         pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
         try:
             with _quiet():
-                logits, sized = session.run(names, {'ImageTensor:0': pixels})
-        except (tf.errors.OpError, KeyError, ValueError) as error:
+                logits, sized = session.run(names, {feed: pixels})
+        except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'{conversion.source.path}: TensorFlow cannot '
                              f'run the graph ({error})') from None
         kept = slice(conversion.dropped, None)

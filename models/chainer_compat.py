@@ -2,7 +2,7 @@
 
 Both are the last releases, made for NumPy below 1.24 and Python up to 3.11.
 What they miss since then is little, and is given back here before they are
-imported. Only what is missing is added: on an older NumPy this does nothing.
+imported. Only what is missing is added.
 """
 import importlib.util
 import sys

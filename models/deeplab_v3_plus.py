@@ -1,116 +1,44 @@
-"""DeepLabV3+ on an Xception65 backbone, read from top to bottom.
+"""DeepLabV3+ on an Xception65 backbone.
 
 The network of Chen et al., "Encoder-Decoder with Atrous Separable Convolution
 for Semantic Image Segmentation" (ECCV 2018), as the official TensorFlow code
 builds it, under ChainerCV's parameter names. Layouts are NCHW, float32.
 
-The classes stand in forward order after `Xception65` (xception.py):
-`SeparableASPP`, `Decoder`, and `DeepLabV3plusXception65`, which joins them
-and turns images into labels.
+`DeepLabV3plusXception65` joins the backbone (xception.py) and the head
+(head.py), and turns images into labels.
 """
+import contextlib
+import copy
+import math
+import numbers
 import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
 
 import chainer
 import chainer.functions as F
-import chainer.links as L
 import numpy as np
 
+from models.constants import (
+    INPUT_SIZE,
+    MAX_INPUT_SIDE,
+    OFFSET,
+    OUTPUT_STRIDE,
+    OUTPUT_STRIDES,
+    PAD_VALUE,
+    SCALE,
+)
 from models.errors import BackendError, InputError
+from models.head import Decoder, SeparableASPP
 from models.label_map import label_map
 from models.memory import check_memory
 from models.openvino_engine import OpenVINOEngine
 from models.pretrained import pretrained_path, read_settings
 from models.weights import leave_unset, load_weights
-from models.xception import (
-    OUTPUT_STRIDES,
-    Xception65,
-    conv_bn,
-    separable_conv_bn,
-)
+from models.xception import Xception65
 
-PAD_VALUE = 127.5  # grey level around small images; becomes 0 in the network
-MAX_INPUT_SIDE = 1 << 14  # pixels that images are padded to at most
-HEAD_EPS = 1e-5  # batch norm's epsilon in ASPP and decoder
 # What Chainer takes on a CPU, by output stride: bytes, and bytes for a pixel.
 CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
-
-
-class SeparableASPP(chainer.Chain):
-
-    """Atrous spatial pyramid pooling: one place seen at five scales.
-
-    Args:
-        in_channels (int): channels of the input.
-        out_channels (int): channels of each branch and of the output.
-        rates (tuple of three ints): dilations of the atrous branches.
-        initialW: Chainer's initializer of the convolution weights.
-
-    """
-
-    def __init__(self, in_channels, out_channels, rates, initialW=None):
-        super().__init__()
-        options = {'eps': HEAD_EPS, 'initialW': initialW}
-        with self.init_scope():
-            self.image_pooling_conv = conv_bn(
-                in_channels, out_channels, 1, **options)
-            self.conv1x1 = conv_bn(in_channels, out_channels, 1, **options)
-            self.atrous1 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[0], **options)
-            self.atrous2 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[1], **options)
-            self.atrous3 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[2], **options)
-            self.proj = conv_bn(5 * out_channels, out_channels, 1, **options)
-
-    def forward(self, x):
-        pooled = F.average(x, axis=(2, 3), keepdims=True)  # (B, C, 1, 1)
-        pooled = self.image_pooling_conv(pooled)  # (B, 256, 1, 1)
-        h = F.concat((
-            F.broadcast_to(pooled, pooled.shape[:2] + x.shape[2:]),
-            self.conv1x1(x),
-            self.atrous1(x),
-            self.atrous2(x),
-            self.atrous3(x),
-        ))  # (B, 5 * 256, H, W)
-        return F.dropout(self.proj(h), 0.1)  # (B, 256, H, W)
-
-
-class Decoder(chainer.Chain):
-
-    """Sharpen coarse features with fine ones and classify each place.
-
-    Args:
-        in_channels (int): channels of the high level features.
-        n_class (int): number of classes.
-        low_channels (int): channels of the low level features.
-        proj_channels (int): channels they are reduced to.
-        channels (int): channels of the two convolutions.
-        initialW: Chainer's initializer of the convolution weights.
-
-    """
-
-    def __init__(self, in_channels, n_class, low_channels=256,
-                 proj_channels=48, channels=256, initialW=None):
-        super().__init__()
-        options = {'eps': HEAD_EPS, 'initialW': initialW}
-        with self.init_scope():
-            self.feature_proj = conv_bn(
-                low_channels, proj_channels, 1, **options)
-            self.conv1 = separable_conv_bn(
-                in_channels + proj_channels, channels, **options)
-            self.conv2 = separable_conv_bn(channels, channels, **options)
-            self.conv_logits = L.Convolution2D(
-                channels, n_class, 1, initialW=initialW)
-
-    def forward(self, low_level, high_level):
-        low = self.feature_proj(low_level)  # (B, 48, H/4, W/4)
-        high = F.resize_images(
-            high_level, low.shape[2:])  # (B, 256, H/4, W/4), align_corners
-        h = F.concat((high, low))  # (B, 304, H/4, W/4)
-        h = self.conv2(self.conv1(h))  # (B, 256, H/4, W/4)
-        return self.conv_logits(h)  # (B, n_class, H/4, W/4)
 
 
 class DeepLabV3plusXception65(chainer.Chain):
@@ -163,16 +91,21 @@ class DeepLabV3plusXception65(chainer.Chain):
         self.metadata = defaults.get('metadata', {})
         self.n_class = _one_class_count(n_class, defaults.get('n_class'))
         self.min_input_size = _as_size(
-            min_input_size or defaults.get('min_input_size', 513))
+            defaults.get('min_input_size', INPUT_SIZE)
+            if min_input_size is None else min_input_size)
         self.scales = (1.0,) if scales is None else tuple(scales)
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(
+                0 < scale < math.inf for scale in self.scales):
             raise InputError(f'scales are {self.scales}, and must be one or '
                              'more positive numbers')
         self.flip = bool(flip)
-        self.output_stride = output_stride or defaults.get('output_stride', 8)
+        self.output_stride = (
+            defaults.get('output_stride', OUTPUT_STRIDE)
+            if output_stride is None else output_stride)
         if self.output_stride not in OUTPUT_STRIDES:
-            raise InputError(f'output_stride is {self.output_stride}, and '
-                             'must be 8 or 16')
+            raise InputError(
+                f'output_stride is {self.output_stride}, and must be '
+                f'{" or ".join(map(str, OUTPUT_STRIDES))}')
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(
@@ -207,6 +140,9 @@ class DeepLabV3plusXception65(chainer.Chain):
             numpy.ndarray, (3, max(H, min H), max(W, min W)), float32 in
             [-1, 1]. The image is at the top left; the padding is 0.
 
+        Raises:
+            InputError: the image has another shape.
+
         """
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f'an image has shape {image.shape}, and must be '
@@ -216,7 +152,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                           max(W, self.min_input_size[1])),
                          PAD_VALUE, np.float32)
         padded[:, :H, :W] = image
-        return padded * np.float32(2 / 255) - np.float32(1)
+        return padded * np.float32(SCALE) - np.float32(OFFSET)
 
     def predict(self, imgs: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Segment images.
@@ -228,9 +164,13 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             list of numpy.ndarray, (H, W), int32: the class of each pixel.
 
+        Raises:
+            InputError: an image has another shape, or needs more memory than
+                there is; or what `to_openvino` requires is not to be had.
+
         """
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            network = self.network()
+        network = self.network()
+        with _inference():
             return [self._predict_one(img, network) for img in imgs]
 
     def to_openvino(self, threads: int | None = None, required: bool = True
@@ -250,8 +190,8 @@ class DeepLabV3plusXception65(chainer.Chain):
             The link itself.
 
         Raises:
-            InputError: OpenVINO is required and not installed, or threads is
-                not positive.
+            InputError: threads is not positive.
+            BackendError: OpenVINO is required and not installed.
 
         """
         self._engine = OpenVINOEngine(threads)
@@ -270,7 +210,11 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Returns:
             callable: from a prepared image (1, 3, H, W) to logits (1,
-            n_class, ceil(H/4), ceil(W/4)), both arrays, float32.
+            n_class, ceil(H/4), ceil(W/4)), both arrays, float32. It does not
+            train, whatever Chainer is configured to.
+
+        Raises:
+            BackendError: see `to_openvino`.
 
         """
         if self._engine is not None and self.xp is np:
@@ -286,10 +230,15 @@ class DeepLabV3plusXception65(chainer.Chain):
         return self._run_chainer
 
     def memory_needed(self, height: int, width: int) -> float:
-        """Return about how many bytes `predict` takes, of an image's size.
+        """Tell the memory that `predict` takes of an image.
 
-        It is what comes on top of what is held already, on a CPU; on a GPU
-        it is not known, and 0.
+        Args:
+            height, width (int): of the image, in pixels.
+
+        Returns:
+            float: about how many bytes, on top of what is held already, on a
+            CPU, once `network` was called; on a GPU it is not known, and 0.
+
         """
         if self.xp is not np:
             return 0
@@ -298,16 +247,25 @@ class DeepLabV3plusXception65(chainer.Chain):
                 (height, width), self.min_input_size, strict=True))
         if self._engine is not None:
             return self._engine.memory_needed(height, width)
+        return self._chainer_memory(height, width)
+
+    def copy(self, mode='share'):
+        """Copy the link as Chainer does; the copy compiles its own network."""
+        link = super().copy(mode)
+        link._engine = copy.copy(self._engine)
+        return link
+
+    def _chainer_memory(self, height, width):
         fixed, per_pixel = CHAINER_MEMORY[self.output_stride]
         return fixed + per_pixel * height * width
 
     def _run_chainer(self, x):
         if self.xp is np:
             height, width = x.shape[2:]
-            fixed, per_pixel = CHAINER_MEMORY[self.output_stride]
             check_memory(f'an image of {height} x {width} pixels',
-                         fixed + per_pixel * height * width)
-        return self(x).array
+                         self._chainer_memory(height, width))
+        with _inference():
+            return self(x).array
 
     def _predict_one(self, img, network):
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
@@ -324,9 +282,17 @@ class DeepLabV3plusXception65(chainer.Chain):
                 yield scaled[:, :, :, ::step], step
 
 
+@contextlib.contextmanager
+def _inference():
+    with chainer.using_config('train', False), chainer.no_backprop_mode():
+        yield
+
+
 def _one_class_count(given, known):
     if given is None and known is None:
         raise InputError('n_class is needed where no pretrained model is given')
+    if given is not None and not _is_count(given):
+        raise InputError(f'n_class is {given}, and must be a positive integer')
     if given is not None and known is not None and given != known:
         raise InputError(f'n_class is {given}, but the pretrained model has '
                          f'{known} classes: leave n_class out')
@@ -334,8 +300,14 @@ def _one_class_count(given, known):
 
 
 def _as_size(size):
-    height, width = (size, size) if np.ndim(size) == 0 else size
-    if not (0 < height <= MAX_INPUT_SIDE and 0 < width <= MAX_INPUT_SIDE):
-        raise InputError(f'min_input_size is {size}, and its sides must be 1 '
-                         f'to {MAX_INPUT_SIDE} pixels')
-    return int(height), int(width)
+    sides = tuple(size) if np.ndim(size) else (size, size)
+    if len(sides) != 2 or not all(
+            _is_count(side) and side <= MAX_INPUT_SIDE for side in sides):
+        raise InputError(
+            f'min_input_size is {size}, and must be one integer or two, 1 to '
+            f'{MAX_INPUT_SIDE} pixels')
+    return int(sides[0]), int(sides[1])
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and value > 0

@@ -1,6 +1,5 @@
 """Download a large file without losing what has come."""
 import http.client
-import pathlib
 import re
 import socket
 import sys
@@ -127,7 +126,9 @@ def _raise_http(error):
 
 def _raise_unreachable(error):
     reason = getattr(error, 'reason', error)
-    if isinstance(reason, (socket.gaierror, FileNotFoundError, ValueError)):
+    if isinstance(reason, (socket.gaierror, FileNotFoundError, ValueError,
+                           IsADirectoryError, NotADirectoryError,
+                           PermissionError)):
         raise InputError(f'{reason}') from None
     raise _Broken(f'{reason or type(error).__name__}') from None
 
@@ -175,8 +176,3 @@ def _block(response):
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(f'broken off ({error or type(error).__name__})'
                       ) from None
-
-
-def recorded_sha256(path):
-    """Return where the digest of a downloaded file is kept."""
-    return pathlib.Path(f'{path}.sha256')

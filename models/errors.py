@@ -1,8 +1,11 @@
 """One clear line for a user's mistake, at the command line and from Python."""
 import contextlib
+import difflib
 import os
 import sys
 import warnings
+
+SHOWN = 3  # names in a line
 
 
 class InputError(ValueError):
@@ -46,6 +49,31 @@ def report_errors():
         sys.exit(_one_line(describe_os_error(error)))
     except KeyboardInterrupt:
         sys.exit('interrupted')
+
+
+def names_that_differ(missing, unknown, known, others):
+    """Return one line on names that do not fit.
+
+    Args:
+        missing, unknown (list of (str, tuple)): names and shapes.
+        known (collection of str): what an unknown name may have been meant
+            to be.
+        others (list of str): further differences.
+
+    Returns:
+        str: the first three of all and how many there are beyond; empty
+        where there is none.
+
+    """
+    lines = [f'{name} {shape} is missing' for name, shape in missing]
+    for name, shape in unknown:
+        near = difflib.get_close_matches(name, known, 1) if (
+            len(lines) < SHOWN) else []  # it takes a while
+        lines.append(f'{name} {shape} is unknown' + (
+            f' (nearest name: {near[0]})' if near else ''))
+    lines += others
+    more = len(lines) - SHOWN
+    return '; '.join(lines[:SHOWN]) + (f'; and {more} more' if more > 0 else '')
 
 
 def describe_os_error(error):

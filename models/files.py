@@ -61,6 +61,14 @@ def _open_temporary(path):
         os.close(handle)  # before it was locked, it looked like left behind
 
 
+def check_not_source(target, source):
+    """Raise InputError where a file is to be written over its own source."""
+    if os.path.exists(target) and os.path.exists(source) and (
+            os.path.samefile(target, source)):
+        raise InputError(f'{target} is what is read as well: name another '
+                         'file to write')
+
+
 def _default_mode():
     """The permissions a plain `open` would give (mkstemp gives 0o600)."""
     mask = os.umask(0)
@@ -95,10 +103,11 @@ def locked(path, wait=True):
         yield
 
 
-def sha256(path):
-    """Return the digest of a file, in hexadecimal."""
+def sha256(*paths):
+    """Return the digest of a file, or of several in turn, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, 'rb') as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

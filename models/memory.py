@@ -17,18 +17,20 @@ def available_memory():
     return max(0, min(_machine(), _cgroup(), _address_space()))
 
 
-def check_memory(what, needed):
+def check_memory(what, needed, advice='free some, or take a smaller image'):
     """Raise InputError where `what` needs more bytes than there are."""
     available = available_memory()
     if needed > available:
         raise InputError(
             f'{what} needs about {needed / GB:.1f} GB of memory, and '
-            f'{available / GB:.1f} GB are free: free some, or take a smaller '
-            'image')
+            f'{available / GB:.1f} GB are free: {advice}')
 
 
 def _machine():
-    return _field('/proc/meminfo', 'MemAvailable') * 1024
+    try:
+        return _field('/proc/meminfo', 'MemAvailable') * 1024
+    except (OSError, ValueError):  # it does not say
+        return float('inf')
 
 
 def _cgroup(root=pathlib.Path('/sys/fs/cgroup')):

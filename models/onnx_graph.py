@@ -14,12 +14,10 @@ from chainer.links import BatchNormalization, Convolution2D
 from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 from onnx import TensorProto, helper
 
-from models.deeplab_v3_plus import (
-    Decoder,
-    DeepLabV3plusXception65,
-    SeparableASPP,
-)
+from models.constants import MIDDLE_BLOCKS
+from models.deeplab_v3_plus import DeepLabV3plusXception65
 from models.errors import BackendError
+from models.head import Decoder, SeparableASPP
 from models.xception import ExitBlock, Xception65, XceptionBlock
 
 INPUT = 'image'
@@ -149,7 +147,7 @@ class _Graph:
                          coordinate_transformation_mode='align_corners')
 
 
-# What each link's `forward` does, in the order of xception.py and
+# What each link's `forward` does, in the order of xception.py, head.py and
 # deeplab_v3_plus.py.
 
 def _conv_bn(graph, link, x):
@@ -186,7 +184,7 @@ def _xception65(graph, link, x):
     h, _ = graph.add(link.entryflow_block1, h)
     h, low_level = graph.add(link.entryflow_block2, h)
     h, _ = graph.add(link.entryflow_block3, h)
-    for i in range(1, 17):
+    for i in MIDDLE_BLOCKS:
         h, _ = graph.add(link[f'middleflow_block{i}'], h)
     h, _ = graph.add(link.exitflow_block1, h)
     return low_level, graph.add(link.exitflow_block2, h)

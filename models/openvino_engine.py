@@ -79,6 +79,7 @@ class OpenVINOEngine:
         Raises:
             BackendError: OpenVINO is not installed, or a part of the link is
                 not known to `onnx_graph`.
+            InputError: the memory is too little to compile the network.
 
         """
         self.check_installed()
@@ -125,6 +126,7 @@ class OpenVINOEngine:
             # At most two are kept: the shared one, and one for a large size.
             self._requests = {size: request for size, request
                               in self._requests.items() if size == 'any'}
+            self._largest = min(self._largest, SHARED_PIXELS)
         if pixels > self._largest:
             check_memory(f'an image of {height} x {width} pixels',
                          self.memory_needed(height, width))
@@ -143,7 +145,8 @@ def _read_model(link):
     import openvino
 
     from models.onnx_graph import onnx_model
-    check_memory('compiling the network', COMPILE_MEMORY)
+    check_memory('compiling the network', COMPILE_MEMORY,
+                 'free some, or run it on Chainer')
     return openvino.Core().read_model(onnx_model(link))
 
 

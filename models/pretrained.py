@@ -79,6 +79,9 @@ def read_settings(path: pathlib.Path, pretrained_model: str | os.PathLike
     if len(logits) != 4:
         raise InputError(f'{path} does not hold a DeepLabV3+ Xception65: it '
                          'has no decoder/conv_logits/W with four axes')
+    if metadata.get('n_class', logits[0]) != logits[0]:
+        raise InputError(f'{path} says that it has {metadata["n_class"]} '
+                         f'classes, and has {logits[0]}: convert it again')
     settings = {'n_class': logits[0], 'metadata': metadata}
     if pretrained_model in PRETRAINED_MODELS:
         settings['min_input_size'] = (
@@ -92,7 +95,6 @@ def read_settings(path: pathlib.Path, pretrained_model: str | os.PathLike
 def _cached(name):
     from chainer.dataset import get_dataset_directory
 
-    from models.download import recorded_sha256
     from models.files import locked, sha256
     folder = get_dataset_directory('pfnet/chainercv/models')
     path = pathlib.Path(folder, PRETRAINED_MODELS[name]['npz'].split('/')[-1])
@@ -100,7 +102,7 @@ def _cached(name):
         with locked(path):
             if not path.exists():
                 _obtain(name, path)
-    recorded = recorded_sha256(path)
+    recorded = _recorded_sha256(path)
     if recorded.exists() and recorded.read_text().split()[:1] != [
             sha256(path)]:
         raise InputError(f'{path} has changed since it was downloaded: remove '
@@ -142,7 +144,8 @@ def _sources(name):
 def _take_npz(name, url, path):
     from models.download import download
     part = download(url, path.parent, lambda part: _check(name, part))
-    _keep(part, path)
+    _record(part, path)
+    os.replace(part, path)
 
 
 def _take_tarball(name, url, path):
@@ -172,14 +175,12 @@ def _check(name, path):
     load_weights(path, link)
 
 
-def _keep(part, path):
-    _record(part, path)
-    os.replace(part, path)
-
-
 def _record(part, path):
     """Keep the digest of a file that is about to get its name."""
-    from models.download import recorded_sha256
     from models.files import atomic_path, sha256
-    with atomic_path(recorded_sha256(path)) as temporary:
+    with atomic_path(_recorded_sha256(path)) as temporary:
         temporary.write_text(f'{sha256(part)}  {path.name}\n')
+
+
+def _recorded_sha256(path):
+    return pathlib.Path(f'{path}.sha256')

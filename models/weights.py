@@ -6,7 +6,6 @@ ChainerCV's names ('aspp/proj/conv/W', ...), readable by
 are for (see `METADATA_FORMS`); `load_npz` passes over them, and a file without
 them is welcome.
 """
-import difflib
 import math
 import pathlib
 import tokenize
@@ -15,8 +14,7 @@ import zlib
 
 import numpy as np
 
-from models.errors import InputError
-from models.files import atomic_path
+from models.errors import InputError, names_that_differ
 
 FORMAT_VERSION = 1
 METADATA = 'metadata/'
@@ -39,24 +37,29 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
 
 
 def write_npz(path, arrays, metadata):
-    """Write weights and what they are for; the file appears whole.
+    """Write weights and what they are for.
 
     Args:
-        path (str or pathlib.Path): the npz file.
+        path (str or pathlib.Path): the npz file. That it appears whole is up
+            to `models.files.atomic_path`.
         arrays (iterable of (str, numpy.ndarray)): names and values. They are
             taken one at a time, so that a generator needs little memory.
         metadata (dict): see `METADATA_FORMS`; stored under 'metadata/'
             together with 'format_version'.
 
     Raises:
+        InputError: metadata are larger than `read_npz` takes.
         OSError: the file cannot be written.
 
     """
     metadata = {'format_version': FORMAT_VERSION, **metadata}
-    with atomic_path(path) as temporary, \
-            zipfile.ZipFile(temporary, 'w') as archive:
+    with zipfile.ZipFile(path, 'w') as archive:
         for name, value in metadata.items():
-            _write_array(archive, METADATA + name, np.asarray(value))
+            array = np.asarray(value)
+            if array.nbytes > _METADATA_LIMIT:
+                raise InputError(f'{name} takes {array.nbytes} bytes, and at '
+                                 f'most {_METADATA_LIMIT} are kept in an npz')
+            _write_array(archive, METADATA + name, array)
         for name, array in arrays:
             _write_array(archive, name, array)
 
@@ -125,8 +128,8 @@ def load_weights(path, link):
         link (chainer.Link): changed only when the whole file is in order.
 
     Raises:
-        InputError: the file is damaged, holds pickled objects, or its names,
-            shapes or types are not the link's; each is named.
+        InputError: the file is damaged, holds pickled objects, its names,
+            shapes or types are not the link's, or a value is not finite.
         OSError: the file cannot be opened.
 
     """
@@ -136,11 +139,18 @@ def load_weights(path, link):
     _check_shapes(path, expected, found)
 
     def is_weight(name, shape, dtype):
-        if name in expected and dtype.kind not in 'fiu':
-            raise InputError(f'{path}: {name} holds {dtype}, not numbers')
+        kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
+        if name in expected and dtype.kind not in kinds:
+            raise InputError(f'{path}: {name} holds {dtype}, not '
+                             + ('integers' if kinds == 'iu' else 'numbers'))
         return name in expected
 
-    arrays = dict(_read_arrays(path, is_weight))
+    arrays = {}
+    for name, array in _read_arrays(path, is_weight):
+        if not np.isfinite(array).all():
+            raise InputError(f'{path}: {name} holds a value that is not '
+                             'finite')
+        arrays[name] = array
     serializers.NpzDeserializer(arrays).load(link)
 
 
@@ -157,22 +167,19 @@ def named_arrays(link):
 
 
 def _check_shapes(path, expected, found):
-    problems = []
-    for name in sorted(expected.keys() - found.keys()):
-        problems.append(f'{name} {expected[name].shape} is missing')
-    for name in sorted(found.keys() - expected.keys()):
-        nearest = difflib.get_close_matches(name, expected, 1)
-        hint = f' (nearest name: {nearest[0]})' if nearest else ''
-        problems.append(f'{name} {found[name]} is unknown{hint}')
-    for name in sorted(expected.keys() & found.keys()):
-        if found[name] != expected[name].shape:
-            problems.append(f'{name} has shape {found[name]} where the link '
-                            f'has {expected[name].shape}')
-    if problems:
-        more = f'; and {len(problems) - 3} more' if len(problems) > 3 else ''
-        raise InputError(
-            f'{path} does not hold the weights of this DeepLabV3+ Xception65: '
-            + '; '.join(problems[:3]) + more)
+    differences = names_that_differ(
+        [(name, expected[name].shape)
+         for name in sorted(expected.keys() - found.keys())],
+        [(name, found[name])
+         for name in sorted(found.keys() - expected.keys())],
+        expected,
+        [f'{name} has shape {found[name]} where the link has '
+         f'{expected[name].shape}'
+         for name in sorted(expected.keys() & found.keys())
+         if found[name] != expected[name].shape])
+    if differences:
+        raise InputError(f'{path} does not hold the weights of this '
+                         f'DeepLabV3+ Xception65: {differences}')
 
 
 def _read_arrays(path, wanted):
@@ -211,11 +218,9 @@ def _read_arrays(path, wanted):
 
 def _read_header(file):
     version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f'npy version {version} is unknown')
+    if version != (1, 0):  # the others may have headers of gigabytes
+        raise ValueError(f'npy version {version} is not read')
+    return np.lib.format.read_array_header_1_0(file)
 
 
 def _read_data(file, shape, fortran_order, dtype):

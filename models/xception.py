@@ -1,21 +1,17 @@
 """Xception65, the backbone of DeepLabV3+, in forward order.
 
-Layers are built by `conv_bn` and `separable_conv_bn`, which the head uses as
+Layers are built by `conv_bn` and `separable_conv_bn`, which head.py uses as
 well. Layouts are NCHW, float32.
 """
 import chainer
 import chainer.functions as F
 from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 
+from models.constants import MIDDLE_BLOCKS, OUTPUT_STRIDES
+
 BACKBONE_EPS = 1e-3  # batch norm's epsilon, as below `xception_65`
 BN_DECAY = 0.9997  # of the moving statistics, in training
 
-# What the output stride (input size / ASPP input size) sets: the stride of
-# entry flow block 3, and the dilations of what follows it.
-OUTPUT_STRIDES = {
-    8: {'stride': 1, 'middle': 2, 'exit': 4, 'aspp': (12, 24, 36)},
-    16: {'stride': 2, 'middle': 1, 'exit': 2, 'aspp': (6, 12, 18)},
-}
 
 
 def conv_bn(in_channels, out_channels, ksize, stride=1, activ=F.relu, *,
@@ -87,7 +83,15 @@ class XceptionBlock(chainer.Chain):
 
 class ExitBlock(chainer.Chain):
 
-    """Three separable convolutions, a ReLU after each half; no shortcut."""
+    """Three separable convolutions, a ReLU after each half; no shortcut.
+
+    Args:
+        in_channels (int): channels of the input.
+        channels (tuple of three ints): channels of the convolutions.
+        dilate (int): dilation of the three depthwise convolutions.
+        options: `eps` and `initialW`, passed to every convolution.
+
+    """
 
     def __init__(self, in_channels, channels, dilate, **options):
         super().__init__()
@@ -101,6 +105,7 @@ class ExitBlock(chainer.Chain):
                 c2, c3, dilate=dilate, **options)
 
     def forward(self, x):
+        """Return (B, c3, H, W) of x (B, in_channels, H, W)."""
         return self.separable3(self.separable2(self.separable1(x)))
 
 
@@ -127,7 +132,7 @@ class Xception65(chainer.Chain):
                 128, (256, 256, 256), stride=2, **options)
             self.entryflow_block3 = XceptionBlock(
                 256, (728, 728, 728), strides['stride'], **options)
-            for i in range(1, 17):
+            for i in MIDDLE_BLOCKS:
                 setattr(self, f'middleflow_block{i}', XceptionBlock(
                     728, (728, 728, 728), dilate=strides['middle'],
                     shortcut='identity', **options))
@@ -151,7 +156,7 @@ class Xception65(chainer.Chain):
         h, _ = self.entryflow_block1(h)  # (B, 128, H/4, W/4)
         h, low_level = self.entryflow_block2(h)  # (B, 256, H/8, W/8)
         h, _ = self.entryflow_block3(h)  # (B, 728, H/s, W/s)
-        for i in range(1, 17):
+        for i in MIDDLE_BLOCKS:
             h, _ = self[f'middleflow_block{i}'](h)  # (B, 728, H/s, W/s)
         h, _ = self.exitflow_block1(h)  # (B, 1024, H/s, W/s)
         h = self.exitflow_block2(h)  # (B, 2048, H/s, W/s)

@@ -128,7 +128,14 @@ def test_prepare():
     ({}, 'n_class is needed'),
     ({'n_class': 2, 'output_stride': 4}, 'must be 8 or 16'),
     ({'n_class': 2, 'scales': ()}, 'must be one or more positive'),
-    ({'n_class': 2, 'min_input_size': (0, 5)}, 'must be 1 to 16384 pixels'),
+    ({'n_class': 2, 'min_input_size': (0, 5)}, '1 to 16384 pixels'),
+    ({'n_class': 2, 'min_input_size': 0}, '1 to 16384 pixels'),
+    ({'n_class': 2, 'min_input_size': (1, 2, 3)}, 'one integer or two'),
+    ({'n_class': 2, 'min_input_size': '9x9'}, 'one integer or two'),
+    ({'n_class': 2, 'output_stride': 0}, 'must be 8 or 16'),
+    ({'n_class': 2, 'scales': (float('nan'),)}, 'must be one or more positive'),
+    ({'n_class': 2.5}, 'must be a positive integer'),
+    ({'n_class': 0}, 'must be a positive integer'),
     ({'pretrained_model': 'no.npz'}, 'no.npz is no file'),
 ])
 def test_refuses_arguments(arguments, words):

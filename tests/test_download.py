@@ -147,6 +147,12 @@ def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(download.time, 'sleep', pytest.fail)
+    with pytest.raises(InputError, match='directory'):
+        download.download(tmp_path.as_uri(), tmp_path, None)
+
+
 def test_only_addresses_that_make_sense(tmp_path):
     for url in '/etc/hostname', 'ftp://127.0.0.1/a':
         with pytest.raises(InputError, match='http://'):

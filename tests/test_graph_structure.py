@@ -2,12 +2,11 @@
 import numpy as np
 import pytest
 from tensorboard.compat.proto.graph_pb2 import GraphDef
-from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64
+from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
 
-from conversion import Conversion, weight_table
+from conversion import Conversion, convert, weight_table
 from frozen_graph import FrozenGraph
 from models.errors import InputError
-from sources import open_source
 
 
 def node(graph, name):
@@ -83,6 +82,36 @@ def int64(graph):
     tensor.int64_val.append(1)
 
 
+def reverse_channels(graph):
+    graph.node.add(name='Reversed', op='ReverseV2', input=['PadV2', 'zeros'])
+    node(graph, 'mul').input[1] = 'Reversed'
+
+
+def second_image(graph):
+    graph.node.add(name='Second', op='Placeholder')
+    node(graph, 'PadV2').input[0] = 'Second'
+
+
+def string_scale(graph):
+    tensor = node(graph, 'mul/x').attr['value'].tensor
+    tensor.dtype = DT_STRING
+    tensor.tensor_content = b''
+    tensor.ClearField('float_val')
+    tensor.string_val.append(b'small')
+
+
+def other_block(graph):
+    scope = f'{MIDDLE}/separable_conv2_depthwise/depthwise'
+    tensor = node(graph, f'{scope}/BatchToSpaceND/block_shape').attr[
+        'value'].tensor
+    tensor.tensor_content = np.array([4, 4], np.int32).tobytes()
+
+
+def wide_pooling(graph):
+    kernel = node(graph, 'AvgPool2D/AvgPool').attr['ksize'].list
+    kernel.i[1] = 9000
+
+
 BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
 MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
 
@@ -125,6 +154,20 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (content('aspp0/weights', b'short'), 'aspp0/weights is damaged'),
     (int64, 'aspp0/BatchNorm/beta is int64'),
     (set_constant('aspp0/weights', float('nan')), 'not finite'),
+    (reverse_channels, 'is a ReverseV2 of the image'),
+    (second_image, 'must come from one Placeholder .* and comes from 2'),
+    (set_attribute('ImageTensor', 'dtype', 'type', 1), 'of type uint8'),
+    (string_scale, 'mul must work with one number'),
+    (set_attribute(f'{MIDDLE}/separable_conv2_depthwise/depthwise', 'padding',
+                   's', b'SAME'), 'SAME.* after SpaceToBatchND'),
+    (set_attribute('xception_65/entry_flow/conv1_1/Conv2D', 'padding', 's',
+                   b'SAME'), 'SAME.* after Pad'),
+    (set_attribute('aspp0/Conv2D', 'padding', 's', b'EXPLICIT'),
+     'aspp0/Conv2D has padding .*EXPLICIT'),
+    (other_block, 'has the block .*, and .*BatchToSpaceND'),
+    (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
+     'AvgPool has padding .*SAME'),
+    (wide_pooling, 'the crop is 71993 x 513, and its sides must be'),
     (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
 ])
 def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
@@ -132,8 +175,7 @@ def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
     change(graph)
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
     with pytest.raises(InputError, match=words):
-        Conversion(open_source(tmp_path / 'g.pb'), 'voc').write(
-            tmp_path / 'a.npz')
+        convert(tmp_path / 'g.pb', 'voc', tmp_path / 'a.npz')
     assert not (tmp_path / 'a.npz').exists()
 
 

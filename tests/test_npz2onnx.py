@@ -1,5 +1,6 @@
 """The exported file, in ONNX Runtime."""
 import json
+import shutil
 
 import chainer
 import chainer.functions as F
@@ -76,8 +77,26 @@ def test_refuses(random_graphs, fails, tmp_path):
     fails('is not a whole npz file', 'npz2onnx.py', pb, 'a.onnx')
     fails('No such file or directory', 'npz2onnx.py', npz, 'no/a.onnx')
     fails('is a folder', 'npz2onnx.py', npz, '.')
+    same = shutil.copy(npz, tmp_path / 'same.npz')
+    fails('is what is read as well', 'npz2onnx.py', same, same)
+    assert same.read_bytes() == npz.read_bytes()
     model = DeepLabV3plusXception65(pretrained_model=npz)
-    model.decoder.conv_logits.b.array[0] = np.nan
-    write_npz(tmp_path / 'nan.npz', named_arrays(model).items(), {})
-    fails('the weights may not be finite', 'npz2onnx.py',
-          tmp_path / 'nan.npz', 'a.onnx')
+    model.decoder.conv_logits.b.array[0] = np.finfo('f').max
+    model.decoder.conv_logits.W.array[0] = np.finfo('f').max
+    write_npz(tmp_path / 'huge.npz', named_arrays(model).items(), {})
+    fails('too large for finite outputs', 'npz2onnx.py',
+          tmp_path / 'huge.npz', 'a.onnx')
+
+
+@pytest.mark.slow
+def test_own_classes_without_a_task(run_script, tmp_path):
+    model = DeepLabV3plusXception65(n_class=2)
+    write_npz(tmp_path / 'a.npz', named_arrays(model).items(), {
+        'class_names': ['cat', 'dog'],
+        'class_colors': np.array([[0, 0, 9], [9, 0, 0]], np.uint8)})
+    result = run_script('npz2onnx.py', tmp_path / 'a.npz', 'a.onnx')
+    assert result.returncode == 0, result.stderr
+    metadata = {prop.key: prop.value for prop in onnx.load(
+        run_script.folder / 'a.onnx').metadata_props}
+    assert json.loads(metadata['class_names']) == ['cat', 'dog']
+    assert 'task' not in metadata

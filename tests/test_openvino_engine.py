@@ -141,9 +141,11 @@ def test_a_changed_epsilon_is_noticed(model):
 @pytest.mark.slow
 def test_copies_and_pickles(model):
     expected = model.predict([image(65, 65)])[0]
-    for other in copy.deepcopy(model), pickle.loads(pickle.dumps(model)):
+    for other in (model.copy('copy'), copy.deepcopy(model),
+                  pickle.loads(pickle.dumps(model))):
         change_bias(other)
         assert (other.predict([image(65, 65)])[0] == 3).all()
+        assert other._engine is not model._engine
     np.testing.assert_array_equal(model.predict([image(65, 65)])[0], expected)
 
 

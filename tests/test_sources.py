@@ -16,7 +16,7 @@ from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import sources
-from conversion import Conversion
+from conversion import Conversion, convert
 from datasets import label_colors
 from models import DeepLabV3plusXception65
 from models.errors import InputError
@@ -116,6 +116,7 @@ def checkpoint(tmp_path_factory):
         tf.compat.v1.Variable(np.int64(90000), name='global_step')
         tf.compat.v1.Variable(np.zeros(256, 'f'),
                               name='aspp0/BatchNorm/gamma/Momentum')
+        tf.compat.v1.Variable(np.float32(0.9), name='beta1_power')
         session.run(tf.compat.v1.global_variables_initializer())
         tf.compat.v1.train.Saver().save(session, str(folder / 'model.ckpt'))
     return folder
@@ -127,7 +128,7 @@ def test_checkpoint(checkpoint, run_script, palette_graphs):
                         '--output-stride', 16)
     assert result.returncode == 0, result.stderr
     assert ('ignored, needed for training only: aspp0/BatchNorm/gamma/'
-            'Momentum, global_step') in result.stdout
+            'Momentum, beta1_power, global_step') in result.stdout
     found = dict(np.load(run_script.folder / 'a.npz'))
     assert found['metadata/output_stride'] == 16
     assert found['metadata/min_input_size'].tolist() == [513, 513]
@@ -205,11 +206,59 @@ def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
             wrong = name == 'decoder/conv2/pw_bn/beta'
             yield name, array + np.float32(0.2) if wrong else array
 
+    # The fault must not be Chainer's training mode, nor the image's name.
+    link = DeepLabV3plusXception65
+    monkeypatch.setattr(link, 'to_openvino', lambda self, required: None)
+    monkeypatch.setattr(link, '_engine', None, raising=False)
+    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    monkeypatch.undo()
+
     monkeypatch.setattr(Conversion, 'arrays', changed)
     conversion.write(tmp_path / 'b.npz')
     list(verification.verify(conversion, tmp_path / 'a.npz', []))
     with pytest.raises(InputError, match='does not do what the graph does'):
         list(verification.verify(conversion, tmp_path / 'b.npz', []))
+
+
+@pytest.mark.slow
+def test_verify_feeds_an_image_of_any_name(random_graphs, run_script,
+                                           tmp_path):
+    graph = GraphDef.FromString(random_graphs('voc')[0].read_bytes())
+    for node in graph.node:
+        node.name = node.name.replace('ImageTensor', 'Photograph')
+        for i, name in enumerate(node.input):
+            node.input[i] = name.replace('ImageTensor', 'Photograph')
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    result = run_script('tf2npz.py', 'voc', tmp_path / 'g.pb', 'a.npz',
+                        '--verify', ROOT / 'assets/street.png')
+    assert result.returncode == 0, result.stderr
+
+
+def test_refuses_what_is_no_regular_file(fails, tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pb')
+    fails('is no regular file', 'tf2npz.py', 'voc', tmp_path / 'pipe.pb',
+          'a.npz')
+    fails('is no regular file', 'tf2npz.py', '--inspect', '/dev/zero')
+
+
+def test_never_writes_over_the_source(skeleton, fails, tmp_path):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    (tmp_path / 'link.pb').symlink_to('g.pb')
+    for target in 'g.pb', 'link.pb':
+        fails('is what is read as well', 'tf2npz.py', 'voc',
+              tmp_path / 'g.pb', tmp_path / target)
+    assert (tmp_path / 'g.pb').read_bytes() == skeleton
+
+
+def test_tasks_of_python(tmp_path):
+    (tmp_path / 'g.pb').write_bytes(FixtureGraph(
+        lambda name, shape: np.ones(shape, 'f'), 7, (65, 65)
+    ).graph.SerializeToString())
+    with pytest.raises(InputError, match='the task is coco, and must be one'):
+        convert(tmp_path / 'g.pb', 'coco', tmp_path / 'a.npz')
+    convert(tmp_path / 'g.pb', 'custom', tmp_path / 'a.npz')
+    assert DeepLabV3plusXception65(
+        pretrained_model=tmp_path / 'a.npz').n_class == 7
 
 
 def write_classes(folder, names, colors=None):

@@ -140,9 +140,9 @@ def change_stride(graph):
 
 
 def change_rate(graph):
-    block = node(graph,
-                 'aspp3_depthwise/depthwise/SpaceToBatchND/block_shape')
-    block.attr['value'].tensor.tensor_content = np.int32([6, 6]).tobytes()
+    for op in 'SpaceToBatchND', 'BatchToSpaceND':
+        block = node(graph, f'aspp3_depthwise/depthwise/{op}/block_shape')
+        block.attr['value'].tensor.tensor_content = np.int32([6, 6]).tobytes()
 
 
 def rename_weight(graph):
@@ -163,8 +163,8 @@ def change_shape(graph):
     (change_epsilon, 'aspp0/BatchNorm/FusedBatchNorm has epsilon'),
     (change_stride, r'aspp0/Conv2D has stride \(2, 2\)'),
     (change_rate, r'aspp3_depthwise/depthwise has dilation \(6, 6\)'),
-    (rename_weight, 'aspp1_pointwise/weights is missing; aspp1_pointwise/'
-                    r'weight .* is unknown \(nearest name: aspp1_pointwise/'
+    (rename_weight, r'aspp1_pointwise/weights \(1, 1, 2048, 256\) is missing; '
+                    r'aspp1_pointwise/weight .* is unknown \(nearest name: aspp1_pointwise/'
                     r'weights\)'),
     (change_shape, r'aspp0/weights has shape \(1, 1, 2048, 128\), and must '
                    r'have \(1, 1, 2048, 256\)'),

@@ -1,4 +1,5 @@
 """npz files: whole, checked, never unpickled."""
+import difflib
 import fcntl
 import zipfile
 
@@ -41,6 +42,8 @@ def test_round_trip(tmp_path, arrays):
     ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\) where the link has '
                                          r'\(256,\)'),
     ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not numbers'),
+    ({'aspp/proj/bn/N': np.array(0.5)}, 'holds float64, not integers'),
+    ({'aspp/proj/bn/avg_var': np.full(256, np.nan)}, 'is not finite'),
     ({'decoder/conv_logits/W': None}, 'does not hold a DeepLabV3'),
 ])
 def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
@@ -55,7 +58,7 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'min_input_size': 'wide'}, 'metadata/min_input_size is <U4 of shape'),
     ({'min_input_size': [513]}, r'metadata/min_input_size is int64 of shape '
                                 r'\(1,\)'),
-    ({'min_input_size': [1 << 40, 1]}, 'sides must be 1 to 16384 pixels'),
+    ({'min_input_size': [1 << 40, 1]}, '1 to 16384 pixels'),
     ({'output_stride': [8]}, 'metadata/output_stride is int64'),
     ({'class_names': ['a', 'b']}, 'a colour for each of its class names'),
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
@@ -71,6 +74,38 @@ def test_refuses_metadata(tmp_path, arrays, metadata, words):
 def test_passes_over_metadata_of_later_versions(tmp_path, arrays):
     write_npz(tmp_path / 'a.npz', arrays.items(), {'mood': [[0.5]]})
     assert load(tmp_path / 'a.npz').metadata == {'format_version': 1}
+
+
+def test_only_shown_names_are_looked_up(tmp_path, arrays, monkeypatch):
+    """It takes a twentieth of a second for each."""
+    asked = []
+    monkeypatch.setattr(difflib, 'get_close_matches',
+                        lambda name, *others: asked.append(name) or [])
+    write_npz(tmp_path / 'a.npz', [
+        ('decoder/conv_logits/W', arrays['decoder/conv_logits/W']),
+        *((f'model/{name}', np.zeros(1)) for name in arrays)], {})
+    with pytest.raises(InputError, match=r'is missing.* and \d+ more$'):
+        load(tmp_path / 'a.npz')
+    write_npz(tmp_path / 'a.npz', [
+        *arrays.items(), *((f'model/{i}', np.zeros(1)) for i in range(9))], {})
+    with pytest.raises(InputError, match=r'model/0 \(1,\) is unknown.* 6 mo'):
+        load(tmp_path / 'a.npz')
+    assert asked == ['model/0', 'model/1', 'model/2']
+
+
+def test_a_long_header_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w', zipfile.ZIP_DEFLATED) as file:
+        size = 1 << 28
+        file.writestr('decoder/conv_logits/W.npy', b'\x93NUMPY\x02\x00'
+                      + size.to_bytes(4, 'little') + bytes(size))
+    with pytest.raises(InputError, match=r'npy version \(2, 0\) is not read'):
+        load(tmp_path / 'a.npz')
+
+
+def test_metadata_have_a_limit(tmp_path, arrays):
+    with pytest.raises(InputError, match='class_names takes'):
+        write_npz(tmp_path / 'a.npz', arrays.items(),
+                  {'class_names': ['x' * (1 << 19)]})
 
 
 def test_refuses_pickles(tmp_path):
