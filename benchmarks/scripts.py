@@ -107,7 +107,8 @@ def main():
         chainer, _ = best(folder, '-c', CHAINER)
         predict, _ = best(folder, '-c', PREDICT, printed=True)
         demo, _ = best(folder, ROOT / 'demo.py', '--pretrained-model',
-                       'model.npz', '--output', 'out.png', 'image.png')
+                       'model.npz', '--force', '--output', 'out.png',
+                       'image.png')
     print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
           f'{chainer:.2f}, tf2npz {convert:.2f}, tar {untar:.2f}, '
           f'predict {predict:.2f}, demo {demo:.2f}; graph '
