@@ -1,6 +1,7 @@
 """Options that the scripts share: which model, and what runs it."""
 import itertools
 
+from models.constants import OUTPUT_STRIDES
 from models.errors import InputError
 from models.pretrained import PRETRAINED_MODELS
 
@@ -26,7 +27,7 @@ def add_model_arguments(parser, default):
         help='one number, or height and width: smaller images are padded to '
              'this size (default: what the model was made for)')
     parser.add_argument(
-        '--output-stride', type=int, choices=[8, 16],
+        '--output-stride', type=int, choices=OUTPUT_STRIDES,
         help='16 is three times as fast and a little less accurate (default: '
              "the model's, mostly 8)")
     parser.add_argument('--scales', nargs='+', default=[], metavar='SCALE',

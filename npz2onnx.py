@@ -13,6 +13,7 @@ import contextlib
 import json
 import pathlib
 
+from models.constants import OUTPUT_STRIDES
 from models.errors import InputError, report_errors
 from models.pretrained import PRETRAINED_MODELS
 
@@ -29,7 +30,7 @@ def parse_args():
         help=f'an npz file, or one of {", ".join(PRETRAINED_MODELS)}')
     parser.add_argument('target', metavar='ONNX', help='the file to write')
     parser.add_argument(
-        '--output-stride', type=int, choices=[8, 16],
+        '--output-stride', type=int, choices=OUTPUT_STRIDES,
         help='16 is three times as fast and a little less accurate (default: '
              'what the npz says, else 8)')
     parser.add_argument(

@@ -14,6 +14,7 @@ import argparse
 import json
 
 from conversion import CUSTOM, TASKS, Conversion
+from models.constants import OUTPUT_STRIDES
 from models.errors import InputError, report_errors
 
 
@@ -42,7 +43,7 @@ def parse_args():
                         help='their colours, one a line, as "128 64 128" or '
                              '"#804080" (default: a palette like VOC\'s)')
     checkpoint = parser.add_argument_group('with a checkpoint')
-    checkpoint.add_argument('--output-stride', type=int, choices=[8, 16],
+    checkpoint.add_argument('--output-stride', type=int, choices=OUTPUT_STRIDES,
                             help='(default: 8)')
     checkpoint.add_argument('--crop-size', type=int, nargs=2,
                             metavar=('HEIGHT', 'WIDTH'),
