@@ -23,7 +23,7 @@ from command_line import (
     split_numbers,
 )
 from images import MAX_PIXELS
-from models.errors import InputError, report_errors
+from models.errors import InputError, drop_output, report_errors
 from models.pretrained import PRETRAINED_MODELS
 
 
@@ -152,11 +152,14 @@ class Tally:
         self.say('error: ' + ' '.join(str(reason).split()), sys.stderr)
 
     def say(self, line, file=sys.stdout):
-        if self.bar is None:
-            print(line, file=file, flush=True)
-        else:
-            self.bar.write(str(line), file=file)
-            file.flush()
+        try:
+            if self.bar is None:
+                print(line, file=file, flush=True)
+            else:
+                self.bar.write(str(line), file=file)
+                file.flush()
+        except BrokenPipeError:
+            drop_output()
 
 
 def has_display():

@@ -78,7 +78,7 @@ def _inputs(argument):
         return [Input('-', pathlib.PurePath('stdin'))]
     if argument.startswith(('http://', 'https://')):
         name = pathlib.PurePosixPath(urllib.parse.unquote(
-            urllib.parse.urlsplit(argument).path)).stem
+            urllib.parse.urlsplit(argument).path)).stem.replace('\0', '')
         return [Input(argument, pathlib.PurePath(name or 'picture'))]
     if path.is_dir():
         return _in_folder(path)

@@ -96,6 +96,9 @@ def _voc(root, split):
                          'trainval')
     result = []
     for name in sorted(listing.read_text().split()):
+        if pathlib.PurePath(name).name != name:
+            raise InputError(f'{listing} names {name}, and must name files '
+                             'without a folder')
         image = root / 'JPEGImages' / f'{name}.jpg'
         label = root / 'SegmentationClass' / f'{name}.png'
         for path in image, label:

@@ -40,8 +40,8 @@ def report_errors():
             'and use .venv/bin/python, or install requirements.txt'))
     except MemoryError as error:
         sys.exit(_one_line(f'the memory does not suffice {error}'))
-    except BrokenPipeError:  # the reader has seen enough, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        drop_output()
         sys.exit(1)
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -49,6 +49,11 @@ def report_errors():
         sys.exit(_one_line(describe_os_error(error)))
     except KeyboardInterrupt:
         sys.exit('interrupted')
+
+
+def drop_output():
+    """Print no more: who reads it has seen enough, as with `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def names_that_differ(missing, unknown, known, others):

@@ -295,6 +295,22 @@ def test_a_full_disk(demo, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_reader_of_its_output_leaves(demo, tmp_path):
+    for seed in range(4):
+        write_picture(tmp_path / f'in/{seed}.png', seed)
+    with subprocess.Popen(
+            [sys.executable, ROOT / 'demo.py', tmp_path / 'in', '--output',
+             'out', '--pretrained-model', demo.npz, '--input-size', '65'],
+            cwd=demo.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True) as process:
+        process.stdout.close()
+        text = process.stderr.read()
+    assert process.returncode == 0
+    assert 'error' not in text
+    assert len(os.listdir(demo.folder / 'out')) == 4
+
+
+@pytest.mark.slow
 def test_interrupted(demo, tmp_path):
     for seed in range(40):
         write_picture(tmp_path / f'in/{seed}.png', seed)

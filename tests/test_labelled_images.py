@@ -92,6 +92,14 @@ def test_label_values(tmp_path, dataset, value, expected):
         assert images[0][1][3, 4] == expected
 
 
+def test_refuses_names_that_lead_elsewhere(tmp_path):
+    root = write_tree('voc', tmp_path, patches('voc', 1))
+    listing = root / 'VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'
+    listing.write_text('../../evil\n')
+    with pytest.raises(InputError, match=r'names ../../evil, and must'):
+        LabelledImages('voc', root, 'val')
+
+
 @pytest.mark.parametrize('dataset', ['cityscapes', 'voc', 'ade20k'])
 def test_refuses_damaged_trees(tmp_path, dataset):
     root = write_tree(dataset, tmp_path, patches(dataset, 2))
