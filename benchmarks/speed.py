@@ -28,175 +28,10 @@ import time
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
+from contenders import CONTENDERS, FLOOR, OURS, openvino  # noqa: E402
+
 TASKS = {'513x513': 'voc', '1025x2049': 'cityscapes'}
 PATIENCE = 60  # seconds: one that has taken longer is not run again
-FRAMES = 20  # over which the memory is to stay the same
-
-
-# Each contender loads its model and returns a function from an image, float32
-# CHW RGB, to labels (H, W).
-
-def floor(files):
-    import numpy as np
-    products = [(rng_array(m, k), rng_array(k, n), np.empty((m, n), 'f'))
-                for m, k, n in matrix_products(files['onnx'], files['size'])]
-
-    def run(image):
-        for a, b, out in products:
-            np.matmul(a, b, out=out)
-
-    return run
-
-
-def rng_array(*shape):
-    import numpy as np
-    return np.random.default_rng(0).random(shape, np.float32)
-
-
-def matrix_products(path, size):
-    """Return (m, k, n) of each dense convolution, as a matrix product."""
-    import onnx
-    model = onnx.load(path)
-    for side, dim in zip(
-            size, model.graph.input[0].type.tensor_type.shape.dim[2:],
-            strict=True):
-        dim.dim_value = side
-    kernels = {tensor.name: tensor.dims for tensor in model.graph.initializer}
-    model = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    shapes = {value.name: [dim.dim_value for dim
-                           in value.type.tensor_type.shape.dim]
-              for value in model.graph.value_info}
-    for node in model.graph.node:
-        if node.op_type == 'Conv':
-            out_channels, in_channels, kh, kw = kernels[node.input[1]]
-            if in_channels > 1:  # not depthwise
-                _, _, height, width = shapes[node.output[0]]
-                yield out_channels, in_channels * kh * kw, height * width
-
-
-def openvino(files):
-    return ours(files).to_openvino()
-
-
-def chainer(files):
-    return ours(files).to_chainer()
-
-
-def ours(files):
-    from models import DeepLabV3plusXception65
-    return DeepLabV3plusXception65(pretrained_model=files['npz'])
-
-
-def chainercv(files):
-    import models  # noqa: F401, I001  (before Chainer)
-    import chainer
-    from chainercv.links import DeepLabV3plusXception65
-    chainer.config.train = False
-    return DeepLabV3plusXception65(
-        files['n_class'], files['npz'], files['size'],
-        extractor_kwargs={'bn_kwargs': {'eps': 1e-3}},
-        aspp_kwargs={'bn_kwargs': {'eps': 1e-5}},
-        decoder_kwargs={'bn_kwargs': {'eps': 1e-5}})
-
-
-def tensorflow(files):
-    import os
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    import numpy as np
-    import tensorflow as tf
-    data = pathlib.Path(files['pb']).read_bytes()
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(
-            tf.compat.v1.GraphDef.FromString(data), name='')
-    session = tf.compat.v1.Session(graph=graph)
-
-    def run(image):
-        image = image.transpose(1, 2, 0)[np.newaxis].astype(np.uint8)
-        return session.run('SemanticPredictions:0', {'ImageTensor:0': image})[0]
-
-    return run
-
-
-def onnxruntime(files):
-    import onnxruntime as ort
-
-    from models.label_map import label_map
-    session = ort.InferenceSession(
-        files['onnx'], providers=['CPUExecutionProvider'])
-
-    def run(image):
-        logits, = session.run(None, {'image': prepare(image)[None]})
-        return label_map([logits[0]], image.shape[1:], image.shape[1:])
-
-    return run
-
-
-def pytorch(files):
-    import onnx
-    import torch
-    model = onnx.load(files['onnx'])
-    constants = {
-        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in model.graph.initializer}
-
-    @torch.inference_mode()
-    def run(image):
-        x = torch.from_numpy(prepare(image)[None])
-        logits = run_in_pytorch(model.graph.node, {**constants, 'image': x})
-        logits = torch.nn.functional.interpolate(
-            logits, x.shape[2:], mode='bilinear', align_corners=True)
-        return logits[0].argmax(0).numpy()
-
-    return run
-
-
-def run_in_pytorch(nodes, tensors):
-    """Run the nodes of a graph of models/onnx_graph.py; return the last."""
-    import onnx
-    import torch
-    import torch.nn.functional as F
-    uses = {name: i for i, node in enumerate(nodes) for name in node.input}
-    for i, node in enumerate(nodes):
-        x, *others = (tensors.get(name) for name in node.input)
-        options = {attribute.name: onnx.helper.get_attribute_value(attribute)
-                   for attribute in node.attribute}
-        if node.op_type == 'Conv':
-            y = F.conv2d(x, *others, options['strides'], options['pads'][:2],
-                         options['dilations'], options['group'])
-        elif node.op_type == 'Shape':
-            y = torch.tensor(x.shape)[options.get('start', 0):options['end']]
-        elif node.op_type == 'Concat':
-            y = torch.cat([x, *others], options['axis'])
-        elif node.op_type == 'Resize':
-            y = F.interpolate(x, others[-1][2:].tolist(), mode='bilinear',
-                              align_corners=True)
-        else:
-            y = {'Relu': torch.relu, 'Add': torch.add,
-                 'Expand': lambda x, size: x.expand(-1, -1, *size[2:].tolist()),
-                 'GlobalAveragePool': lambda x: x.mean((2, 3), keepdim=True),
-                 'Identity': lambda x: x}[node.op_type](x, *others)
-        tensors[node.output[0]] = y
-        for name in node.input:
-            if uses[name] == i:  # the last use
-                tensors.pop(name, None)
-    return y
-
-
-def prepare(image):
-    return image * 2 / 255 - 1
-
-
-OURS, FLOOR = 'this project, OpenVINO', 'matrix products alone (floor)'
-CONTENDERS = {  # in the order of the table
-    OURS: openvino,
-    'ONNX Runtime, exported file': onnxruntime,
-    'PyTorch, same graph': pytorch,
-    'TensorFlow, frozen graph': tensorflow,
-    'this project, Chainer': chainer,
-    'ChainerCV': chainercv,
-    FLOOR: floor,
-}
 
 
 def work(pipe, make, files):
@@ -215,17 +50,17 @@ def work(pipe, make, files):
         pipe.send((time.perf_counter() - start, label, memory('VmHWM')))
 
 
-def work_on_frames(pipe, files):
+def work_on_frames(pipe, files, n_frames):
     """Time the last step, and see whether memory grows over the frames."""
     from models.label_map import label_map
-    model = ours(files).to_openvino()
+    model = openvino(files)
     image = make_image(files['size'])
     held, share = [], []
-    for _ in range(FRAMES):
+    for _ in range(n_frames):
         start = time.perf_counter()
         model.predict([image])
         predict = time.perf_counter() - start
-        logits = [model._network()(model.prepare(image)[None])[0]]
+        logits = [model.network()(model.prepare(image)[None])[0]]
         start = time.perf_counter()
         label_map(logits, files['size'], files['size'])
         share.append((time.perf_counter() - start) / predict)
@@ -353,6 +188,9 @@ def parse_args():
     parser.add_argument('--output-strides', nargs='+', type=int,
                         choices=[8, 16], default=[8, 16])
     parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--frames', type=int, default=20,
+                        help='over which the memory is to stay the same '
+                             '(default: 20)')
     parser.add_argument('--without', nargs='+', choices=short, default=[])
     return parser.parse_args()
 
@@ -372,11 +210,11 @@ def main():
                 process.join()
                 results = measure(files, contenders, args.rounds)
                 report(size, output_stride, results)
-                pipe, process = start(work_on_frames, files)
+                pipe, process = start(work_on_frames, files, args.frames)
                 share, growth = pipe.recv()
                 process.join()
             print(f'last step: {share:.1%} of predict; memory grows by '
-                  f'{growth / 1e6:.0f} MB from image 2 to {FRAMES}',
+                  f'{growth / 1e6:.0f} MB from image 2 to {args.frames}',
                   flush=True)
             ours[output_stride] = results.get(OURS)
         if ours.get(8) and ours.get(16):

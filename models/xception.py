@@ -13,7 +13,6 @@ BACKBONE_EPS = 1e-3  # batch norm's epsilon, as below `xception_65`
 BN_DECAY = 0.9997  # of the moving statistics, in training
 
 
-
 def conv_bn(in_channels, out_channels, ksize, stride=1, activ=F.relu, *,
             eps, initialW=None):
     """Convolution -> batch norm -> activation; 'same' padding."""

@@ -10,8 +10,9 @@ from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights, random_weights, write_palette_graph
 
 import conversion
-import models  # noqa: F401  (before Chainer is imported)
+import models  # before Chainer is imported
 from datasets import label_colors
+from images import read_image
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,26 @@ def run_script(tmp_path):
             errors='surrogateescape', timeout=300, check=False)
 
     run.folder = folder
+    return run
+
+
+@pytest.fixture
+def demo(palette_graphs, run_script):
+    """Return a function that runs the demo with the stand-in; and `predict`,
+    what it must come to for a picture.
+    """
+    _, npz = palette_graphs('cityscapes')
+
+    def run(*arguments, **variables):
+        return run_script('demo.py', *arguments, '--pretrained-model', npz,
+                          '--input-size', 65, **variables)
+
+    def predict(path):
+        link = models.DeepLabV3plusXception65(pretrained_model=npz,
+                                              min_input_size=65)
+        return link.predict([read_image(path)])[0]
+
+    run.folder, run.npz, run.predict = run_script.folder, npz, predict
     return run
 
 

@@ -5,14 +5,16 @@ they are asked to (`get`), and do not work together with NumPy's. Chainer's own
 functions are taken as they are: what goes into one must lie on the device, and
 what comes out of it does.
 """
+import importlib.util
 import json
 import sys
+import types
 
 import chainer
 import numpy as np
 import pytest
-from test_demo_many import write_picture as write_patches
-from test_labelled_images import patches, write_tree
+from conftest import ROOT
+from fixture_pictures import patches, write_picture, write_tree
 
 import command_line
 import demo
@@ -136,7 +138,7 @@ def test_the_stand_in_is_strict(device):
     {}, {'scales': (0.5, 1.0), 'flip': True}])
 def test_predict(device, palette_graphs, tmp_path, options):
     _, npz = palette_graphs('cityscapes')
-    image = read_image(write_patches(tmp_path / 'a.png'))
+    image = read_image(write_picture(tmp_path / 'a.png'))
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, **options)
     expected = model.predict([image])[0]
@@ -150,7 +152,7 @@ def test_predict(device, palette_graphs, tmp_path, options):
 @pytest.mark.slow
 def test_demo(device, palette_graphs, tmp_path, monkeypatch):
     _, npz = palette_graphs('cityscapes')
-    write_patches(tmp_path / 'in/a.png')
+    write_picture(tmp_path / 'in/a.png')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [
         'demo.py', 'in', '--gpu', '0', '--pretrained-model', str(npz),
@@ -173,3 +175,19 @@ def test_evaluation(device, palette_graphs, tmp_path, monkeypatch):
         result = json.loads((tmp_path / options[1] / 'result.json').read_text())
         scores.append(result['miou'])
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+@pytest.mark.slow
+def test_benchmark(device, palette_graphs, monkeypatch, capsys):
+    pool = types.SimpleNamespace(total_bytes=lambda: 2e9)
+    monkeypatch.setitem(sys.modules, 'cupy', types.SimpleNamespace(
+        get_default_memory_pool=lambda: pool))
+    spec = importlib.util.spec_from_file_location(
+        'gpu', ROOT / 'benchmarks/gpu.py')
+    gpu = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gpu)
+    gpu.measure(palette_graphs('cityscapes')[1], (65, 65), 16)
+    words = capsys.readouterr().out.split()
+    assert words[:5] == ['65x65,', 'output', 'stride', '16:', 'labels']
+    assert float(words[5]) > 99
+    assert words[-2:] == ['2.0', 'GB']

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from chainercv.evaluations import eval_semantic_segmentation
 from conftest import ROOT, start_script
+from fixture_pictures import VALUES, patches, write_tree
 from PIL import Image
-from test_labelled_images import VALUES, patches, write_tree
 
 from datasets import label_colors, label_names
 from evaluation import (

@@ -14,9 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
+from fixture_pictures import patches, write_picture, write_tree
 from PIL import Image
-from test_demo_many import write_picture
-from test_labelled_images import patches, write_tree
 
 from models.weights import read_npz
 

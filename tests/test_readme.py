@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_demo_many import write_picture
-from test_labelled_images import patches, write_tree
+from fixture_pictures import patches, write_picture, write_tree
 
 from models.pretrained import PRETRAINED_MODELS
 
