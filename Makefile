@@ -33,7 +33,7 @@ demo: $(INSTALLED) $(STANDIN).npz
 	@echo '  $(PY) tf2npz.py cityscapes frozen_inference_graph.pb cityscapes.npz'
 	@echo '  $(PY) demo.py --pretrained-model cityscapes.npz image.jpg'
 
-$(STANDIN).pb: tests/fixture_weights.py tests/fixture_graph.py | $(INSTALLED)
+$(STANDIN).pb: $(wildcard tests/fixture_*.py) | $(INSTALLED)
 	@mkdir -p build
 	$(PY) tests/fixture_weights.py cityscapes $@
 

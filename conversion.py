@@ -167,21 +167,12 @@ class Conversion:
         return shape
 
     def _crop_size(self):
-        """A graph's is read off the image pooling: its kernel is the feature
-        map's size.
-        """
-        if self.structure is None:
+        if self.structure is not None:
+            crop_size = self.structure.crop_size
+        else:
             known = PRETRAINED_MODELS.get(self.task, {}).get(
                 'min_input_size', INPUT_SIZE)
             crop_size = list(self.source.crop_size or known)
-        else:
-            node = self.source.nodes[self.structure.image_pooling]
-            kernel = list(node.attr['ksize'].list.i)
-            if len(kernel) != 4:
-                raise InputError(f'{self.source.path}: {node.name} has the '
-                                 f'kernel {kernel}, and must have four sides')
-            crop_size = [(side - 1) * self.link.output_stride + 1
-                         for side in kernel[1:3]]
         if not all(0 < side <= MAX_INPUT_SIDE for side in crop_size):
             raise InputError(
                 f'{self.source.path}: the crop is {crop_size[0]} x '

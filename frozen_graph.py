@@ -66,13 +66,14 @@ class FrozenGraph:
     """
 
     def __init__(self, data, file_name, path=None):
+        from google.protobuf.message import DecodeError
         self.path = path = path or file_name
         self.data, self.file_name, self.ignored = data, file_name, []
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.nodes, self._large = {}, {}
         try:
             self._parse()
-        except (_DecodeError(), IndexError, UnicodeDecodeError):
+        except (DecodeError, IndexError, UnicodeDecodeError):
             self.nodes = {}
         if not self.nodes:
             raise InputError(f'{path} is not a frozen TensorFlow graph (.pb), '
@@ -150,7 +151,7 @@ class FrozenGraph:
         stride = self._sides(node, 'strides')
         dilate = self._sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
-        before, output, pad = self._input(node, 0), node.name, (0, 0)
+        before, output, pad = self.source(node, 0), node.name, (0, 0)
         padding = node.attr['padding'].s
         allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
             b'VALID', b'SAME'}
@@ -160,17 +161,17 @@ class FrozenGraph:
                              f'{" or ".join(map(str, sorted(allowed)))}')
         if before.op == 'SpaceToBatchND':
             after = self._only_reader(node.name, 'BatchToSpaceND')
-            block, other = (self._integers(self._input(each, 1), (2,))
+            block, other = (self.integers(self.source(each, 1), (2,))
                             for each in (before, after))
             if block != other:
                 raise InputError(f'{self.path}: {before.name} has the block '
                                  f'{block}, and {after.name} {other}')
             pad = self._space_padding(before, after)
             dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
-            before, output = self._input(before, 0), after.name
+            before, output = self.source(before, 0), after.name
         elif before.op == 'Pad':
             pad = self._explicit_padding(before)
-            before = self._input(before, 0)
+            before = self.source(before, 0)
         if padding == b'SAME':
             pad = self._same_padding(node, self.weights[kernel], stride, dilate)
         return Convolution(node.name, before.name, output, stride, dilate, pad)
@@ -183,17 +184,17 @@ class FrozenGraph:
                      for rate, side in zip(dilate, kernel[:2], strict=True))
 
     def _explicit_padding(self, node):
-        pad = self._integers(self._input(node, 1), (4, 2))
+        pad = self.integers(self.source(node, 1), (4, 2))
         if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
             raise InputError(f'{self.path}: {node.name} pads by {pad}, and '
                              'must pad alike on opposite sides')
         return pad[1][0], pad[2][0]
 
     def _space_padding(self, before, after):
-        sources = [self._input(node, 2) for node in (before, after)]
+        sources = [self.source(node, 2) for node in (before, after)]
         if any(node.op != 'Const' for node in sources):
             return None
-        paddings, crops = (self._integers(node, (2, 2)) for node in sources)
+        paddings, crops = (self.integers(node, (2, 2)) for node in sources)
         if crops[0][0] or crops[1][0]:
             raise InputError(f'{self.path}: {after.name} crops at the top or '
                              'left')
@@ -203,21 +204,6 @@ class FrozenGraph:
                                  f'{paddings}, and must pad alike on opposite '
                                  'sides')
         return paddings[0][0], paddings[1][0]
-
-    def _integers(self, node, shape):
-        array = self.array(node.name)
-        if array.shape != shape or array.dtype.kind != 'i':
-            raise InputError(f'{self.path}: {node.name} is {array.dtype} of '
-                             f'shape {array.shape}, and must be integers of '
-                             f'shape {shape}')
-        return array.tolist()
-
-    def _input(self, node, index):
-        """Return the node that makes what a node reads in one place."""
-        if index >= len(node.input):
-            raise InputError(f'{self.path}: {node.name} reads '
-                             f'{len(node.input)} tensors, which are too few')
-        return self.producer(node.input[index])
 
     def batch_norm(self, gamma):
         """Return the node of the batch norm that reads the weight `gamma`."""
@@ -239,6 +225,22 @@ class FrozenGraph:
                 return node
             tensor = node.input[0]
         raise InputError(f'{self.path}: {tensor} reads itself')
+
+    def integers(self, node, shape):
+        """Return a constant of just this shape, as lists of int."""
+        array = self.array(node.name)
+        if array.shape != shape or array.dtype.kind != 'i':
+            raise InputError(f'{self.path}: {node.name} is {array.dtype} of '
+                             f'shape {array.shape}, and must be integers of '
+                             f'shape {shape}')
+        return array.tolist()
+
+    def source(self, node, index):
+        """Return the node that makes what a node reads in one place."""
+        if index >= len(node.input):
+            raise InputError(f'{self.path}: {node.name} reads '
+                             f'{len(node.input)} tensors, which are too few')
+        return self.producer(node.input[index])
 
     def ancestors(self, name):
         """Return the nodes that a node depends on, itself among them."""
@@ -299,11 +301,6 @@ class FrozenGraph:
             raise InputError(f'{self.path}: {node.name} has {attribute} '
                              f'{list(values)}, and must be NHWC')
         return values[1:3]
-
-
-def _DecodeError():  # noqa: N802  (imported where it is needed)
-    from google.protobuf.message import DecodeError
-    return DecodeError
 
 
 def _node(data):

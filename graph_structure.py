@@ -4,8 +4,12 @@ Equal weights do not make an equal network: a graph may take its low level
 feature from another block, join features in another order, or put a ReLU
 elsewhere. `Structure` goes through the graph in forward order. Layers
 are found by their weights; what each of them reads is compared with what the
-link's layer reads, and so are strides, dilations, padding and epsilons.
+link's layer reads, and so are strides, dilations, padding and epsilons. What
+the official exporter does without effect is passed over: it resizes features
+and logits to the size they have, and in 2018 scales the image by 1.
 """
+import math
+
 import numpy as np
 
 from models.constants import MIDDLE_BLOCKS, OFFSET, SCALE
@@ -29,7 +33,8 @@ class Structure:
 
     Attributes:
         image (str): node that the image is fed to.
-        image_pooling (str): node that pools the features.
+        crop_size (list of two ints): height and width in pixels that images
+            are padded to.
         logits (str): node of the logits.
         sized_logits (str): node of the logits at the size of the image.
 
@@ -48,10 +53,48 @@ class Structure:
         self._network()
 
     def _network(self):
+        self.logits, self.sized_logits = self._output('decoder/conv_logits')
+        self.crop_size = self._crop_size('aspp/image_pooling_conv/conv')
         low_level, high_level = self._backbone('feature_extractor')
         features = self._aspp('aspp', high_level)
-        self.logits = self._decoder('decoder', low_level, features)
-        self.sized_logits = self._sized_logits()
+        for name, x in ((self.logits, self._decoder('decoder', low_level,
+                                                    features)),
+                        (self.sized_logits, ('Unchanged', self.logits))):
+            self._match(name, self.graph.nodes[name].input[0], x)
+
+    def _output(self, path):
+        """Find the logits, and what labels are the best of: the logits at the
+        size of the image, not probabilities.
+        """
+        readers = self.graph.readers(f'{self.names[f"{path}/b"]}/read')
+        if len(readers) != 1 or readers[0].op != 'BiasAdd' or (
+                not readers[0].input):
+            self._refuse('the bias of the logits', 'must be read by a BiasAdd')
+        logits = node = readers[0]
+        for _ in range(2):  # the first may keep the size
+            readers = self.graph.readers(node.name)
+            if [each.op for each in readers] != ['ResizeBilinear']:
+                found = ', '.join(f'{each.op} {each.name}' for each in readers)
+                self._refuse(node.name, f'is read by {found or "nothing"}, '
+                             'and must be by one ResizeBilinear')
+            node = readers[0]
+            self._check_resize(node)
+            if any(each.op == 'ArgMax'
+                   for each in self.graph.readers(node.name)):
+                return logits.name, node.name
+        return self._refuse(node.name, 'must be read by an ArgMax')
+
+    def _crop_size(self, path):
+        """The last resize tells it, else image pooling, which sees all."""
+        pooling = self.graph.nodes[
+            self.graph.convolution(self.names[f'{path}/W']).input]
+        kernel = list(pooling.attr['ksize'].list.i)
+        stride = self.links[''].output_stride
+        size = self._size(self.graph.nodes[self.sized_logits]) or [
+            (side - 1) * stride + 1 for side in kernel[1:3]]
+        self._compare(pooling.name, 'kernel', kernel, [
+            1, *(math.ceil(side / stride) for side in size), 1])
+        return size
 
     def _backbone(self, path):
         x = self._conv_bn(f'{path}/entryflow_conv1', 'input')
@@ -77,8 +120,6 @@ class Structure:
 
     def _aspp(self, path, x):
         pooled = self._conv_bn(f'{path}/image_pooling_conv', ('AvgPool', x))
-        self.image_pooling = self.graph.convolution(
-            self.names[f'{path}/image_pooling_conv/conv/W']).input
         branches = [self._conv_bn(f'{path}/conv1x1', x)]
         branches += [self._separable(f'{path}/atrous{i}', x)
                      for i in (1, 2, 3)]
@@ -88,30 +129,10 @@ class Structure:
 
     def _decoder(self, path, low_level, high_level):
         low = self._conv_bn(f'{path}/feature_proj', low_level)
-        x = ('ConcatV2', ('ResizeBilinear', high_level), low)
+        x = ('ConcatV2', ('ResizeBilinear', high_level), ('Unchanged', low))
         x = self._separable(f'{path}/conv1', x)
         x = self._separable(f'{path}/conv2', x)
-        x = self._conv(f'{path}/conv_logits', x)
-        readers = self.graph.readers(f'{self.names[f"{path}/conv_logits/b"]}'
-                                     '/read')
-        if len(readers) != 1 or readers[0].op != 'BiasAdd':
-            self._refuse('the bias of the logits', 'must be read by a BiasAdd')
-        self._match(readers[0].name, readers[0].input[0], x)
-        return readers[0].name
-
-    def _sized_logits(self):
-        """Labels are the best of the resized logits, not of probabilities."""
-        readers = self.graph.readers(self.logits)
-        resized = [node for node in readers if node.op == 'ResizeBilinear']
-        if len(readers) != 1 or len(resized) != 1:
-            found = ', '.join(f'{node.op} {node.name}' for node in readers)
-            self._refuse(self.logits, f'is read by {found or "nothing"}, and '
-                         'must be by one ResizeBilinear')
-        self._check_resize(resized[0])
-        if not any(node.op == 'ArgMax'
-                   for node in self.graph.readers(resized[0].name)):
-            self._refuse(resized[0].name, 'must be read by an ArgMax')
-        return resized[0].name
+        return self._conv(f'{path}/conv_logits', x)
 
     # Layers: each compares what it reads with x and returns what it makes.
 
@@ -160,6 +181,8 @@ class Structure:
     def _match(self, reader, tensor, expected):
         """Compare the tensor that the node `reader` reads with `expected`."""
         node = self.graph.producer(tensor)
+        if expected[0] == 'Unchanged':
+            node, expected = self._unresized(node), expected[1]
         expected = self._sums.get(expected, expected)
         if expected == 'input':
             self._check_input(reader, node)
@@ -196,6 +219,27 @@ class Structure:
         for tensor, wanted in zip(tensors, expected, strict=True):
             self._match(node.name, tensor, wanted)
 
+    def _unresized(self, node):
+        """Pass over a resize to a quarter of the crop, of what has it."""
+        if node.op != 'ResizeBilinear':
+            return node
+        self._check_resize(node)
+        self._compare(node.name, 'size', self._size(node),
+                      [math.ceil(side / 4) for side in self.crop_size])
+        return self.graph.source(node, 0)
+
+    def _size(self, resize):
+        """Return height and width after a resize; None if not constant."""
+        size = self.graph.source(resize, 1)
+        if size.op == 'StridedSlice':  # of a shape known beforehand
+            whole, *edges = (self.graph.source(size, i) for i in range(3))
+            if any(each.op != 'Const' for each in (whole, *edges)):
+                return None
+            begin, end = (self.graph.integers(each, (1,))[0] for each in edges)
+            found = self.graph.integers(whole, (4,))[begin:end]
+            return found if len(found) == 2 else None
+        return self.graph.integers(size, (2,)) if size.op == 'Const' else None
+
     def _check_resize(self, node):
         self._compare(node.name, 'align_corners',
                       node.attr['align_corners'].b, True)
@@ -215,7 +259,7 @@ class Structure:
         """Return what feeds a node: one image, only converted and padded."""
         before = self.graph.ancestors(node.name)
         for each in before:
-            if each.op in REARRANGING:
+            if each.op in REARRANGING and not self._scales_by_one(each):
                 self._refuse(each.name, f'is a {each.op} of the image before '
                              'the network, which cannot be converted')
         images = [each for each in before if each.op == 'Placeholder']
@@ -223,6 +267,18 @@ class Structure:
             self._refuse(node.name, 'must come from one Placeholder of type '
                          f'uint8, and comes from {len(images)}')
         return images[0].name
+
+    def _scales_by_one(self, node):
+        """Tell whether a resize is to 1 times the size."""
+        if node.op != 'ResizeBilinear':
+            return False
+        size = self.graph.source(node, 1)
+        if size.op == 'Cast':
+            size = self.graph.source(size, 0)
+        factors = [self.graph.array(each.name) for each in map(
+            self.graph.producer, size.input) if each.op == 'Const']
+        return size.op == 'Mul' and any(
+            factor.size == 1 and factor.item() == 1 for factor in factors)
 
     def _with_constant(self, reader, node, operation):
         """Return the other input of a node, and the number it works with."""

@@ -61,14 +61,19 @@ def _in_folder(folder):
     """
     paths = sorted([*folder.glob('*'), *folder.glob('*/*')])
     for endings in (('.pb', *ARCHIVES), ('.index',)):
-        found = [path for path in paths
-                 if path.name.endswith(endings) and path.is_file()]
+        found = [path for path in paths if _is_named(path.name, endings)
+                 and path.is_file()]
         if len(found) == 1:
             return found[0]
         if found:
             raise _several(folder, found)
     raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz and '
                      'no checkpoint (.index)')
+
+
+def _is_named(name, endings):
+    """Tell a file by its name; macOS leaves its own as ._graph.pb."""
+    return name.endswith(endings) and not name.startswith('.')
 
 
 def _several(where, found):
@@ -134,10 +139,11 @@ def _from_archive(path, file):
                 if count == MAX_MEMBERS:
                     raise InputError(f'{path} holds more than {MAX_MEMBERS} '
                                      'files')
-                if not member.name.endswith('.pb') or not (
+                name = pathlib.PurePosixPath(member.name).name
+                if not _is_named(name, '.pb') or not (
                         member.isreg() and not member.issparse()):
                     continue
-                found.append(pathlib.PurePosixPath(member.name).name)
+                found.append(name)
                 if data is None:
                     data = _read_graph(path, archive.extractfile(member),
                                        member.size)

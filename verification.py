@@ -1,5 +1,6 @@
 """Run a frozen graph in TensorFlow and its npz in the link, and compare."""
 import contextlib
+import math
 import os
 import pathlib
 
@@ -65,13 +66,15 @@ def _compare(model, image, logits, label):
 
 
 def _fitted(image, crop_size, fill=False):
-    """Shrink an image to the crop where it is larger, or fill the crop."""
+    """Shrink an image to the crop where it is larger, or fill most of it: the
+    rest shows whether both pad alike.
+    """
     from PIL import Image
     height, width = image.shape[1:]
     scale = min(crop_size[0] / height, crop_size[1] / width)
     size = [int(width * scale) or 1, int(height * scale) or 1]
     if fill:
-        size = crop_size[::-1]
+        size = [math.ceil(side * 15 / 16) for side in crop_size[::-1]]
     elif scale >= 1:
         return image
     pixels = image.transpose(1, 2, 0).astype(np.uint8)

@@ -1,30 +1,12 @@
 """Build frozen TensorFlow graphs like the official DeepLab exporter's.
 
-The structure and the names are those of the official DeepLabV3+ Xception65
-graphs, at full width; fixture_weights.py has weights for them.
+Structure and names are those of the official DeepLabV3+ Xception65 graphs, at
+full width, with what such a graph also has and does not need: an image scaled
+by 1 (2018), and features and logits resized to the size they have. Only some
+of its assertions are left out. fixture_weights.py has weights.
 """
-import os
-import pathlib
+from fixture_nodes import DTYPES, FLOAT, INT, Nodes, shape_proto
 
-import numpy as np
-from tensorboard.compat.proto import (
-    attr_value_pb2,
-    graph_pb2,
-    tensor_pb2,
-    tensor_shape_pb2,
-    types_pb2,
-)
-
-
-class DType(int):
-    """A TensorFlow type in an attribute, told from a plain number."""
-
-
-DTYPES = {'float32': DType(types_pb2.DT_FLOAT),
-          'int32': DType(types_pb2.DT_INT32),
-          'int64': DType(types_pb2.DT_INT64),
-          'uint8': DType(types_pb2.DT_UINT8)}
-FLOAT = {'T': DTYPES['float32']}
 XCEPTION_BLOCKS = [  # scope, units, channels, stride at stride 8 and 16
     ('entry_flow/block1', 1, (128, 128, 128), {8: 2, 16: 2}),
     ('entry_flow/block2', 1, (256, 256, 256), {8: 2, 16: 2}),
@@ -40,8 +22,8 @@ RATES = {  # dilation by output stride
 }
 
 
-class FixtureGraph:
-    """A GraphDef under construction.
+class FixtureGraph(Nodes):
+    """A frozen graph.
 
     Args:
         weights (callable): maps a weight's name and shape to its values.
@@ -51,34 +33,25 @@ class FixtureGraph:
         era (int): 2018 or 2020, the exporter's year.
         training (bool): batch norm by the batch's own statistics.
 
+    Attributes:
+        graph (GraphDef): it.
+        batch_norms (list of str): scopes, in forward order.
+
     """
 
     def __init__(self, weights, n_output, crop_size, output_stride=8,
                  era=2018, training=False):
-        self.graph = graph_pb2.GraphDef()
+        super().__init__()
         self.weights = weights
         self.n_output = n_output
         self.crop_size = crop_size
         self.output_stride = output_stride
         self.era = era
         self.training = training
-        self.batch_norms = []  # scopes, in forward order
+        self.batch_norms = []
         self._build()
 
-    # Nodes
-
-    def node(self, name, op, inputs=(), **attributes):
-        node = self.graph.node.add(name=name, op=op, input=inputs)
-        for key, value in attributes.items():
-            node.attr[key].CopyFrom(_attribute(value))
-        return name
-
-    def const(self, name, value, dtype='int32'):
-        array = np.asarray(value, dtype)
-        tensor = tensor_pb2.TensorProto(
-            dtype=DTYPES[dtype], tensor_content=array.tobytes(),
-            tensor_shape=_shape(array.shape))
-        return self.node(name, 'Const', dtype=DTYPES[dtype], value=tensor)
+    # Layers
 
     def weight(self, name, shape):
         value = self.weights(name, shape)
@@ -87,9 +60,7 @@ class FixtureGraph:
         return self.node(f'{name}/read', 'Identity', [name], **FLOAT)
 
     def relu(self, scope, x):
-        return self.node(f'{scope}/Relu', 'Relu', [x], **FLOAT)
-
-    # Layers
+        return self.op('Relu', [x], f'{scope}/Relu', **FLOAT)
 
     def batch_norm(self, scope, x, channels):
         scope += '/BatchNorm'
@@ -109,8 +80,6 @@ class FixtureGraph:
             data_format=b'NHWC', **types, **FLOAT)
 
     def conv(self, scope, x, in_channels, out_channels, ksize=1, stride=1):
-        if ksize > 1 and stride > 1:
-            x = self.pad(scope, x)
         kernel = self.weight(f'{scope}/weights',
                              (ksize, ksize, in_channels, out_channels))
         padding = b'VALID' if ksize > 1 and stride > 1 else b'SAME'
@@ -124,8 +93,6 @@ class FixtureGraph:
         return self.relu(scope, x) if relu else x
 
     def depthwise_bn(self, scope, x, channels, size, stride, rate, relu):
-        if stride > 1:
-            x = self.pad(scope, x)
         kernel = self.weight(f'{scope}/depthwise_weights', (3, 3, channels, 1))
         scope_op = f'{scope}/depthwise'
         if rate > 1:
@@ -151,13 +118,17 @@ class FixtureGraph:
                             relu=relu)
 
     def pad(self, scope, x):
-        paddings = self.const(f'{scope}/Pad/paddings',
+        """Pad by 1, as before each 3x3 convolution of stride 2."""
+        name = self._unique(f'{scope}/Pad')
+        paddings = self.const(f'{name}/paddings',
                               [[0, 0], [1, 1], [1, 1], [0, 0]])
-        return self.node(f'{scope}/Pad', 'Pad', [x, paddings],
+        return self.node(name, 'Pad', [x, paddings],
                          Tpaddings=DTYPES['int32'], **FLOAT)
 
-    def resize(self, name, x, size):
-        size = self.const(f'{name}/size', size)
+    def resize(self, x, size, name='ResizeBilinear'):
+        name = self._unique(name)
+        if not isinstance(size, str):
+            size = self.const(f'{name}/size', size)
         newer = {'half_pixel_centers': False} if self.era == 2020 else {}
         return self.node(name, 'ResizeBilinear', [x, size], align_corners=True,
                          **newer, **FLOAT)
@@ -184,7 +155,7 @@ class FixtureGraph:
     # The network
 
     def _build(self):
-        x = self._preprocess()
+        x = self.pad('xception_65', self._preprocess())
         size = _halve(self.crop_size)
         x = self.conv_bn('xception_65/entry_flow/conv1_1', x, 3, 32, 3, 2)
         x = self.conv_bn('xception_65/entry_flow/conv1_2', x, 32, 64, 3)
@@ -202,36 +173,82 @@ class FixtureGraph:
             size = _halve(size) if stride == 2 else size
         x = self._aspp(x, channels, size)
         x = self._decoder(x, low_level, low_size)
+        x = self.resize(x, low_size)  # which it has
         self._predictions(x)
 
     def _preprocess(self):
         """uint8 of any size -> padded to the crop with 127.5 -> [-1, 1]."""
         image = self.node('ImageTensor', 'Placeholder', dtype=DTYPES['uint8'],
-                          shape=_shape([1, -1, -1, 3]))
-        size = self.node('Shape', 'Shape', [image], T=DTYPES['uint8'],
-                         out_type=DTYPES['int32'])
-        crop = self.const('crop', [1, *self.crop_size, 3])
-        missing = self.node('sub', 'Sub', [crop, size], T=DTYPES['int32'])
-        before = self.const('zeros', [0, 0, 0, 0])
-        paddings = self.node('stack', 'Pack', [before, missing], N=2, axis=1,
-                             T=DTYPES['int32'])
-        x = self.node('Cast', 'Cast', [image], SrcT=DTYPES['uint8'],
-                      DstT=DTYPES['float32'])
-        grey = self.const('pad_value', 127.5, 'float32')
-        x = self.node('PadV2', 'PadV2', [x, paddings, grey],
-                      Tpaddings=DTYPES['int32'], **FLOAT)
-        scale = self.const('mul/x', 2 / 255, 'float32')
-        x = self.node('mul', 'Mul', [scale, x], **FLOAT)
-        one = self.const('sub/y', 1, 'float32')
-        name = {2018: 'sub_7', 2020: 'sub_2'}[self.era]
-        return self.node(name, 'Sub', [x, one], **FLOAT)
+                          shape=shape_proto([1, -1, -1, 3]))
+        self.image_size = self.slice(self.shape(image, 'uint8'), 1, 3)
+        image = self.squeeze(image, 0, 'uint8')
+        x = self.cast(image, 'uint8', 'float32')
+        if self.era == 2018:
+            x = self._scale_by_one(x)
+        x = self._pad_to_crop(x)
+        self.resized_size = self.slice(self.shape(image, 'uint8'), 0, 2)
+        x = self.expand(x, 0, 'float32')
+        x = self.arithmetic('Mul', 2 / 255, x, 'mul', 'float32')
+        return self.arithmetic('Sub', x, 1, 'sub', 'float32')
+
+    def _scale_by_one(self, x):
+        """What is left of the scaling at random, which is for training."""
+        one = self.const('ToFloat/x', 1, 'float32')
+        size = self.shape(x, 'float32')
+        sides = self.pack([self.slice(size, i) for i in (0, 1)], 'ToFloat_1/x')
+        size = self.cast(sides, 'int32', 'float32', 'ToFloat_1')
+        size = self.arithmetic('Mul', size, one, 'mul', 'float32')
+        size = self.cast(size, 'float32', 'int32', 'ToInt32')
+        x = self.resize(self.expand(x, 0, 'float32'), size)
+        return self.squeeze(x, 0, 'float32')
+
+    def _pad_to_crop(self, x):
+        scope = {2018: '', 2020: 'pad_to_bounding_box/'}[self.era]
+        size, wanted = self.shape(x, 'float32'), []
+        for i, crop in enumerate(self.crop_size):
+            side = self.slice(size, i)
+            missing = self.arithmetic(
+                'Maximum', self.arithmetic('Sub', crop, side, 'sub'), 0,
+                'Maximum')
+            wanted.append(self.arithmetic(self._add(), side, missing, 'add'))
+        mean = self.op('Reshape', [
+            self.const('Reshape/tensor', 3 * [127.5], 'float32'),
+            self.const('Reshape/shape', [1, 1, 3])], Tshape=DTYPES['int32'],
+            **FLOAT)
+        check = self._assert_rank(scope)
+        x = self.node(self._unique(f'{scope}sub'), 'Sub',
+                      [x, mean, f'^{check}'], **FLOAT)
+        x = self.expand(x, 0, 'float32')
+        sides = self.op('Unpack', [self.shape(x, 'float32')],
+                        f'{scope}unstack', num=4, **INT)
+        after = [self.arithmetic(
+            'Sub', self.arithmetic('Sub', wanted[i], 0, f'{scope}sub'),
+            f'{sides}:{i + 1}', f'{scope}sub') for i in (1, 0)]
+        none = self.const(self._unique(f'{scope}stack'), [0, 0])
+        edges = [self.pack([0, side], f'{scope}stack') for side in after[::-1]]
+        x = self.op('Pad', [x, self.pack([none, *edges, none],
+                                         f'{scope}stack')], f'{scope}Pad',
+                    Tpaddings=DTYPES['int32'], **FLOAT)
+        x = self.squeeze(x, 0, 'float32')
+        return self.arithmetic(self._add(), x, mean, f'{scope}add', 'float32')
+
+    def _assert_rank(self, scope):
+        rank = self.const(f'{scope}Rank', 3)
+        equal = self.arithmetic('Equal', rank, 3, f'{scope}Equal')
+        return self.op('Assert', [equal, rank], f'{scope}Assert/Assert',
+                       T=[DTYPES['int32']])
+
+    def _add(self):
+        return {2018: 'Add', 2020: 'AddV2'}[self.era]
 
     def _xception_module(self, scope, x, channels, depths, size, stride, rate):
         exit_block2 = 'exit_flow/block2' in scope
         block_input, tapped = x, None
         for i, depth in enumerate(depths, start=1):
             if not exit_block2:
-                x = self.relu(f'{scope}/separable_conv{i}', x)
+                x = self.relu(scope, x)
+            if i == 3 and stride > 1:
+                x = self.pad(scope, x)
             x = self.separable(
                 f'{scope}/separable_conv{i}', x,
                 depths[i - 2] if i > 1 else channels, depth, size,
@@ -243,17 +260,16 @@ class FixtureGraph:
             block_input = self.conv_bn(f'{scope}/shortcut', block_input,
                                        channels, depths[-1], 1, stride,
                                        relu=False)
-        add = {2018: 'Add', 2020: 'AddV2'}[self.era]
-        x = self.node(f'{scope}/add', add, [x, block_input], **FLOAT)
+        x = self.op(self._add(), [x, block_input], f'{scope}/add', **FLOAT)
         return x, tapped
 
     def _aspp(self, x, channels, size):
         pooled = self.node(
             'AvgPool2D/AvgPool', 'AvgPool', [x], ksize=[1, *size, 1],
-            strides=[1, 1, 1, 1], padding=b'VALID', data_format=b'NHWC',
+            strides=[1, *size, 1], padding=b'VALID', data_format=b'NHWC',
             **FLOAT)
         pooled = self.conv_bn('image_pooling', pooled, channels, 256)
-        pooled = self.resize('ResizeBilinear', pooled, size)
+        pooled = self.resize(pooled, size)
         branches = [pooled, self.conv_bn('aspp0', x, channels, 256)]
         for i, rate in enumerate(RATES[self.output_stride]['aspp'], start=1):
             branches.append(self.separable(f'aspp{i}', x, channels, 256, size,
@@ -265,7 +281,8 @@ class FixtureGraph:
 
     def _decoder(self, x, low_level, size):
         low = self.conv_bn('decoder/feature_projection0', low_level, 256, 48)
-        x = self.resize('decoder/ResizeBilinear', x, size)
+        x, low = (self.resize(each, size, 'decoder/ResizeBilinear')
+                  for each in (x, low))  # the second has this size
         x = self.concat('decoder/concat', [x, low])
         x = self.separable('decoder/decoder_conv0', x, 304, 256, size)
         x = self.separable('decoder/decoder_conv1', x, 256, 256, size)
@@ -276,72 +293,35 @@ class FixtureGraph:
 
     def _predictions(self, logits):
         """Resize, take the best class, cut the padding off again."""
-        logits = self.resize('ResizeBilinear_1', logits, self.crop_size)
+        size = self.slice(self.const(self._unique('Shape'),
+                                     [1, *self.crop_size, 3]), 1, 3)
+        logits = self.resize(logits, size)
+        dtype = {2018: 'int64', 2020: 'float32'}[self.era]
+        labels = self.op('ArgMax', [logits, self.const('ArgMax/dimension', 3)],
+                         Tidx=DTYPES['int32'], output_type=DTYPES['int64'],
+                         **FLOAT)
         if self.era == 2020:
             self.node('Softmax', 'Softmax', [logits], **FLOAT)
             self.node('SemanticProbabilities', 'Identity', ['Softmax'],
                       **FLOAT)
-        dtype = DTYPES[{2018: 'int64', 2020: 'int32'}[self.era]]
-        axis = self.const('ArgMax/dimension', 3)
-        labels = self.node('ArgMax', 'ArgMax', [logits, axis],
-                           Tidx=DTYPES['int32'], output_type=dtype, **FLOAT)
-        begin = self.const('Slice/begin', [0, 0, 0])
-        start, stop = (self.const(f'size/{key}', [value])
-                       for key, value in [('start', 0), ('stop', 3)])
-        step = self.const('size/step', [1])
-        size = self.node('size', 'StridedSlice', ['Shape', start, stop, step],
-                         T=DTYPES['int32'], Index=DTYPES['int32'])
-        self.node('SemanticPredictions', 'Slice', [labels, begin, size],
-                  T=dtype, Index=DTYPES['int32'])
-
-
-def _attribute(value):
-    if isinstance(value, bool):
-        return attr_value_pb2.AttrValue(b=value)
-    if isinstance(value, DType):
-        return attr_value_pb2.AttrValue(type=value)
-    if isinstance(value, int):
-        return attr_value_pb2.AttrValue(i=value)
-    if isinstance(value, float):
-        return attr_value_pb2.AttrValue(f=value)
-    if isinstance(value, bytes):
-        return attr_value_pb2.AttrValue(s=value)
-    if isinstance(value, tensor_shape_pb2.TensorShapeProto):
-        return attr_value_pb2.AttrValue(shape=value)
-    if isinstance(value, tensor_pb2.TensorProto):
-        return attr_value_pb2.AttrValue(tensor=value)
-    return attr_value_pb2.AttrValue(
-        list=attr_value_pb2.AttrValue.ListValue(i=value))
-
-
-def _shape(shape):
-    return tensor_shape_pb2.TensorShapeProto(
-        dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in shape])
+            labels = self.cast(labels, 'int64', 'float32')
+        size = self.pack([1, *(self.slice(self.resized_size, i)
+                               for i in (0, 1))], 'Slice/size')
+        labels = self.op('Slice', [
+            labels, self.const('Slice/begin', [0, 0, 0]), size],
+            T=DTYPES[dtype], Index=DTYPES['int32'])
+        labels = self.op(
+            'ResizeNearestNeighbor', [self.expand(labels, 3, dtype),
+                                      self.image_size],
+            'resize/ResizeNearestNeighbor', T=DTYPES[dtype],
+            align_corners=True)
+        labels = self.squeeze(labels, 3, dtype)
+        if self.era == 2020:
+            labels = self.cast(labels, dtype, 'int32')
+            dtype = 'int32'
+        self.node('SemanticPredictions', 'Identity', [labels],
+                  T=DTYPES[dtype])
 
 
 def _halve(size):
     return tuple((side + 1) // 2 for side in size)
-
-
-def run_tensorflow(graph, fetches, image):
-    """Run a GraphDef, or one in a file, in TensorFlow.
-
-    Args:
-        graph (GraphDef or pathlib.Path): the frozen graph.
-        fetches (list of str): names of nodes or tensors.
-        image (numpy.ndarray, (H, W, 3), uint8): fed to `ImageTensor`.
-
-    Returns:
-        list of numpy.ndarray: the values fetched.
-
-    """
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    import tensorflow as tf
-    data = (graph.read_bytes() if isinstance(graph, pathlib.Path)
-            else graph.SerializeToString())
-    names = [name if ':' in name else f'{name}:0' for name in fetches]
-    with tf.Graph().as_default() as imported:
-        tf.import_graph_def(
-            tf.compat.v1.GraphDef.FromString(data), name='')
-        with tf.compat.v1.Session(graph=imported) as session:
-            return session.run(names, {'ImageTensor:0': image[np.newaxis]})

@@ -18,7 +18,8 @@ import sys
 import zlib
 
 import numpy as np
-from fixture_graph import FixtureGraph, run_tensorflow
+from fixture_graph import FixtureGraph
+from fixture_nodes import run_tensorflow
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))

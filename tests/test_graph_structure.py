@@ -1,10 +1,13 @@
 """Graphs with the right weights, wired in another way or with bad values."""
 import numpy as np
 import pytest
+from fixture_graph import FixtureGraph
+from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
 
 from conversion import Conversion, convert, weight_table
+from datasets import label_colors
 from frozen_graph import FrozenGraph
 from models.errors import InputError
 
@@ -35,7 +38,7 @@ def set_attribute(name, attribute, field, value):
 def softmax_first(graph):
     graph.node.add(name='Early', op='Softmax',
                    input=['logits/semantic/BiasAdd'])
-    node(graph, 'ResizeBilinear_1').input[0] = 'Early'
+    node(graph, 'ResizeBilinear_2').input[0] = 'Early'
 
 
 def set_constant(name, *values):
@@ -83,17 +86,17 @@ def int64(graph):
 
 
 def reverse_channels(graph):
-    graph.node.add(name='Reversed', op='ReverseV2', input=['PadV2', 'zeros'])
-    node(graph, 'mul').input[1] = 'Reversed'
+    graph.node.add(name='Reversed', op='ReverseV2', input=['Pad', 'stack'])
+    node(graph, 'Squeeze_2').input[0] = 'Reversed'
 
 
 def second_image(graph):
     graph.node.add(name='Second', op='Placeholder')
-    node(graph, 'PadV2').input[0] = 'Second'
+    node(graph, 'Pad').input[0] = 'Second'
 
 
 def string_scale(graph):
-    tensor = node(graph, 'mul/x').attr['value'].tensor
+    tensor = node(graph, 'mul_1/x').attr['value'].tensor
     tensor.dtype = DT_STRING
     tensor.tensor_content = b''
     tensor.ClearField('float_val')
@@ -107,9 +110,28 @@ def other_block(graph):
     tensor.tensor_content = np.array([4, 4], np.int32).tobytes()
 
 
-def wide_pooling(graph):
-    kernel = node(graph, 'AvgPool2D/AvgPool').attr['ksize'].list
-    kernel.i[1] = 9000
+def set_integers(name, *values):
+    def change(graph):
+        node(graph, name).attr['value'].tensor.tensor_content = np.int32(
+            values).tobytes()
+    return change
+
+
+def pooling(side):
+    def change(graph):
+        node(graph, 'AvgPool2D/AvgPool').attr['ksize'].list.i[1] = side
+    return change
+
+
+def huge_crop(graph):
+    pooling(9000)(graph)
+    set_integers('Shape_5', 1, 8 * 9000 - 7, 513, 3)(graph)
+    for name in 'decoder/ResizeBilinear_1/size', 'ResizeBilinear_2/size':
+        set_integers(name, 2 * 9000 - 1, 129)(graph)
+
+
+def computed_size(graph):
+    node(graph, 'ResizeBilinear_3').input[1] = 'ToInt32'
 
 
 BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
@@ -121,10 +143,18 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
               f'{BLOCK2}/separable_conv1_pointwise/BatchNorm/FusedBatchNorm'),
      'decoder/feature_projection0/Conv2D reads FusedBatchNorm .*conv1_'),
     (retarget('decoder/feature_projection0/Conv2D', 0,
-              f'{BLOCK2}/separable_conv3/Relu'),
+              f'{BLOCK2}/Relu_2'),
      'decoder/feature_projection0/Conv2D reads Relu'),
     (swap('concat'), 'concat reads Relu aspp0/Relu, and must read a Resize'),
-    (swap('decoder/concat'), 'decoder/concat reads Relu'),
+    (swap('decoder/concat'), 'Relu reads FusedBatchNorm decoder/feature_p'),
+    (set_integers('decoder/ResizeBilinear_1/size', 65, 65),
+     r'decoder/ResizeBilinear_1 has size \[65, 65\], and .* \[129, 12'),
+    (set_integers('ResizeBilinear_2/size', 65, 65),
+     r'ResizeBilinear_2 has size \[65, 65\]'),
+    (retarget('ArgMax', 0, 'logits/semantic/BiasAdd'),
+     'BiasAdd is read by ResizeBilinear ResizeBilinear_2, ArgMax ArgMax'),
+    (retarget('ArgMax', 0, 'nowhere'), 'ResizeBilinear_3 must be read by an '
+     'ArgMax'),
     (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
               0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
               'FusedBatchNorm'),
@@ -137,13 +167,15 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (retarget('aspp0/Conv2D', 0, 'nowhere'), 'has no node nowhere'),
     (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
      'decoder/ResizeBilinear has align_corners False'),
-    (set_attribute('ResizeBilinear_1', 'half_pixel_centers', 'b', True),
-     'ResizeBilinear_1 has half_pixel_centers True'),
+    (set_attribute('ResizeBilinear_3', 'half_pixel_centers', 'b', True),
+     'ResizeBilinear_3 has half_pixel_centers True'),
+    (set_attribute('decoder/ResizeBilinear_1', 'align_corners', 'b', False),
+     'decoder/ResizeBilinear_1 has align_corners False'),
     (set_attribute('aspp0/BatchNorm/FusedBatchNorm', 'is_training', 'b', True),
      'is_training True'),
     (set_attribute('xception_65/entry_flow/conv1_2/Conv2D', 'padding', 's',
                    b'VALID'), r'conv1_2/Conv2D has padding \(0, 0\)'),
-    (set_constant('mul/x', 1 / 255), 'mul has scale'),
+    (set_constant('mul_1/x', 1 / 255), 'mul_1 has scale'),
     (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
               'concat_projection/BatchNorm/gamma/read'),
      'BatchNorm/gamma is read by'),
@@ -155,9 +187,10 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (int64, 'aspp0/BatchNorm/beta is int64'),
     (set_constant('aspp0/weights', float('nan')), 'not finite'),
     (reverse_channels, 'is a ReverseV2 of the image'),
+    (set_constant('ToFloat/x', 0.5), 'is a ResizeBilinear of the image'),
     (second_image, 'must come from one Placeholder .* and comes from 2'),
     (set_attribute('ImageTensor', 'dtype', 'type', 1), 'of type uint8'),
-    (string_scale, 'mul must work with one number'),
+    (string_scale, 'mul_1 must work with one number'),
     (set_attribute(f'{MIDDLE}/separable_conv2_depthwise/depthwise', 'padding',
                    's', b'SAME'), 'SAME.* after SpaceToBatchND'),
     (set_attribute('xception_65/entry_flow/conv1_1/Conv2D', 'padding', 's',
@@ -167,7 +200,9 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (other_block, 'has the block .*, and .*BatchToSpaceND'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (wide_pooling, 'the crop is 71993 x 513, and its sides must be'),
+    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], and the link has '
+     r'\[1, 65, 65, 1\]'),
+    (huge_crop, 'the crop is 71993 x 513, and its sides must be'),
     (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
 ])
 def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
@@ -179,9 +214,44 @@ def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
     assert not (tmp_path / 'a.npz').exists()
 
 
-def test_an_unchanged_graph_converts(skeleton):
-    graph = FrozenGraph(skeleton, 'g.pb')
-    assert len(list(Conversion(graph, 'voc').arrays())) > 732
+def unchanged(graph):
+    pass
+
+
+def without_idle_resizes(graph):
+    """As another exporter may write it."""
+    node(graph, 'Squeeze_1').input[0] = 'ExpandDims'
+    node(graph, 'decoder/concat').input[1] = (
+        'decoder/feature_projection0/Relu')
+    node(graph, 'ResizeBilinear_3').input[0] = 'logits/semantic/BiasAdd'
+    node(graph, 'ResizeBilinear_2').input[0] = 'nowhere'
+
+
+def constant_size(graph):
+    node(graph, 'ResizeBilinear_3').input[1] = 'size'
+    size = graph.node.add(name='size', op='Const')
+    size.attr['value'].tensor.CopyFrom(
+        node(graph, 'ResizeBilinear_2/size').attr['value'].tensor)
+    size.attr['value'].tensor.tensor_content = np.int32([513, 513]).tobytes()
+
+
+@pytest.mark.parametrize('change', [
+    unchanged, without_idle_resizes, constant_size, computed_size])
+def test_official_graphs_convert(skeleton, change):
+    graph = GraphDef.FromString(skeleton)
+    change(graph)
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    assert conversion.crop_size == [513, 513]
+    assert len(list(conversion.arrays())) > 732
+
+
+def test_a_crop_of_any_size():
+    weights = palette_weights(label_colors('voc'))
+    graph = FixtureGraph(weights, 21, (512, 402)).graph
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    assert conversion.crop_size == [512, 402]
 
 
 def test_half_weights_are_widened(skeleton):

@@ -38,7 +38,9 @@ def test_archive_and_folder(skeleton, tmp_path):
     (tmp_path / 'one').mkdir()
     (tmp_path / 'one' / 'graph.pb').write_bytes(skeleton)
     archive = tar_gz(tmp_path / 'z.tar.gz', ('../../up/model.ckpt.index', b''),
-                     ('/etc/evil/graph.pb', skeleton), ('readme', b'text'))
+                     ('/etc/evil/graph.pb', skeleton), ('readme', b'text'),
+                     ('._graph.pb', b'from macOS'))
+    (tmp_path / 'one' / '._graph.pb').write_bytes(b'from macOS')
     plain = open_source(tmp_path / 'one' / 'graph.pb')
     for path in archive, tmp_path / 'one':
         found = open_source(path)
@@ -218,6 +220,19 @@ def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
     list(verification.verify(conversion, tmp_path / 'a.npz', []))
     with pytest.raises(InputError, match='does not do what the graph does'):
         list(verification.verify(conversion, tmp_path / 'b.npz', []))
+
+
+@pytest.mark.slow
+def test_verify_finds_other_padding(random_graphs, tmp_path):
+    import verification
+    graph = GraphDef.FromString(random_graphs('voc')[0].read_bytes())
+    mean, = (node for node in graph.node if node.name == 'Reshape/tensor')
+    mean.attr['value'].tensor.tensor_content = bytes(12)  # black, for grey
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    conversion = Conversion(open_source(tmp_path / 'g.pb'), 'voc')
+    conversion.write(tmp_path / 'a.npz')
+    with pytest.raises(InputError, match='does not do what the graph does'):
+        list(verification.verify(conversion, tmp_path / 'a.npz', []))
 
 
 @pytest.mark.slow
