@@ -69,6 +69,9 @@ faults: $(INSTALLED)
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
 
+LOCKED := --no-deps --generate-hashes --universal --python-version 3.10 \
+  --no-header --no-annotate --quiet
+
 lock:
 	$(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet uv==$(UV)
@@ -78,15 +81,18 @@ lock:
 	  echo '#   CC=true LDSHARED=true pip install --no-build-isolation \'; \
 	  echo '#     -r requirements.txt'; \
 	  echo '# CC=true skips a C extension of ChainerCV that is not used here.'; \
-	  $(TOOLS)/bin/uv pip compile requirements.in --no-deps --generate-hashes \
-	    --universal --python-version 3.10 --no-header --no-annotate --quiet; \
+	  $(TOOLS)/bin/uv pip compile requirements.in $(LOCKED); \
 	} > requirements.txt.new
+	{ echo '# By `make lock`, from requirements-gpu.in.'; \
+	  $(TOOLS)/bin/uv pip compile requirements-gpu.in $(LOCKED); \
+	} > requirements-gpu.txt.new
 	mv requirements.txt.new requirements.txt
+	mv requirements-gpu.txt.new requirements-gpu.txt
 
 audit:
 	$(PYTHON) -m venv --clear $(TOOLS)
 	$(TOOLS)/bin/python -m pip install --quiet pip-audit==$(PIP_AUDIT)
-	$(TOOLS)/bin/pip-audit -r requirements.txt --no-deps --disable-pip
+	$(TOOLS)/bin/pip-audit -r requirements.txt -r requirements-gpu.txt --no-deps --disable-pip
 
 pictures: $(INSTALLED)
 	$(PY) assets/draw_street.py assets/street.png

@@ -123,11 +123,19 @@ def set_backend(model, backend, threads):
 
 
 def check_gpu(gpu):
-    import chainer
-    if not chainer.cuda.available:
-        raise InputError(f'--gpu {gpu} needs CuPy and a CUDA GPU, and Chainer '
-                         'finds none: leave --gpu out to run on the CPU, or '
-                         'install requirements-gpu.txt')
-    count = chainer.cuda.cupy.cuda.runtime.getDeviceCount()
+    """Raise InputError where Chainer cannot use the GPU of this number."""
+    from chainer.backends import cuda
+    advice = ('leave --gpu out to run on the CPU, or see "On a GPU" in '
+              'README.md')
+    if not cuda.available:
+        raise InputError(f'--gpu {gpu} needs CuPy, and Chainer cannot load it '
+                         f'({cuda._resolution_error}): {advice}')
+    runtime = cuda.cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise InputError(f'--gpu {gpu} needs a GPU and its driver ({error}): '
+                         f'{advice}') from None
     if gpu >= count:
-        raise InputError(f'--gpu {gpu} is not there: GPUs 0 to {count - 1} are')
+        raise InputError(f'--gpu {gpu} is not there: the GPUs are numbered 0 '
+                         f'to {count - 1}')

@@ -2,12 +2,25 @@
 
 Both are the last releases, made for NumPy below 1.24 and Python up to 3.11.
 What they miss since then is little, and is given back here before they are
-imported. Only what is missing is added.
+imported. Only what is missing is added. For a GPU, CuPy is shown the CUDA
+libraries that pip installed.
 """
+import contextlib
+import ctypes
 import importlib.util
+import pathlib
 import sys
 import types
 import warnings
+
+# What CuPy loads, in NVIDIA's packages of requirements-gpu.txt; each after
+# those that it needs itself.
+CUDA_LIBRARIES = (
+    'cuda_runtime/lib/libcudart.so.12', 'nvjitlink/lib/libnvJitLink.so.12',
+    'cublas/lib/libcublasLt.so.12', 'cublas/lib/libcublas.so.12',
+    'cufft/lib/libcufft.so.11', 'curand/lib/libcurand.so.10',
+    'cusparse/lib/libcusparse.so.12', 'cusolver/lib/libcusolver.so.11',
+    'cuda_nvrtc/lib/libnvrtc.so.12', 'cudnn/lib/libcudnn.so.8')
 
 
 def prepare():
@@ -16,6 +29,7 @@ def prepare():
         return  # nothing is installed yet: let the import of Chainer say so
     _restore_numpy_names()
     _provide_numpy_distutils()
+    _load_cuda_libraries()
     # ChainerCV's one C extension, non-maximum suppression on a GPU: it does
     # not compile on Python 3.11 and later, and segmentation never calls it.
     sys.modules.setdefault(
@@ -26,6 +40,8 @@ def prepare():
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     warnings.filterwarnings('ignore', category=SyntaxWarning,
                             module='.*chainer')
+    # CuPy misses what only serves several GPUs.
+    warnings.filterwarnings('ignore', r'\s*nccl library could not be loaded')
 
 
 def _restore_numpy_names():
@@ -54,6 +70,17 @@ def _provide_numpy_distutils():
                               system_info=system_info)
     sys.modules['numpy.distutils'] = numpy.distutils
     sys.modules['numpy.distutils.system_info'] = system_info
+
+
+def _load_cuda_libraries():
+    """They lie where the system does not look; loaded once, CuPy has them."""
+    cupy, nvidia = map(importlib.util.find_spec, ('cupy', 'nvidia'))
+    if cupy is None or nvidia is None:
+        return
+    for folder in nvidia.submodule_search_locations or ():
+        for name in CUDA_LIBRARIES:
+            with contextlib.suppress(OSError):  # Chainer says what it misses
+                ctypes.CDLL(str(pathlib.Path(folder, name)))
 
 
 def _module(path, **attributes):

@@ -7,6 +7,7 @@ what comes out of it does.
 """
 import importlib.util
 import json
+import pathlib
 import sys
 import types
 
@@ -20,7 +21,8 @@ import command_line
 import demo
 import evaluation_script
 from images import read_image
-from models import DeepLabV3plusXception65, label_map
+from models import DeepLabV3plusXception65, chainer_compat, label_map
+from models.errors import InputError
 
 
 class DeviceArray(np.ndarray):
@@ -191,3 +193,52 @@ def test_benchmark(device, palette_graphs, monkeypatch, capsys):
     assert words[:5] == ['65x65,', 'output', 'stride', '16:', 'labels']
     assert float(words[5]) > 99
     assert words[-2:] == ['2.0', 'GB']
+
+
+class CUDARuntimeError(Exception):
+    pass
+
+
+def no_driver():
+    raise CUDARuntimeError('driver version is insufficient')
+
+
+@pytest.mark.parametrize(('available', 'count', 'words'), [
+    (False, None, r'Chainer cannot load it \(libcublas.so.12: .* file\)'),
+    (True, no_driver, r'a GPU and its driver \(driver version is insuff'),
+    (True, lambda: 2, '--gpu 2 is not there: the GPUs are numbered 0 to 1'),
+])
+def test_a_gpu_that_is_not_there(monkeypatch, available, count, words):
+    cuda = chainer.backends.cuda
+    runtime = types.SimpleNamespace(
+        getDeviceCount=count, CUDARuntimeError=CUDARuntimeError)
+    monkeypatch.setattr(cuda, 'available', available)
+    monkeypatch.setattr(cuda, '_resolution_error', ImportError(
+        'libcublas.so.12: cannot open shared object file'), raising=False)
+    monkeypatch.setattr(cuda, 'cupy', types.SimpleNamespace(
+        cuda=types.SimpleNamespace(runtime=runtime)))
+    with pytest.raises(InputError, match=words):
+        command_line.check_gpu(2)
+
+
+def test_cuda_libraries_that_pip_installed(monkeypatch, tmp_path):
+    loaded = []
+
+    def load(path):
+        if not pathlib.Path(path).is_file():
+            raise OSError(path)
+        loaded.append(str(pathlib.Path(path).relative_to(tmp_path)))
+
+    names = ('nvidia/cublas/lib/libcublasLt.so.12',
+             'nvidia/cublas/lib/libcublas.so.12')
+    for name in (*names, 'nvidia/cublas/lib/libcublas.so.13'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.setattr(chainer_compat.ctypes, 'CDLL', load)
+    monkeypatch.syspath_prepend(tmp_path)
+    chainer_compat._load_cuda_libraries()
+    assert not loaded  # who has no CuPy wants none
+    (tmp_path / 'cupy.py').touch()
+    importlib.invalidate_caches()
+    chainer_compat._load_cuda_libraries()
+    assert tuple(loaded) == names
