@@ -25,8 +25,8 @@ def open_video(path):
 
     Yields:
         (fractions.Fraction or int, int, iterator): frames a second; how many
-        there are, 0 if it is not known; and these, float32, (3, H, W), RGB in
-        [0, 255].
+        there are, 0 if it is not known; and these, upright, float32, (3, H,
+        W), RGB in [0, 255].
 
     Raises:
         InputError: it cannot be read, or not to its end.
@@ -64,7 +64,8 @@ def _frames(path, container):
     import av
     try:
         for frame in container.decode(video=0):
-            pixels = frame.to_ndarray(format='rgb24')
+            pixels = np.rot90(frame.to_ndarray(format='rgb24'),
+                              frame.rotation // 90)  # as phones hold it
             yield pixels.transpose(2, 0, 1).astype(np.float32)
     except av.error.FFmpegError as error:
         raise InputError(f'{path} cannot be read to its end: '

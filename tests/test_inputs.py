@@ -6,6 +6,7 @@ import sys
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -57,6 +58,24 @@ def test_finds_inputs(tmp_path):
     (tmp_path / 'empty').mkdir()
     _, problems = find_inputs([str(tmp_path / 'empty'), 'no*.png', 'no.png'])
     assert len(problems) == 3
+
+
+@pytest.mark.parametrize('angle', [90, -90, 180])
+def test_video_of_a_turned_phone(tmp_path, angle):
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255  # turned by 90, top left comes to bottom left
+    with av.open(tmp_path / 'film.mp4', 'w') as container:
+        stream = container.add_stream('libx264', rate=5)
+        stream.height, stream.width, _ = pixels.shape
+        stream.set_display_rotation(angle)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(
+            pixels, format='rgb24')))
+        container.mux(stream.encode())
+    with open_video(tmp_path / 'film.mp4') as (_, _, images):
+        image, = images
+    wanted = np.rot90(pixels, angle // 90).transpose(2, 0, 1)
+    assert image.shape == wanted.shape
+    assert np.abs(image - wanted).mean() < 5
 
 
 @pytest.mark.slow
