@@ -17,8 +17,8 @@ VERSIONS := 3.10 3.11 3.12 3.13
 setup: $(INSTALLED)
 
 $(INSTALLED): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null || { \
-	  echo "Python 3.10 to 3.13 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
+	@$(PYTHON) -c 'import platform as p, sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) or p.system() + p.machine() != "Linuxx86_64")' 2>/dev/null || { \
+	  echo "Python 3.10 to 3.13 on Linux x86_64 is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1) on $$(uname -sm): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@awk '/^[A-Za-z]/ { first = /^(numpy|packaging|setuptools|wheel)==/ } first' $< > $(VENV)/first.txt
 	$(PIP) --no-deps -r $(VENV)/first.txt
