@@ -5,7 +5,10 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/installed-by-$(notdir $(PYTHON))
-PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+# pip's cache, where a home folder can hold one; without it pip may stop.
+CACHE = $(shell d="$${XDG_CACHE_HOME:-$$HOME/.cache}/pip"; \
+  mkdir -p "$$d" 2>/dev/null && [ -w "$$d" ] || echo --no-cache-dir)
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check $(CACHE)
 STANDIN := build/standin_cityscapes
 TOOLS := .venv-tools
 UV := 0.13.9

@@ -170,7 +170,8 @@ class Structure:
             for name in ('gamma', 'beta', 'avg_mean', 'avg_var')])
         self._match(node.name, node.input[0], x)
         epsilon, wanted = node.attr['epsilon'].f, self.links[path].eps
-        if not np.isclose(epsilon, wanted, rtol=1e-5, atol=0):
+        # Some TensorFlow leaves the head's at 1e-5, 0.1 % less (see head.py).
+        if not np.isclose(epsilon, wanted, rtol=0.002, atol=0):
             self._compare(node.name, 'epsilon', epsilon, wanted)
         self._compare(node.name, 'is_training',
                       node.attr['is_training'].b, False)

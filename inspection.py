@@ -102,7 +102,7 @@ def _epsilons(graph):
     counts = {}
     for node in graph.nodes.values():
         if node.op.startswith('FusedBatchNorm'):
-            epsilon = f'{node.attr["epsilon"].f:.0e}'
+            epsilon = f'{node.attr["epsilon"].f:.4g}'
             counts[epsilon] = counts.get(epsilon, 0) + 1
     return counts
 

@@ -62,12 +62,15 @@ def chainercv(files):
     import models  # noqa: F401, I001  (before Chainer)
     import chainer
     from chainercv.links import DeepLabV3plusXception65
+
+    from models.head import HEAD_EPS
+    from models.xception import BACKBONE_EPS
     chainer.config.train = False
     return DeepLabV3plusXception65(
         files['n_class'], files['npz'], files['size'],
-        extractor_kwargs={'bn_kwargs': {'eps': 1e-3}},
-        aspp_kwargs={'bn_kwargs': {'eps': 1e-5}},
-        decoder_kwargs={'bn_kwargs': {'eps': 1e-5}})
+        extractor_kwargs={'bn_kwargs': {'eps': BACKBONE_EPS}},
+        aspp_kwargs={'bn_kwargs': {'eps': HEAD_EPS}},
+        decoder_kwargs={'bn_kwargs': {'eps': HEAD_EPS}})
 
 
 def tensorflow(files):

@@ -1,6 +1,7 @@
 """One clear line for a user's mistake, at the command line and from Python."""
 import contextlib
 import difflib
+import logging
 import os
 import sys
 import warnings
@@ -24,8 +25,10 @@ def report_errors():
     """End a script with one line on stderr where its user can mend the cause.
 
     An error that is not the user's keeps its traceback; warnings take one
-    line as well.
+    line as well, and Matplotlib, which ChainerCV loads, does not tell where it
+    keeps its cache.
     """
+    logging.getLogger('matplotlib').setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
     if hasattr(sys.stdout, 'reconfigure'):  # names may be in any encoding

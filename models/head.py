@@ -8,7 +8,9 @@ import chainer.links as L
 
 from models.xception import conv_bn, separable_conv_bn
 
-HEAD_EPS = 1e-5  # batch norm's epsilon in ASPP and decoder
+# Batch norm's epsilon in ASPP and decoder: the official code's 1e-5, which
+# TensorFlow 1 raised to the least that cuDNN took.
+HEAD_EPS = 1.001e-5
 
 
 class SeparableASPP(chainer.Chain):

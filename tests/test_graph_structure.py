@@ -235,8 +235,16 @@ def constant_size(graph):
     size.attr['value'].tensor.tensor_content = np.int32([513, 513]).tobytes()
 
 
+def plain_epsilons(graph):
+    """As another TensorFlow writes them."""
+    for each in graph.node:
+        if each.op == 'FusedBatchNorm' and each.attr['epsilon'].f < 1e-3:
+            each.attr['epsilon'].f = 1e-5
+
+
 @pytest.mark.parametrize('change', [
-    unchanged, without_idle_resizes, constant_size, computed_size])
+    unchanged, without_idle_resizes, constant_size, computed_size,
+    plain_epsilons])
 def test_official_graphs_convert(skeleton, change):
     graph = GraphDef.FromString(skeleton)
     change(graph)
