@@ -269,8 +269,13 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def _predict_one(self, img, network):
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
-        logits = [network(variant)[0, :, :, ::step]
-                  for variant, step in self._variants(x)]
+        least = [math.ceil(side / 4) for side in x.shape[2:]]  # at scale 1
+        logits = []
+        for variant, step in self._variants(x):
+            y = network(variant)
+            if y.shape[2:] < tuple(least):  # the official code resizes twice
+                y = F.resize_images(y, least).array
+            logits.append(y[0, :, :, ::step])
         return label_map(logits, x.shape[2:], img.shape[1:])
 
     def _variants(self, x):

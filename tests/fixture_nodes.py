@@ -121,13 +121,14 @@ def shape_proto(shape):
         dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=n) for n in shape])
 
 
-def run_tensorflow(graph, fetches, image):
+def run_tensorflow(graph, fetches, image, feed='ImageTensor'):
     """Run a GraphDef, or one in a file, in TensorFlow.
 
     Args:
         graph (GraphDef or pathlib.Path): the frozen graph.
         fetches (list of str): names of nodes or tensors.
-        image (numpy.ndarray, (H, W, 3), uint8): fed to `ImageTensor`.
+        image (numpy.ndarray, (H, W, 3)): of the type that `feed` has.
+        feed (str): name of the node that it is fed to.
 
     Returns:
         list of numpy.ndarray: the values fetched.
@@ -142,4 +143,4 @@ def run_tensorflow(graph, fetches, image):
         tf.import_graph_def(
             tf.compat.v1.GraphDef.FromString(data), name='')
         with tf.compat.v1.Session(graph=imported) as session:
-            return session.run(names, {'ImageTensor:0': image[np.newaxis]})
+            return session.run(names, {f'{feed}:0': image[np.newaxis]})

@@ -132,6 +132,19 @@ def test_the_clock_is_set_back(files):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['tf2npz', 'npz2onnx', 'demo'])
+def test_two_at_once(files, name):
+    """Both write the same files, and the last one's are there."""
+    processes = [start(files, commands(files)[name]) for _ in range(2)]
+    for process in processes:
+        _, text = process.communicate(timeout=120)
+        assert process.returncode == 0, text
+    check_whole(files['work'])
+    assert list(files['work'].rglob('*.*'))
+    assert not list(files['work'].rglob('.*.tmp'))
+
+
+@pytest.mark.slow
 def test_two_evaluations_in_one_folder(files):
     report = files['work'] / 'report'
     report.mkdir()

@@ -214,6 +214,29 @@ def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
     assert not (tmp_path / 'a.npz').exists()
 
 
+def test_the_fixture_is_like_the_zoos():
+    """What was printed of its VOC2012 graph in tensorflow/tensorflow#17468,
+    and the names of the network's input in 2018 and 2020.
+    """
+    def build(era):
+        weights = palette_weights(label_colors('voc'))
+        return FixtureGraph(weights, 21, (513, 513), era=era).graph
+
+    graph = FrozenGraph(build(2018).SerializeToString(), 'g.pb')
+    sizes = {name: graph.array(name).tolist() for name in graph.nodes
+             if name.endswith('/size') and 'ResizeBilinear' in name}
+    assert sizes == {
+        'ResizeBilinear_1/size': [65, 65],
+        'decoder/ResizeBilinear/size': [129, 129],
+        'decoder/ResizeBilinear_1/size': [129, 129],
+        'ResizeBilinear_2/size': [129, 129]}
+    assert graph.nodes['ResizeBilinear'].input == ['ExpandDims', 'ToInt32']
+    assert {'sub_7', 'mul_1', 'ResizeBilinear_3'} <= graph.nodes.keys()
+    names = {each.name for each in build(2020).node}
+    assert {'sub_2', 'mul', 'ResizeBilinear_2'} <= names
+    assert not {'sub_3', 'mul_1', 'ResizeBilinear_3'} & names
+
+
 def unchanged(graph):
     pass
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,11 @@ def checkout(palette_graphs, random_graphs, tmp_path):
     """A checkout, set up, with what the README names and a cache of models."""
     folder = tmp_path / 'a checkout'
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*BUILT))
-    (folder / '.venv').symlink_to(sys.prefix)
+    # A folder of links, so that nothing can clear what they lead to.
+    (folder / '.venv').mkdir()
+    for path in Path(sys.prefix).iterdir():
+        (folder / '.venv' / path.name).symlink_to(path)
+    (folder / 'installed').touch()  # later than requirements.txt
     cache = tmp_path / 'cache/pfnet/chainercv/models'
     cache.mkdir(parents=True)
     for task, model in PRETRAINED_MODELS.items():
@@ -47,7 +52,7 @@ def run(folder, *command):
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False,
         timeout=300, env={
-            **os.environ, 'MAKEFLAGS': 'INSTALLED=Makefile',  # it is set up
+            **os.environ, 'MAKEFLAGS': 'INSTALLED=installed',
             'CHAINER_DATASET_ROOT': str(folder.parent / 'cache')})
 
 
