@@ -42,7 +42,8 @@ class Structure:
         InputError: graph and link differ; the node is named.
 
     A tensor that is expected somewhere is, in the methods, the name of the
-    node that makes it, or a tuple of an operation and the tensors it reads.
+    node that makes it, or a tuple of an operation and the tensors it reads;
+    'Unchanged' stands for the tensor itself, or resized to the size it has.
 
     """
 
@@ -57,10 +58,9 @@ class Structure:
         self.crop_size = self._crop_size('aspp/image_pooling_conv/conv')
         low_level, high_level = self._backbone('feature_extractor')
         features = self._aspp('aspp', high_level)
-        for name, x in ((self.logits, self._decoder('decoder', low_level,
-                                                    features)),
-                        (self.sized_logits, ('Unchanged', self.logits))):
-            self._match(name, self.graph.nodes[name].input[0], x)
+        self._match_input(self.logits, self._decoder(
+            'decoder', low_level, features))
+        self._match_input(self.sized_logits, ('Unchanged', self.logits))
 
     def _output(self, path):
         """Find the logits, and what labels are the best of: the logits at the
@@ -178,6 +178,10 @@ class Structure:
         return node.name
 
     # Tensors
+
+    def _match_input(self, name, expected):
+        """Compare the first tensor that a node reads with `expected`."""
+        self._match(name, self.graph.nodes[name].input[0], expected)
 
     def _match(self, reader, tensor, expected):
         """Compare the tensor that the node `reader` reads with `expected`."""
