@@ -98,9 +98,9 @@ class FrozenGraph:
                     f'at most {MAX_NODES} nodes of {MAX_NODE_BYTES >> 20} MiB '
                     'are read')
             node = _node(self.data[start:end])
-            if node.name in self.nodes:
+            if not node.name or node.name in self.nodes:
                 raise InputError(f'{self.path} has two nodes of the same '
-                                 f'name, {node.name}')
+                                 f'name, or one of none: {node.name!r}')
             if large:
                 self._large[node.name] = start, end
                 node = self._without_values(node)
@@ -151,7 +151,7 @@ class FrozenGraph:
         stride = self._sides(node, 'strides')
         dilate = self._sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
-        before, output, pad = self.source(node, 0), node.name, (0, 0)
+        before, output, pad = self.input_node(node, 0), node.name, (0, 0)
         padding = node.attr['padding'].s
         allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
             b'VALID', b'SAME'}
@@ -161,17 +161,17 @@ class FrozenGraph:
                              f'{" or ".join(map(str, sorted(allowed)))}')
         if before.op == 'SpaceToBatchND':
             after = self._only_reader(node.name, 'BatchToSpaceND')
-            block, other = (self.integers(self.source(each, 1), (2,))
+            block, other = (self.integers(self.input_node(each, 1), (2,))
                             for each in (before, after))
             if block != other:
                 raise InputError(f'{self.path}: {before.name} has the block '
                                  f'{block}, and {after.name} {other}')
             pad = self._space_padding(before, after)
             dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
-            before, output = self.source(before, 0), after.name
+            before, output = self.input_node(before, 0), after.name
         elif before.op == 'Pad':
             pad = self._explicit_padding(before)
-            before = self.source(before, 0)
+            before = self.input_node(before, 0)
         if padding == b'SAME':
             pad = self._same_padding(node, self.weights[kernel], stride, dilate)
         return Convolution(node.name, before.name, output, stride, dilate, pad)
@@ -184,14 +184,14 @@ class FrozenGraph:
                      for rate, side in zip(dilate, kernel[:2], strict=True))
 
     def _explicit_padding(self, node):
-        pad = self.integers(self.source(node, 1), (4, 2))
+        pad = self.integers(self.input_node(node, 1), (4, 2))
         if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
             raise InputError(f'{self.path}: {node.name} pads by {pad}, and '
                              'must pad alike on opposite sides')
         return pad[1][0], pad[2][0]
 
     def _space_padding(self, before, after):
-        sources = [self.source(node, 2) for node in (before, after)]
+        sources = [self.input_node(node, 2) for node in (before, after)]
         if any(node.op != 'Const' for node in sources):
             return None
         paddings, crops = (self.integers(node, (2, 2)) for node in sources)
@@ -235,7 +235,7 @@ class FrozenGraph:
                              f'shape {shape}')
         return array.tolist()
 
-    def source(self, node, index):
+    def input_node(self, node, index):
         """Return the node that makes what a node reads in one place."""
         if index >= len(node.input):
             raise InputError(f'{self.path}: {node.name} reads '
@@ -278,10 +278,11 @@ class FrozenGraph:
         if len(readers) != 1 or readers[0].op not in ops or (
                 readers[0].op != 'BatchToSpaceND' and len(
                     readers[0].input) < 2):
-            found = ', '.join(f'{node.op} {node.name}' for node in readers)
+            found = ', '.join(f'{node.op} {node.name}' for node in readers[:2])
+            more = f' and {len(readers) - 2} more' if readers[2:] else ''
             raise InputError(
                 f'{self.path}: {name.removesuffix("/read")} is read by '
-                f'{found or "nothing"}, and must be by one '
+                f'{found or "nothing"}{more}, and must be by one '
                 f'{" or ".join(ops)}')
         return readers[0]
 

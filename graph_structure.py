@@ -2,22 +2,23 @@
 
 Equal weights do not make an equal network: a graph may take its low level
 feature from another block, join features in another order, or put a ReLU
-elsewhere. `Structure` goes through the graph in forward order. Layers
-are found by their weights; what each of them reads is compared with what the
-link's layer reads, and so are strides, dilations, padding and epsilons. What
-the official exporter does without effect is passed over: it resizes features
-and logits to the size they have, and in 2018 scales the image by 1.
+elsewhere. `Structure` looks up the output, then goes through the graph in
+forward order. Layers are found by their weights; what each of them reads is
+compared with what the link's layer reads, and so are strides, dilations,
+padding and epsilons. What the official exporter does without effect is passed
+over: it resizes features and logits to the size they have, and in 2018 scales
+the image by 1.
 """
 import math
 
 import numpy as np
 
-from models.constants import MIDDLE_BLOCKS, OFFSET, SCALE
+from models.constants import LOGITS_STRIDE, MIDDLE_BLOCKS, OFFSET, SCALE
 from models.errors import InputError
 
 ADD = ('Add', 'AddV2')
 UINT8 = 4  # types.proto, DT_UINT8
-# What the exporter's own padding of the image never has.
+# What may not be done to the image, but for a resize by 1.
 REARRANGING = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
                'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
                'ResizeArea', 'CropAndResize'}
@@ -79,21 +80,30 @@ class Structure:
                              'and must be by one ResizeBilinear')
             node = readers[0]
             self._check_resize(node)
-            if any(each.op == 'ArgMax'
-                   for each in self.graph.readers(node.name)):
-                return logits.name, node.name
+            for each in self.graph.readers(node.name):
+                if each.op == 'ArgMax':
+                    axis = self.graph.input_node(each, 1)
+                    self._compare(each.name, 'axis', self.graph.array(
+                        axis.name).tolist(), 3)
+                    return logits.name, node.name
         return self._refuse(node.name, 'must be read by an ArgMax')
 
     def _crop_size(self, path):
-        """The last resize tells it, else image pooling, which sees all."""
-        pooling = self.graph.nodes[
-            self.graph.convolution(self.names[f'{path}/W']).input]
+        """The last resize tells it; if not, the kernel of image pooling does,
+        which spans all the features, for the usual crops of stride * n + 1.
+        """
+        convolution = self.graph.convolution(self.names[f'{path}/W'])
+        pooling = self.graph.nodes[convolution.input]
+        if pooling.op != 'AvgPool':
+            self._refuse(convolution.node, f'reads {pooling.op} '
+                         f'{pooling.name}, and must read an AvgPool')
         kernel = list(pooling.attr['ksize'].list.i)
         stride = self.links[''].output_stride
         size = self._size(self.graph.nodes[self.sized_logits]) or [
             (side - 1) * stride + 1 for side in kernel[1:3]]
-        self._compare(pooling.name, 'kernel', kernel, [
-            1, *(math.ceil(side / stride) for side in size), 1])
+        if kernel != [1, *(math.ceil(side / stride) for side in size), 1]:
+            self._refuse(pooling.name, f'has kernel {kernel}, which is not '
+                         f'all that labels of {size} pixels are made of')
         return size
 
     def _backbone(self, path):
@@ -186,7 +196,7 @@ class Structure:
     def _match(self, reader, tensor, expected):
         """Compare the tensor that the node `reader` reads with `expected`."""
         node = self.graph.producer(tensor)
-        if expected[0] == 'Unchanged':
+        if isinstance(expected, tuple) and expected[0] == 'Unchanged':
             node, expected = self._unresized(node), expected[1]
         expected = self._sums.get(expected, expected)
         if expected == 'input':
@@ -225,25 +235,33 @@ class Structure:
             self._match(node.name, tensor, wanted)
 
     def _unresized(self, node):
-        """Pass over a resize to a quarter of the crop, of what has it."""
+        """Return what a resize to the logits' size reads: it has that size."""
         if node.op != 'ResizeBilinear':
             return node
         self._check_resize(node)
         self._compare(node.name, 'size', self._size(node),
-                      [math.ceil(side / 4) for side in self.crop_size])
-        return self.graph.source(node, 0)
+                      [math.ceil(side / LOGITS_STRIDE)
+                       for side in self.crop_size])
+        return self.graph.input_node(node, 0)
 
     def _size(self, resize):
         """Return height and width after a resize; None if not constant."""
-        size = self.graph.source(resize, 1)
-        if size.op == 'StridedSlice':  # of a shape known beforehand
-            whole, *edges = (self.graph.source(size, i) for i in range(3))
-            if any(each.op != 'Const' for each in (whole, *edges)):
-                return None
-            begin, end = (self.graph.integers(each, (1,))[0] for each in edges)
-            found = self.graph.integers(whole, (4,))[begin:end]
-            return found if len(found) == 2 else None
+        size = self.graph.input_node(resize, 1)
+        if size.op == 'StridedSlice' and (
+                shape := self.graph.input_node(size, 0)).op == 'Const':
+            edges = self._edges(size)
+            self._compare(size.name, 'edges', edges, (1, 3, False))
+            return self.graph.integers(shape, (4,))[1:3]
         return self.graph.integers(size, (2,)) if size.op == 'Const' else None
+
+    def _edges(self, node):
+        """Return begin and end of a StridedSlice, and if it takes one item."""
+        for mask in 'begin_mask', 'end_mask', 'ellipsis_mask', 'new_axis_mask':
+            self._compare(node.name, mask, node.attr[mask].i, 0)
+        begin, end, step = (self.graph.integers(
+            self.graph.input_node(node, i), (1,))[0] for i in (1, 2, 3))
+        self._compare(node.name, 'step', step, 1)
+        return begin, end, node.attr['shrink_axis_mask'].i == 1
 
     def _check_resize(self, node):
         self._compare(node.name, 'align_corners',
@@ -261,7 +279,9 @@ class Structure:
             self._compare(source.name, 'scale', scale, SCALE)
 
     def _image(self, node):
-        """Return what feeds a node: one image, only converted and padded."""
+        """Return what feeds a node: one image, only converted, scaled by 1 and
+        padded.
+        """
         before = self.graph.ancestors(node.name)
         for each in before:
             if each.op in REARRANGING and not self._scales_by_one(each):
@@ -274,16 +294,33 @@ class Structure:
         return images[0].name
 
     def _scales_by_one(self, node):
-        """Tell whether a resize is to 1 times the size."""
+        """Tell whether a resize is to 1 times the size of what it reads."""
         if node.op != 'ResizeBilinear':
             return False
-        size = self.graph.source(node, 1)
-        if size.op == 'Cast':
-            size = self.graph.source(size, 0)
-        factors = [self.graph.array(each.name) for each in map(
-            self.graph.producer, size.input) if each.op == 'Const']
-        return size.op == 'Mul' and any(
-            factor.size == 1 and factor.item() == 1 for factor in factors)
+        image, size = (self._past(self.graph.input_node(node, i),
+                                  'ExpandDims', 'Cast') for i in (0, 1))
+        if size.op != 'Mul' or len(size.input) != 2:
+            return False
+        sides, factor = map(self.graph.producer, size.input)
+        sides = self._past(sides, 'Cast')
+        if factor.op != 'Const' or sides.op != 'Pack' or (
+                self.graph.array(factor.name).tolist() != 1):
+            return False
+        for i, each in enumerate(map(self.graph.producer, sides.input)):
+            if each.op != 'StridedSlice' or self._edges(each) != (
+                    i, i + 1, True):
+                return False
+            shape = self.graph.input_node(each, 0)
+            if shape.op != 'Shape' or image is not self._past(
+                    self.graph.input_node(shape, 0), 'Cast'):
+                return False
+        return len(sides.input) == 2
+
+    def _past(self, node, *ops):
+        """Return the first node, going back from this one, of another op."""
+        while node.op in ops:
+            node = self.graph.input_node(node, 0)
+        return node
 
     def _with_constant(self, reader, node, operation):
         """Return the other input of a node, and the number it works with."""

@@ -1,5 +1,6 @@
 """Read and write moving pictures, through PyAV, which brings FFmpeg along."""
 import contextlib
+import math
 import re
 
 import numpy as np
@@ -64,12 +65,25 @@ def _frames(path, container):
     import av
     try:
         for frame in container.decode(video=0):
-            pixels = np.rot90(frame.to_ndarray(format='rgb24'),
-                              frame.rotation // 90)  # as phones hold it
-            yield pixels.transpose(2, 0, 1).astype(np.float32)
+            yield _upright(frame).transpose(2, 0, 1).astype(np.float32)
     except av.error.FFmpegError as error:
         raise InputError(f'{path} cannot be read to its end: '
                          f'{error.strerror}') from None
+
+
+def _upright(frame):
+    """Return the pixels as they are to be seen: phones do not turn them, but
+    say how they were held, in a matrix (FFmpeg, libavutil/display.h).
+    """
+    pixels = frame.to_ndarray(format='rgb24')
+    for data in frame.side_data:
+        if data.type.name == 'DISPLAYMATRIX':
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+            if a * d < b * c:
+                pixels, a, b = pixels[:, ::-1], -a, -b
+            quarters = round(math.atan2(b, a) / (math.pi / 2))  # clockwise
+            pixels = np.rot90(pixels, -quarters)
+    return pixels
 
 
 def write_video(path, rate, frames):

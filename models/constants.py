@@ -15,4 +15,5 @@ OUTPUT_STRIDES = {
     8: {'stride': 1, 'middle': 2, 'exit': 4, 'aspp': (12, 24, 36)},
     16: {'stride': 2, 'middle': 1, 'exit': 2, 'aspp': (6, 12, 18)},
 }
+LOGITS_STRIDE = 4  # input size / size of the logits
 MIDDLE_BLOCKS = range(1, 17)  # numbers of the middle flow's blocks

@@ -21,6 +21,7 @@ import numpy as np
 
 from models.constants import (
     INPUT_SIZE,
+    LOGITS_STRIDE,
     MAX_INPUT_SIDE,
     OFFSET,
     OUTPUT_STRIDE,
@@ -269,22 +270,20 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def _predict_one(self, img, network):
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
-        least = [math.ceil(side / 4) for side in x.shape[2:]]  # at scale 1
-        logits = []
-        for variant, step in self._variants(x):
-            y = network(variant)
-            if y.shape[2:] < tuple(least):  # the official code resizes twice
-                y = F.resize_images(y, least).array
-            logits.append(y[0, :, :, ::step])
+        logits = list(self._logits(x, network))
         return label_map(logits, x.shape[2:], img.shape[1:])
 
-    def _variants(self, x):
-        """Yield x at each scale, and mirrored; with the step to undo that."""
+    def _logits(self, x, network):
+        """Yield logits (n_class, h, w) at each scale, also of x mirrored."""
         for scale in self.scales:
             scaled = x if scale == 1.0 else F.resize_images(
                 x, [int((side - 1) * scale + 1) for side in x.shape[2:]]).array
             for step in (1, -1) if self.flip else (1,):
-                yield scaled[:, :, :, ::step], step
+                y = network(scaled[:, :, :, ::step])[:, :, :, ::step]
+                if scale < 1:  # first to the size at scale 1, as officially
+                    y = F.resize_images(y, [math.ceil(side / LOGITS_STRIDE)
+                                            for side in x.shape[2:]]).array
+                yield y[0]
 
 
 @contextlib.contextmanager

@@ -234,11 +234,12 @@ def test_cuda_libraries_that_pip_installed(monkeypatch, tmp_path):
     for name in (*names, 'nvidia/cublas/lib/libcublas.so.13'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    specs = {'cupy': None, 'nvidia': types.SimpleNamespace(
+        submodule_search_locations=[tmp_path / 'nvidia'])}
+    monkeypatch.setattr(chainer_compat.importlib.util, 'find_spec', specs.get)
     monkeypatch.setattr(chainer_compat.ctypes, 'CDLL', load)
-    monkeypatch.syspath_prepend(tmp_path)
     chainer_compat._load_cuda_libraries()
     assert not loaded  # who has no CuPy wants none
-    (tmp_path / 'cupy.py').touch()
-    importlib.invalidate_caches()
+    specs['cupy'] = 'is there'
     chainer_compat._load_cuda_libraries()
     assert tuple(loaded) == names

@@ -123,6 +123,20 @@ def pooling(side):
     return change
 
 
+def labels_of_quarter_size(graph):
+    node(graph, 'ArgMax').input[0] = 'ResizeBilinear_2'
+
+
+def nameless(graph):
+    node(graph, 'aspp0/Conv2D').name = ''
+    node(graph, 'aspp0/BatchNorm/FusedBatchNorm').input[0] = ''
+
+
+def half_first(graph):
+    graph.node.add(name='half', op='Mul', input=['ToFloat_1', 'mul_1/x'])
+    node(graph, 'mul').input[0] = 'half'
+
+
 def huge_crop(graph):
     pooling(9000)(graph)
     set_integers('Shape_5', 1, 8 * 9000 - 7, 513, 3)(graph)
@@ -179,7 +193,7 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
               'concat_projection/BatchNorm/gamma/read'),
      'BatchNorm/gamma is read by'),
-    (twice, 'two nodes of the same name, aspp0/weights'),
+    (twice, "two nodes of the same name, .*: 'aspp0/weights'"),
     (loop, 'aspp0/BatchNorm/gamma'),
     (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
     (huge, r'aspp0/weights has shape \(1, 1, 2048, 1099511627776\)'),
@@ -200,8 +214,21 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (other_block, 'has the block .*, and .*BatchToSpaceND'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], and the link has '
-     r'\[1, 65, 65, 1\]'),
+    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], which is not all '
+     r'that labels of \[513, 513\] pixels'),
+    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'kernel \[\]'),
+    (labels_of_quarter_size, r'which is not all that labels of \[129, 129\]'),
+    (nameless, "or one of none: ''"),
+    (set_integers('ArgMax/dimension', 1), 'ArgMax has axis 1'),
+    (set_attribute('strided_slice_6', 'begin_mask', 'i', 1), 'begin_mask 1'),
+    (set_integers('strided_slice_6/stack_2', -1), 'strided_slice_6 has step'),
+    (set_integers('strided_slice_6/stack', 0), 'has edges .0, 3'),
+    (retarget('ToFloat_1', 0, 'decoder/ResizeBilinear/size'),
+     'is a ResizeBilinear of the image'),
+    (half_first, 'is a ResizeBilinear of the image'),
+    (retarget('ToFloat_1/x', 1, 'strided_slice_1'),
+     'is a ResizeBilinear of the image'),
+    (retarget('Shape_1', 0, 'ExpandDims_2'), 'is a ResizeBilinear of the im'),
     (huge_crop, 'the crop is 71993 x 513, and its sides must be'),
     (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
 ])

@@ -60,20 +60,34 @@ def test_finds_inputs(tmp_path):
     assert len(problems) == 3
 
 
-@pytest.mark.parametrize('angle', [90, -90, 180])
-def test_video_of_a_turned_phone(tmp_path, angle):
+ONE = 1 << 16  # of a matrix's fixed-point numbers
+
+
+@pytest.mark.parametrize(('matrix', 'change'), [
+    ((0, ONE, -ONE, 0), lambda pixels: np.rot90(pixels, -1)),  # clockwise
+    ((0, -ONE, ONE, 0), np.rot90),
+    ((100, -ONE, ONE, 100), np.rot90),  # nearly
+    ((-ONE, 0, 0, -ONE), lambda pixels: np.rot90(pixels, 2)),
+    ((-ONE, 0, 0, ONE), np.fliplr),
+    ((ONE, 0, 0, -ONE), np.flipud),
+    ((0, ONE, ONE, 0), lambda pixels: pixels.transpose(1, 0, 2)),
+    ((ONE, 6000, -6000, ONE), lambda pixels: pixels),  # 5 degrees
+    ((0, 0, 0, 0), lambda pixels: pixels),
+])
+def test_video_of_a_turned_phone(tmp_path, matrix, change):
     pixels = np.zeros((64, 96, 3), np.uint8)
-    pixels[:32, :48] = 255  # turned by 90, top left comes to bottom left
+    pixels[:32, :48] = 255
+    a, b, c, d = matrix
     with av.open(tmp_path / 'film.mp4', 'w') as container:
         stream = container.add_stream('libx264', rate=5)
         stream.height, stream.width, _ = pixels.shape
-        stream.set_display_rotation(angle)
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
         container.mux(stream.encode(av.VideoFrame.from_ndarray(
             pixels, format='rgb24')))
         container.mux(stream.encode())
     with open_video(tmp_path / 'film.mp4') as (_, _, images):
         image, = images
-    wanted = np.rot90(pixels, angle // 90).transpose(2, 0, 1)
+    wanted = change(pixels).transpose(2, 0, 1)
     assert image.shape == wanted.shape
     assert np.abs(image - wanted).mean() < 5
 

@@ -1,4 +1,4 @@
-"""Every command of the README, as it stands there, with stand-in weights."""
+"""Every block of the README, as it stands there, with stand-in weights."""
 import os
 import re
 import shutil
@@ -52,7 +52,7 @@ def run(folder, *command):
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, check=False,
         timeout=300, env={
-            **os.environ, 'MAKEFLAGS': 'INSTALLED=installed',
+            **os.environ, 'MAKEFLAGS': 'INSTALLED=installed VENV=.venv',
             'CHAINER_DATASET_ROOT': str(folder.parent / 'cache')})
 
 
