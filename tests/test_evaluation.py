@@ -262,12 +262,11 @@ def test_shared_out_among_processes(palette_graphs, tmp_path):
             capture_output=True, text=True, check=False, timeout=300)
 
     folders = {}
-    for n, n_images in (1, 5), (2, 5), (3, 5), (1, 2), (3, 2):
+    for n, n_images in (1, 5), (2, 5), (1, 2), (3, 2):
         folders[n, n_images], result = run(n, n_images=n_images)
         assert result.returncode == 0, result.stderr
         assert result.stdout.count('mean IoU') == 1
     same_matrix(folders[1, 5], folders[2, 5])
-    same_matrix(folders[1, 5], folders[3, 5])
     same_matrix(folders[1, 2], folders[3, 2])
 
     images = LabelledImages('voc', root, 'val')

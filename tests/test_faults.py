@@ -19,7 +19,7 @@ from PIL import Image
 
 from models.weights import read_npz
 
-KILLS = int(os.environ.get('FAULTS', '8'))
+KILLS = int(os.environ.get('FAULTS', '5'))
 
 
 @pytest.fixture

@@ -27,10 +27,8 @@ def forward(model, image):
 @pytest.mark.slow
 @pytest.mark.parametrize(('task', 'output_stride', 'era', 'size'), [
     ('voc', 8, 2018, (513, 513)),
-    ('voc', 8, 2020, (300, 411)),  # padded to the crop
-    ('voc', 16, 2018, (513, 513)),
-    ('ade20k', 8, 2018, (513, 513)),
-    ('ade20k', 16, 2020, (411, 300)),
+    ('voc', 16, 2020, (300, 411)),  # padded to the crop
+    ('ade20k', 8, 2020, (411, 300)),
 ])
 def test_equals_tensorflow(random_graphs, task, output_stride, era, size):
     pb, npz = random_graphs(task, output_stride, era)
