@@ -318,9 +318,11 @@ class Structure:
 
     def _past(self, node, *ops):
         """Return the first node, going back from this one, of another op."""
-        while node.op in ops:
+        for _ in self.graph.nodes:
+            if node.op not in ops:
+                return node
             node = self.graph.input_node(node, 0)
-        return node
+        return self._refuse(node.name, 'reads itself')
 
     def _with_constant(self, reader, node, operation):
         """Return the other input of a node, and the number it works with."""

@@ -225,6 +225,7 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (set_integers('strided_slice_6/stack', 0), 'has edges .0, 3'),
     (retarget('ToFloat_1', 0, 'decoder/ResizeBilinear/size'),
      'is a ResizeBilinear of the image'),
+    (retarget('ToInt32', 0, 'ToInt32'), 'ToInt32 reads itself'),
     (half_first, 'is a ResizeBilinear of the image'),
     (retarget('ToFloat_1/x', 1, 'strided_slice_1'),
      'is a ResizeBilinear of the image'),
