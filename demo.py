@@ -16,15 +16,15 @@ import os
 import sys
 import time
 
-from command_line import (
+from command_line.model import (
     add_model_arguments,
     check_model_arguments,
     load_model,
     split_numbers,
 )
-from images import MAX_PIXELS
-from models.errors import InputError, drop_output, report_errors
+from media.images import MAX_PIXELS
 from models.pretrained import PRETRAINED_MODELS
+from models.utils.errors import InputError, drop_output, report_errors
 
 
 def parse_args():
@@ -111,8 +111,8 @@ def check_arguments(parser, args):
 def main():
     args = parse_args()
     with report_errors():
-        from inputs import find_inputs
-        from outputs import KINDS, Outputs
+        from media.inputs import find_inputs
+        from media.outputs import KINDS, Outputs
         begun = time.monotonic()
         inputs, problems = find_inputs(args.inputs)
         kinds = [kind for kind in KINDS if getattr(args, kind)]
@@ -197,17 +197,17 @@ def segment_all(inputs, outputs, args, tally, begun):
     """Segment inputs, one after another, and write what is asked for, or
     where `outputs` is None show it in windows.
     """
-    from datasets import labels_of
+    from models.classes import labels_of
     model = load_model(args, args.dataset)
     names, colors = labels_of(model, args.dataset)
     shown = shown_classes(args.classes, names)
     model.network()  # now it is known whether OpenVINO is to be had
     loaded = time.monotonic() - begun
-    from segmentation import Segmenter
+    from media.segmentation import Segmenter
     with contextlib.ExitStack() as stack:
         page = None
         if args.html:
-            from results_page import ResultsPage
+            from media.results_page import ResultsPage
             page = stack.enter_context(
                 ResultsPage(args.html, names, colors, shown))
         segmenter = Segmenter(model, names, colors, shown, outputs, page,
@@ -242,7 +242,7 @@ def shown_classes(wanted, names):
 
 
 def write_json(path, results):
-    from models.files import atomic_path
+    from models.utils.files import atomic_path
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + '\n')
 

@@ -6,7 +6,7 @@ DIR holds VOCdevkit/VOC2012, as it comes out of the archive.
 The report goes to report_voc; a run that was stopped is taken up
 again by the same command.
 """
-from evaluation_script import main
+from command_line.evaluation import main
 
 if __name__ == '__main__':
     main('voc', __doc__)

@@ -14,8 +14,8 @@ import json
 import pathlib
 
 from models.constants import OUTPUT_STRIDES
-from models.errors import InputError, report_errors
 from models.pretrained import PRETRAINED_MODELS
+from models.utils.errors import InputError, report_errors
 
 CHECK_SIZE = 129, 161  # height and width of the image to compare on
 TOLERANCE = 1e-3  # largest difference, relative to the largest output
@@ -43,8 +43,8 @@ def main():
     args = parse_args()
     with report_errors():
         from models import DeepLabV3plusXception65
-        from models.files import atomic_path, check_not_source
         from models.onnx_graph import onnx_model
+        from models.utils.files import atomic_path, check_not_source
         check_not_source(args.target, args.source)
         with atomic_path(args.target) as temporary:
             link = DeepLabV3plusXception65(
@@ -62,7 +62,7 @@ def main():
 
 def metadata(link):
     """Return what a user of the file needs to know; all values are str."""
-    from datasets import guess_dataset, labels_of
+    from models.classes import guess_dataset, labels_of
     from models.constants import OFFSET, SCALE
     result = {
         'input': 'RGB, pixel * scale + offset; pad smaller images to '

@@ -13,9 +13,9 @@ before the npz gets its name.
 import argparse
 import json
 
-from conversion import CUSTOM, TASKS, Conversion
+from convert.conversion import CUSTOM, TASKS, Conversion
 from models.constants import OUTPUT_STRIDES
-from models.errors import InputError, report_errors
+from models.utils.errors import InputError, report_errors
 
 
 def parse_args():
@@ -85,8 +85,8 @@ def main():
 
 
 def print_inspection(args):
-    from inspection import describe, inspect
-    from sources import open_source
+    from convert.inspection import describe, inspect
+    from convert.sources import open_source
     found = inspect(open_source(args.inspect, args.output_stride,
                                 args.crop_size))
     print(json.dumps(found, indent=1) if args.json else describe(found))
@@ -95,9 +95,9 @@ def print_inspection(args):
 
 
 def convert(args):
-    from datasets import read_classes
-    from models.files import atomic_path, check_not_source
-    from sources import open_source
+    from convert.sources import open_source
+    from models.classes import read_classes
+    from models.utils.files import atomic_path, check_not_source
     source = open_source(args.source, args.output_stride, args.crop_size)
     check_not_source(args.target, source.path)
     conversion = Conversion(source, args.task)
@@ -135,7 +135,7 @@ def print_summary(conversion, target):
 
 
 def print_verification(conversion, npz, paths):
-    from verification import verify
+    from convert.verification import verify
     print('running the graph in TensorFlow (a Cityscapes graph takes a '
           'minute) ...', flush=True)
     for found in verify(conversion, npz, paths):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from datasets import CITYSCAPES_NAMES, label_colors
+from models.classes import CITYSCAPES_NAMES, label_colors
 
 WIDTH, HEIGHT = 1024, 512
 HORIZON = 262  # row in pixels

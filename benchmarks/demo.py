@@ -22,7 +22,7 @@ def write_inputs(folder):
     from fixture_weights import smooth_image, write_palette_graph
     from PIL import Image
 
-    import conversion
+    from convert import conversion
     write_palette_graph(folder / 'voc.pb', 'voc', (513, 513))
     conversion.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
     (folder / 'in').mkdir()
@@ -32,11 +32,11 @@ def write_inputs(folder):
 
 
 def segmenter(folder, model, output):
-    from datasets import labels_of
     from demo import Tally
-    from inputs import find_inputs
-    from outputs import Outputs
-    from segmentation import Segmenter
+    from media.inputs import find_inputs
+    from media.outputs import Outputs
+    from media.segmentation import Segmenter
+    from models.classes import labels_of
     inputs, _ = find_inputs([str(folder / 'in')])
     args = argparse.Namespace(max_size=None, memory=None, max_pixels=10**8,
                               opacity=0.6)
@@ -48,7 +48,7 @@ def segmenter(folder, model, output):
 
 
 def compare_with_predict(folder, model):
-    from images import read_image
+    from media.images import read_image
     bare, whole = [], []
     for i in range(ROUNDS):
         inputs, run = segmenter(folder, model, folder / f'out{i}')

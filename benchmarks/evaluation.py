@@ -23,7 +23,7 @@ def write_inputs(folder):
     from fixture_weights import smooth_image, write_palette_graph
     from PIL import Image
 
-    import conversion
+    from convert import conversion
     write_palette_graph(folder / 'voc.pb', 'voc', (513, 513))
     conversion.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
     base = folder / 'VOCdevkit/VOC2012'
@@ -39,9 +39,9 @@ def write_inputs(folder):
 
 
 def compare_with_predict(folder):
-    from evaluation import State, evaluate
-    from evaluation_script import Part
-    from labelled_images import LabelledImages
+    from command_line.evaluation import Part
+    from evaluation.labelled_images import LabelledImages
+    from evaluation.run import State, evaluate
     from models import DeepLabV3plusXception65
     model = DeepLabV3plusXception65(pretrained_model=folder / 'voc.npz')
     images = Part(LabelledImages('voc', folder, 'val'), range(IMAGES))
@@ -61,8 +61,8 @@ def compare_with_predict(folder):
 
 def memory_growth(folder):
     """Over 200 images, which need not be large for that."""
-    from evaluation import State, evaluate
-    from labelled_images import LabelledImages
+    from evaluation.labelled_images import LabelledImages
+    from evaluation.run import State, evaluate
     from models import DeepLabV3plusXception65
     model = DeepLabV3plusXception65(
         pretrained_model=folder / 'voc.npz', output_stride=16)

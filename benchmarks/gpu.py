@@ -42,15 +42,15 @@ def measure(npz, size, output_stride):
 
 
 def main():
-    from command_line import check_gpu
-    from models.errors import report_errors
+    from command_line.model import check_gpu
+    from models.utils.errors import report_errors
     with report_errors():
         import models  # noqa: F401  (before Chainer)
         check_gpu(0)
         from fixture_graph import FixtureGraph
         from fixture_weights import random_weights
 
-        import conversion
+        from convert import conversion
         from models.pretrained import PRETRAINED_MODELS
         with tempfile.TemporaryDirectory() as name:
             for task, size in SIZES.items():

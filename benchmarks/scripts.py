@@ -58,7 +58,7 @@ PREDICT = f'''
 import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from models import DeepLabV3plusXception65
-from images import read_image
+from media.images import read_image
 model = DeepLabV3plusXception65(pretrained_model='model.npz')
 image = read_image('image.png')
 model.predict([image])  # compiles

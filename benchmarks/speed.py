@@ -96,7 +96,7 @@ def write_files(pipe, files, output_stride):
     from fixture_graph import FixtureGraph
     from fixture_weights import random_weights
 
-    import conversion
+    from convert import conversion
     from models import DeepLabV3plusXception65
     from models.onnx_graph import onnx_model
     n_class = files['n_class']

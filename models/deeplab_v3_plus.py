@@ -19,7 +19,7 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
-from models.constants import (
+from .constants import (
     INPUT_SIZE,
     LOGITS_STRIDE,
     MAX_INPUT_SIDE,
@@ -29,14 +29,14 @@ from models.constants import (
     PAD_VALUE,
     SCALE,
 )
-from models.errors import BackendError, InputError
-from models.head import Decoder, SeparableASPP
-from models.label_map import label_map
-from models.memory import check_memory
-from models.openvino_engine import OpenVINOEngine
-from models.pretrained import pretrained_path, read_settings
-from models.weights import leave_unset, load_weights
-from models.xception import Xception65
+from .head import Decoder, SeparableASPP
+from .label_map import label_map
+from .openvino_engine import OpenVINOEngine
+from .pretrained import pretrained_path, read_settings
+from .utils.errors import BackendError, InputError
+from .utils.memory import check_memory
+from .weights import leave_unset, load_weights
+from .xception import Xception65
 
 # What Chainer takes on a CPU, by output stride: bytes, and bytes for a pixel.
 CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured

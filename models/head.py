@@ -6,7 +6,7 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 
-from models.xception import conv_bn, separable_conv_bn
+from .xception import conv_bn, separable_conv_bn
 
 # Batch norm's epsilon in ASPP and decoder: the official code's 1e-5, which
 # TensorFlow 1 raised to the least that cuDNN took.

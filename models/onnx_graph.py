@@ -14,11 +14,11 @@ from chainer.links import BatchNormalization, Convolution2D
 from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 from onnx import TensorProto, helper
 
-from models.constants import MIDDLE_BLOCKS
-from models.deeplab_v3_plus import DeepLabV3plusXception65
-from models.errors import BackendError
-from models.head import Decoder, SeparableASPP
-from models.xception import ExitBlock, Xception65, XceptionBlock
+from .constants import MIDDLE_BLOCKS
+from .deeplab_v3_plus import DeepLabV3plusXception65
+from .head import Decoder, SeparableASPP
+from .utils.errors import BackendError
+from .xception import ExitBlock, Xception65, XceptionBlock
 
 INPUT = 'image'
 OPSET = 15  # the first whose Shape takes a part of the shape

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from models.errors import BackendError, InputError
-from models.memory import check_memory
-from models.weights import named_arrays
+from .utils.errors import BackendError, InputError
+from .utils.memory import check_memory
+from .weights import named_arrays
 
 MODULES = ('openvino', 'onnx', 'xxhash')  # needed beside Chainer
 # An image of up to this many pixels is run by a graph compiled for any size.
@@ -144,7 +144,7 @@ class OpenVINOEngine:
 def _read_model(link):
     import openvino
 
-    from models.onnx_graph import onnx_model
+    from .onnx_graph import onnx_model
     check_memory('compiling the network', COMPILE_MEMORY,
                  'free some, or run it on Chainer')
     return openvino.Core().read_model(onnx_model(link))

@@ -3,7 +3,7 @@ import os
 import pathlib
 import sys
 
-from models.errors import InputError, describe_os_error
+from .utils.errors import InputError, describe_os_error
 
 # ChainerCV's conversions of the official frozen graphs, and these themselves.
 # `tf_class` counts the outputs of the TensorFlow graph; ADE20K's channel 0
@@ -73,7 +73,7 @@ def read_settings(path: pathlib.Path, pretrained_model: str | os.PathLike
         InputError: the npz is damaged, or of another network.
 
     """
-    from models.weights import read_npz
+    from .weights import read_npz
     metadata, shapes = read_npz(path)
     logits = shapes.get('decoder/conv_logits/W', ())
     if len(logits) != 4:
@@ -95,7 +95,7 @@ def read_settings(path: pathlib.Path, pretrained_model: str | os.PathLike
 def _cached(name):
     from chainer.dataset import get_dataset_directory
 
-    from models.files import locked, sha256
+    from .utils.files import locked, sha256
     folder = get_dataset_directory('pfnet/chainercv/models')
     path = pathlib.Path(folder, PRETRAINED_MODELS[name]['npz'].split('/')[-1])
     if not path.exists():
@@ -142,17 +142,18 @@ def _sources(name):
 
 
 def _take_npz(name, url, path):
-    from models.download import download
+    from .utils.download import download
     part = download(url, path.parent, lambda part: _check(name, part))
     _record(part, path)
     os.replace(part, path)
 
 
 def _take_tarball(name, url, path):
-    from conversion import Conversion
-    from models.download import download
-    from models.files import atomic_path
-    from sources import open_source
+    from convert.conversion import Conversion
+    from convert.sources import open_source
+
+    from .utils.download import download
+    from .utils.files import atomic_path
     found = []
 
     def check(part):
@@ -168,8 +169,8 @@ def _take_tarball(name, url, path):
 
 def _check(name, path):
     """Raise InputError unless a file holds the weights of a model."""
-    from models.deeplab_v3_plus import DeepLabV3plusXception65
-    from models.weights import leave_unset, load_weights
+    from .deeplab_v3_plus import DeepLabV3plusXception65
+    from .weights import leave_unset, load_weights
     link = DeepLabV3plusXception65(PRETRAINED_MODELS[name]['n_class'],
                                    initialW=leave_unset)
     load_weights(path, link)
@@ -177,7 +178,7 @@ def _check(name, path):
 
 def _record(part, path):
     """Keep the digest of a file that is about to get its name."""
-    from models.files import atomic_path, sha256
+    from .utils.files import atomic_path, sha256
     with atomic_path(_recorded_sha256(path)) as temporary:
         temporary.write_text(f'{sha256(part)}  {path.name}\n')
 

@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from models.errors import InputError, names_that_differ
+from .utils.errors import InputError, names_that_differ
 
 FORMAT_VERSION = 1
 METADATA = 'metadata/'

@@ -7,7 +7,7 @@ import chainer
 import chainer.functions as F
 from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 
-from models.constants import MIDDLE_BLOCKS, OUTPUT_STRIDES
+from .constants import MIDDLE_BLOCKS, OUTPUT_STRIDES
 
 BACKBONE_EPS = 1e-3  # batch norm's epsilon, as below `xception_65`
 BN_DECAY = 0.9997  # of the moving statistics, in training

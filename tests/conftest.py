@@ -9,10 +9,10 @@ import pytest
 from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights, random_weights, write_palette_graph
 
-import conversion
 import models  # before Chainer is imported
-from datasets import label_colors
-from images import read_image
+from convert import conversion
+from media.images import read_image
+from models.classes import label_colors
 from models.pretrained import PRETRAINED_MODELS
 
 ROOT = Path(__file__).parents[1]

@@ -24,10 +24,10 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from datasets import label_colors
-from models.errors import report_errors
-from models.files import atomic_path
+from models.classes import label_colors
 from models.pretrained import PRETRAINED_MODELS
+from models.utils.errors import report_errors
+from models.utils.files import atomic_path
 
 
 def palette_weights(colors, n_other=0):

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, start_script
 from PIL import Image, ImageGrab
 
-import images
+from media import images
 
 
 @pytest.mark.slow

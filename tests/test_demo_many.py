@@ -9,17 +9,17 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, start_script
-from fixture_pictures import write_picture
+from fixture_images import write_picture
 from PIL import Image
 
-from datasets import label_colors, label_names
-from images import read_image
-from inputs import find_inputs
+from media.images import read_image
+from media.inputs import find_inputs
+from media.outputs import Outputs
+from media.tiling import predict_within
+from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
-from models.errors import InputError
-from outputs import Outputs
-from tiling import predict_within
-from visualization import HIDDEN
+from models.classes import label_colors, label_names
+from models.utils.errors import InputError
 
 COLORS = label_colors('cityscapes')
 SCRIPTS = sorted(path.name for path in ROOT.glob('*.py')

@@ -15,14 +15,14 @@ import chainer
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_pictures import patches, write_picture, write_tree
+from fixture_images import patches, write_picture, write_tree
 
-import command_line
 import demo
-import evaluation_script
-from images import read_image
+from command_line import evaluation as evaluation_script
+from command_line import model as command_line
+from media.images import read_image
 from models import DeepLabV3plusXception65, chainer_compat, label_map
-from models.errors import InputError
+from models.utils.errors import InputError
 
 
 class DeviceArray(np.ndarray):

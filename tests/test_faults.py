@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
-from fixture_pictures import patches, write_picture, write_tree
+from fixture_images import patches, write_picture, write_tree
 from PIL import Image
 
 from models.weights import read_npz

@@ -23,14 +23,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from conversion import Conversion
-from datasets import labels_of
-from frozen_graph import FrozenGraph
-from images import read_image
+from convert.conversion import Conversion
+from convert.frozen_graph import FrozenGraph
+from convert.sources import open_source
+from media.images import read_image
 from models import DeepLabV3plusXception65
-from models.errors import InputError
+from models.classes import labels_of
+from models.utils.errors import InputError
 from models.weights import METADATA, METADATA_FORMS, load_weights, read_npz
-from sources import open_source
 
 TIMES = int(os.environ.get('FUZZ', '0'))
 MEMORY = 2 << 30  # bytes beyond what the tests have at the start

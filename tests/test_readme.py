@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_pictures import patches, write_picture, write_tree
+from fixture_images import patches, write_picture, write_tree
 from PIL import Image
 
 from models.pretrained import PRETRAINED_MODELS

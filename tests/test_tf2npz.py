@@ -7,10 +7,10 @@ from fixture_nodes import run_tensorflow
 from fixture_weights import palette_weights, smooth_image
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-import conversion
-from datasets import label_colors
+from convert import conversion
 from models import DeepLabV3plusXception65
-from models.errors import InputError
+from models.classes import label_colors
+from models.utils.errors import InputError
 from models.weights import read_npz
 
 LOGITS = 'logits/semantic/BiasAdd'

@@ -1,0 +1,1 @@
+"""What the scripts share: their options, and the model that these ask for."""

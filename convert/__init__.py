@@ -1,0 +1,1 @@
+"""TensorFlow to npz: a frozen graph or checkpoint, read, checked, converted."""

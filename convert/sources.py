@@ -1,0 +1,184 @@
+"""Open what a user has: a graph, the zoo's archive, a checkpoint, a folder."""
+import gzip
+import pathlib
+import tarfile
+import zlib
+
+from models.constants import OUTPUT_STRIDE
+from models.utils.errors import InputError
+
+MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
+MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
+MAX_MEMBERS = 10_000  # (5)
+MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
+ARCHIVES = ('.tar.gz', '.tgz', '.tar')
+OTHER_FORMATS = {  # first bytes of what people mistake for a frozen graph
+    b'PK': 'a zip archive', b'\x89HDF': 'an HDF5 file',
+    b'\x93NUMPY': 'a NumPy array', b'\x80': 'a Python pickle',
+}
+
+
+def open_source(path, output_stride=None, crop_size=None):
+    """Open a source of weights.
+
+    Args:
+        path (str or pathlib.Path): a frozen graph (.pb); a .tar.gz, .tgz or
+            .tar with one in it; a checkpoint (model.ckpt, or the name of one
+            of its files); or a folder with one of these.
+        output_stride (int): of a checkpoint, which does not know it.
+        crop_size ((int, int)): likewise, height and width.
+
+    Returns:
+        FrozenGraph or Checkpoint: both have `path`, `file_name`, `sha256`,
+        `weights` (name to shape), `ignored` (names) and `weight(name)`.
+
+    Raises:
+        InputError: it is none of these, damaged, or there are several.
+        OSError: it cannot be read.
+
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = _in_folder(path)
+    prefix = _checkpoint_prefix(path)
+    if prefix is not None:
+        from convert.checkpoint import Checkpoint
+        return Checkpoint(prefix, output_stride or OUTPUT_STRIDE, crop_size)
+    for value, option in ((output_stride, '--output-stride'),
+                          (crop_size, '--crop-size')):
+        if value is not None:
+            raise InputError(f'{path} is no checkpoint: a graph knows what '
+                             f'{option} says, leave it out')
+    from convert.frozen_graph import FrozenGraph
+    return FrozenGraph(*_graph_data(path), str(path))
+
+
+def _in_folder(folder):
+    """Return the one source in a folder, or one level below.
+
+    Graphs and archives come before checkpoints, which the zoo's archives hold
+    as well.
+    """
+    paths = sorted([*folder.glob('*'), *folder.glob('*/*')])
+    for endings in (('.pb', *ARCHIVES), ('.index',)):
+        found = [path for path in paths if _is_named(path.name, endings)
+                 and path.is_file()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise _several(folder, found)
+    raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz and '
+                     'no checkpoint (.index)')
+
+
+def _is_named(name, endings):
+    """Tell a file by its name; macOS leaves its own as ._graph.pb."""
+    return name.endswith(endings) and not name.startswith('.')
+
+
+def _several(where, found):
+    names = ', '.join(map(str, found[:5])) + (', ...' if found[5:] else '')
+    return InputError(f'{where} holds {len(found)} sources, name one of them: '
+                      f'{names}')
+
+
+def _checkpoint_prefix(path):
+    """Return a checkpoint's prefix, as TensorFlow wants it, or None."""
+    prefix = str(path)
+    if path.suffix == '.index':
+        prefix = prefix.removesuffix('.index')
+    elif '.data-' in path.name:
+        prefix = prefix.rpartition('.data-')[0]
+    is_there = pathlib.Path(f'{prefix}.index').is_file()
+    return prefix if is_there and not pathlib.Path(prefix).is_file() else None
+
+
+def _graph_data(path):
+    """Return a graph's bytes, and the name of its file."""
+    if path.exists() and not path.is_file():
+        raise InputError(f'{path} is no regular file: a graph is read from one')
+    with open(path, 'rb') as file:
+        start = file.read(512)
+        file.seek(0)
+        if not start:
+            raise InputError(f'{path} is empty: a frozen TensorFlow graph '
+                             '(.pb) is needed')
+        if start.startswith(b'\x1f\x8b'):
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                return _from_archive(path, unpacked)
+        if start[257:262] == b'ustar':
+            return _from_archive(path, file)
+        for first, kind in OTHER_FORMATS.items():
+            if start.startswith(first):
+                raise InputError(f'{path} is {kind}, not a frozen TensorFlow '
+                                 'graph (.pb)')
+        return _read_graph(path, file, path.stat().st_size), path.name
+
+
+def _read_graph(path, file, size):
+    if size > MAX_GRAPH_BYTES:
+        raise InputError(f'{path}: the graph has {size} bytes, and at most '
+                         f'{MAX_GRAPH_BYTES} are read')
+    data, position = bytearray(size), 0
+    while position < size:  # in one piece, tarfile holds it twice
+        block = file.read(min(1 << 20, size - position))
+        if not block:
+            raise InputError(f'{path} ends after {position} of {size} bytes')
+        data[position:position + len(block)] = block
+        position += len(block)
+    return data
+
+
+def _from_archive(path, file):
+    """Find the one graph in a tar archive; nothing is written to disk."""
+    found, data = [], None
+    try:
+        with tarfile.open(fileobj=_Limited(path, file), mode='r|',
+                          tarinfo=_Member) as archive:
+            for count, member in enumerate(archive):
+                if count == MAX_MEMBERS:
+                    raise InputError(f'{path} holds more than {MAX_MEMBERS} '
+                                     'files')
+                name = pathlib.PurePosixPath(member.name).name
+                if not _is_named(name, '.pb') or not (
+                        member.isreg() and not member.issparse()):
+                    continue
+                found.append(name)
+                if data is None:
+                    data = _read_graph(path, archive.extractfile(member),
+                                       member.size)
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile,
+            ValueError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f'{path} is not a whole archive ({error}): download '
+                         'it again') from None
+    if not found:
+        raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
+                         'must be unpacked first')
+    if len(found) > 1:
+        raise _several(path, found)
+    return data, found[0]
+
+
+class _Limited:
+    """A file to read from, up to `MAX_ARCHIVE_BYTES`."""
+
+    def __init__(self, path, file):
+        self.path, self.file, self.left = path, file, MAX_ARCHIVE_BYTES
+
+    def read(self, size):
+        self.left -= size
+        if self.left < 0:
+            raise InputError(f'{self.path} unpacks to more than '
+                             f'{MAX_ARCHIVE_BYTES} bytes')
+        return self.file.read(size)
+
+
+class _Member(tarfile.TarInfo):
+    """Refuses to read a header of any length into memory."""
+
+    def _proc_member(self, archive):
+        if not self.isreg() and self.size > MAX_HEADER_BYTES:
+            raise tarfile.HeaderError(f'a header of {self.size} bytes')
+        return super()._proc_member(archive)

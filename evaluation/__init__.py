@@ -1,0 +1,1 @@
+"""A dataset, segmented and scored: images, confusion matrix, report."""

@@ -1,0 +1,1 @@
+"""Images and videos: found, read, segmented, drawn and written."""

@@ -1,0 +1,77 @@
+"""Segment a picture that is too large for the memory, in overlapping tiles."""
+import math
+
+import numpy as np
+
+from models.constants import PAD_VALUE
+from models.utils.errors import InputError
+
+GRID = 8  # pixels: tiles begin at its multiples, where the network samples
+MARGIN = 256  # pixels at most that a tile sees beyond what it decides
+
+
+def predict_within(model, image, memory):
+    """Segment a picture within a bound of memory.
+
+    A tile samples the picture where the whole would be sampled (exactly so if
+    the picture's sides are a multiple of 8, plus 1). What a place sees beyond
+    its tile's margin is lost, and image pooling sees the tile only.
+
+    Args:
+        model (DeepLabV3plusXception65): the network.
+        image (numpy.ndarray, (3, H, W)): RGB in [0, 255].
+        memory (float): bytes that may be taken.
+
+    Returns:
+        (numpy.ndarray, int): int32, (H, W), the class of each pixel; and the
+        number of tiles, 1 for the picture as a whole.
+
+    Raises:
+        InputError: not even a small tile fits.
+
+    """
+    if model.memory_needed(*image.shape[1:]) <= memory:
+        return model.predict([image])[0], 1
+    size = _tile_size(model, image.shape[1:], memory)
+    label = np.empty(image.shape[1:], np.int32)
+    tiles = [(y, x) for y in _parts(image.shape[1], size[0])
+             for x in _parts(image.shape[2], size[1])]
+    for (y, top, bottom), (x, left, right) in tiles:
+        tile = np.full((3, *size), PAD_VALUE, np.float32)
+        seen = image[:, y:y + size[0], x:x + size[1]]
+        tile[:, :seen.shape[1], :seen.shape[2]] = seen
+        found, = model.predict([tile])
+        label[top:bottom, left:right] = found[top - y:bottom - y,
+                                              left - x:right - x]
+    return label, len(tiles)
+
+
+def _tile_size(model, size, memory):
+    """Return the largest square, or less long, tile that fits."""
+    whole = [GRID * math.ceil((side - 1) / GRID) + 1 for side in size]
+    side = max(whole)
+    while model.memory_needed(*_clipped(side, whole)) > memory:
+        side = (side * 7 // 8) // GRID * GRID + 1
+        if side <= 4 * GRID + 1:
+            needed = model.memory_needed(*_clipped(side, whole))
+            raise InputError(
+                f'even a small tile of the picture needs {needed / 1e9:.1f} '
+                f'GB of memory, and {memory / 1e9:.1f} GB may be taken: '
+                'raise --memory, or lower --input-size')
+    return _clipped(side, whole)
+
+
+def _clipped(side, whole):
+    return [min(side, other) for other in whole]
+
+
+def _parts(length, tile):
+    """Yield (begin, first, last) of tiles: each decides [first, last)."""
+    if tile >= length:
+        return [(0, 0, length)]
+    margin = min(MARGIN, tile // 4) // GRID * GRID
+    step = tile - 1 - 2 * margin
+    count = math.ceil((length - tile) / step) + 1
+    begins = [i * step for i in range(count)]
+    inner = [begin + margin for begin in begins[1:]]
+    return list(zip(begins, [0, *inner], [*inner, length], strict=True))

@@ -1,0 +1,124 @@
+"""Read and write moving pictures, through PyAV, which brings FFmpeg along."""
+import contextlib
+import math
+import re
+
+import numpy as np
+
+from media.images import read_image
+from media.inputs import FRAME_NUMBER
+from models.utils.errors import InputError
+from models.utils.files import atomic_path
+
+SEQUENCE_RATE = 25  # frames a second, of numbered pictures
+# A file is read as nothing else than a film: FFmpeg would follow a playlist,
+# under any name, to other files and addresses.
+ONLY_FILMS = {'protocol_whitelist': 'file',
+              'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo'}
+
+
+@contextlib.contextmanager
+def open_video(path):
+    """Open a video, or numbered pictures such as frame_%04d.png.
+
+    Args:
+        path (pathlib.Path): see `inputs.Input`.
+
+    Yields:
+        (fractions.Fraction or int, int, iterator): frames a second; how many
+        there are, 0 if it is not known; and these, upright, float32, (3, H,
+        W), RGB in [0, 255].
+
+    Raises:
+        InputError: it cannot be read, or not to its end.
+
+    """
+    if FRAME_NUMBER.search(path.name):
+        paths = _numbered(path)
+        yield SEQUENCE_RATE, len(paths), map(read_image, paths)
+        return
+    import av
+    try:
+        with av.open(f'file:{path}', options=ONLY_FILMS) as container:
+            if not container.streams.video:
+                raise InputError(f'{path} holds no moving pictures')
+            stream = container.streams.video[0]
+            stream.thread_type = 'AUTO'
+            yield (stream.average_rate or SEQUENCE_RATE, stream.frames,
+                   _frames(path, container))
+    except av.error.FFmpegError as error:
+        raise InputError(f'{path} cannot be read as a video: '
+                         f'{error.strerror}') from None
+
+
+def _numbered(path):
+    pattern = re.compile(FRAME_NUMBER.sub(
+        r'(\\d+)', re.escape(path.name).replace(r'\%', '%')))
+    found = {int(match[1]): each for each in path.parent.iterdir()
+             if (match := pattern.fullmatch(each.name))}
+    if not found:
+        raise InputError(f'{path}: no file has such a name')
+    return [found[number] for number in sorted(found)]
+
+
+def _frames(path, container):
+    import av
+    try:
+        for frame in container.decode(video=0):
+            yield _upright(frame).transpose(2, 0, 1).astype(np.float32)
+    except av.error.FFmpegError as error:
+        raise InputError(f'{path} cannot be read to its end: '
+                         f'{error.strerror}') from None
+
+
+def _upright(frame):
+    """Return the pixels as they are to be seen: phones do not turn them, but
+    say how they were held, in a matrix (FFmpeg, libavutil/display.h).
+    """
+    pixels = frame.to_ndarray(format='rgb24')
+    for data in frame.side_data:
+        if data.type.name == 'DISPLAYMATRIX':
+            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
+            if a * d < b * c:
+                pixels, a, b = pixels[:, ::-1], -a, -b
+            quarters = round(math.atan2(b, a) / (math.pi / 2))  # clockwise
+            pixels = np.rot90(pixels, -quarters)
+    return pixels
+
+
+def write_video(path, rate, frames):
+    """Write an MP4 (H.264); it appears when it is whole.
+
+    Args:
+        path (pathlib.Path): ends in .mp4; its folder is made.
+        rate (fractions.Fraction or int): frames a second.
+        frames (iterable of numpy.ndarray, (H, W, 3), uint8): RGB, all of one
+            size; an odd row or column is doubled, as the format wants even
+            sides.
+
+    Raises:
+        InputError: there is no frame, or their sizes differ.
+
+    """
+    import av
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = None
+    with (atomic_path(path) as temporary,
+          av.open(f'file:{temporary}', 'w', format='mp4') as container):
+        for frame in frames:
+            if stream is None:
+                size = frame.shape
+                stream = container.add_stream('libx264', rate=rate)
+                stream.height, stream.width = (
+                    side + side % 2 for side in size[:2])
+                stream.pix_fmt = 'yuv420p'
+                stream.options = {'crf': '20', 'preset': 'fast'}
+            if frame.shape != size:
+                raise InputError(f'{path.name}: the frames differ in size')
+            even = np.pad(frame, [(0, side % 2) for side in size[:2]]
+                          + [(0, 0)], mode='edge')
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(
+                even, format='rgb24')))
+        if stream is None:
+            raise InputError(f'{path.name}: there is not one frame')
+        container.mux(stream.encode())

@@ -1,0 +1,168 @@
+"""Names and colours of the classes of Cityscapes, VOC2012 and ADE20K."""
+import pathlib
+
+import numpy as np
+
+from .pretrained import PRETRAINED_MODELS
+from .utils.errors import InputError
+
+# ChainerCV has the names of VOC2012 and all three palettes. Cityscapes is
+# spelt here as in cityscapesScripts; for ADE20K, each name is the first
+# synonym of objectInfo150.txt (ChainerCV takes the last: "soul" for person).
+CITYSCAPES_NAMES = (
+    'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light',
+    'traffic sign', 'vegetation', 'terrain', 'sky', 'person', 'rider', 'car',
+    'truck', 'bus', 'train', 'motorcycle', 'bicycle')
+ADE20K_NAMES = (
+    'wall', 'building', 'sky', 'floor', 'tree', 'ceiling', 'road', 'bed',
+    'windowpane', 'grass', 'cabinet', 'sidewalk', 'person', 'earth', 'door',
+    'table', 'mountain', 'plant', 'curtain', 'chair', 'car', 'water',
+    'painting', 'sofa', 'shelf', 'house', 'sea', 'mirror', 'rug', 'field',
+    'armchair', 'seat', 'fence', 'desk', 'rock', 'wardrobe', 'lamp', 'bathtub',
+    'railing', 'cushion', 'base', 'box', 'column', 'signboard',
+    'chest of drawers', 'counter', 'sand', 'sink', 'skyscraper', 'fireplace',
+    'refrigerator', 'grandstand', 'path', 'stairs', 'runway', 'case',
+    'pool table', 'pillow', 'screen door', 'stairway', 'river', 'bridge',
+    'bookcase', 'blind', 'coffee table', 'toilet', 'flower', 'book', 'hill',
+    'bench', 'countertop', 'stove', 'palm', 'kitchen island', 'computer',
+    'swivel chair', 'boat', 'bar', 'arcade machine', 'hovel', 'bus', 'towel',
+    'light', 'truck', 'tower', 'chandelier', 'awning', 'streetlight', 'booth',
+    'television receiver', 'airplane', 'dirt track', 'apparel', 'pole', 'land',
+    'bannister', 'escalator', 'ottoman', 'bottle', 'buffet', 'poster', 'stage',
+    'van', 'ship', 'fountain', 'conveyer belt', 'canopy', 'washer',
+    'plaything', 'swimming pool', 'stool', 'barrel', 'basket', 'waterfall',
+    'tent', 'bag', 'minibike', 'cradle', 'oven', 'ball', 'food', 'step',
+    'tank', 'trade name', 'microwave', 'pot', 'animal', 'bicycle', 'lake',
+    'dishwasher', 'screen', 'blanket', 'sculpture', 'hood', 'sconce', 'vase',
+    'traffic light', 'tray', 'ashcan', 'fan', 'pier', 'crt screen', 'plate',
+    'monitor', 'bulletin board', 'shower', 'radiator', 'glass', 'clock',
+    'flag')
+
+
+def guess_dataset(model) -> str:
+    """Return the dataset that a link's npz names, or with as many classes.
+
+    Raises:
+        InputError: there is none.
+
+    """
+    task = model.metadata.get('task')
+    for dataset, known in PRETRAINED_MODELS.items():
+        if dataset == task or (task is None
+                               and known['n_class'] == model.n_class):
+            return dataset
+    raise InputError(f'the model has {model.n_class} classes and does not say '
+                     'which: give --dataset')
+
+
+def labels_of(model, dataset: str | None = None
+              ) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return names and colours of a link's classes.
+
+    Args:
+        model (DeepLabV3plusXception65): its npz may hold names and colours.
+        dataset (str): take this one's instead.
+
+    Returns:
+        (tuple of str, numpy.ndarray): one name for each class; and uint8,
+        (n_class, 3), RGB.
+
+    Raises:
+        InputError: the dataset has another number of classes, or it is not
+            known which are meant.
+
+    """
+    if dataset is None and 'class_names' in model.metadata:
+        names = tuple(model.metadata['class_names'])
+        colors = np.array(model.metadata['class_colors'], np.uint8)
+    else:
+        dataset = dataset or guess_dataset(model)
+        names, colors = label_names(dataset), label_colors(dataset)
+    if len(names) != model.n_class or colors.shape != (len(names), 3):
+        raise InputError(f'{dataset or "the npz"} has {len(names)} classes, '
+                         f'and the model {model.n_class}')
+    return names, colors
+
+
+def label_names(dataset: str) -> tuple[str, ...]:
+    """Return the tuple of class names of 'cityscapes', 'voc' or 'ade20k'."""
+    from chainercv import datasets
+    return {'cityscapes': CITYSCAPES_NAMES,
+            'voc': datasets.voc_semantic_segmentation_label_names,
+            'ade20k': ADE20K_NAMES}[dataset]
+
+
+def label_colors(dataset: str) -> np.ndarray:
+    """Return the official palette: uint8, (n_class, 3), RGB.
+
+    ADE20K's gives road and skyscraper one colour.
+    """
+    from chainercv import datasets
+    return np.array({
+        'cityscapes': datasets.cityscapes_semantic_segmentation_label_colors,
+        'voc': datasets.voc_semantic_segmentation_label_colors,
+        'ade20k': datasets.ade20k_semantic_segmentation_label_colors,
+    }[dataset], np.uint8)
+
+
+def read_classes(names_path, colors_path, n_class):
+    """Read a user's own classes.
+
+    Args:
+        names_path (str): a text file, UTF-8; a name a line.
+        colors_path (str): a text file, a colour a line: '128 64 128' or
+            '#804080'. None: a palette like VOC2012's.
+        n_class (int): how many there must be.
+
+    Returns:
+        dict: 'class_names' (list of str) and 'class_colors' (uint8, (n_class,
+        3)), to be kept in an npz.
+
+    Raises:
+        InputError: there are more or fewer, a name stands twice, or a line
+            is no colour.
+        OSError: a file cannot be read.
+
+    """
+    names = _lines(names_path, n_class)
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f'{names_path} has {twice[0]} twice')
+    colors = _palette(n_class) if colors_path is None else [
+        _color(colors_path, line) for line in _lines(colors_path, n_class)]
+    return {'class_names': names, 'class_colors': np.array(colors, np.uint8)}
+
+
+def _lines(path, n_class):
+    try:
+        text = pathlib.Path(path).read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{path} is not a text file in UTF-8') from None
+    lines = [' '.join(line.split()) for line in text.splitlines()
+             if line.strip()]
+    if len(lines) != n_class:
+        raise InputError(f'{path} has {len(lines)} lines, and the model '
+                         f'{n_class} classes')
+    return lines
+
+
+def _color(path, line):
+    try:
+        if line.startswith('#') and len(line) == 7:
+            return list(bytes.fromhex(line[1:]))
+        red, green, blue = map(int, line.replace(',', ' ').split())
+        return list(bytes([red, green, blue]))
+    except ValueError:
+        raise InputError(f'{path}: {line!r} is no colour, as "128 64 128" or '
+                         '"#804080" are') from None
+
+
+def _palette(n_class):
+    """VOC's way: the bits of the class, dealt out to the colours' top bits."""
+    colors = np.zeros((n_class, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colors[:, channel] |= (
+                (np.arange(n_class) >> (3 * bit + channel) & 1)
+                << (7 - bit)).astype(np.uint8)
+    return colors

@@ -1,0 +1,327 @@
+"""Graphs with the right weights, wired in another way or with bad values."""
+import numpy as np
+import pytest
+from fixture_graph import FixtureGraph
+from fixture_weights import palette_weights
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
+
+from convert.conversion import Conversion, convert, weight_table
+from convert.frozen_graph import FrozenGraph
+from models.classes import label_colors
+from models.utils.errors import InputError
+
+
+def node(graph, name):
+    return next(node for node in graph.node if node.name == name)
+
+
+def retarget(name, index, tensor):
+    def change(graph):
+        node(graph, name).input[index] = tensor
+    return change
+
+
+def swap(name):
+    def change(graph):
+        inputs = node(graph, name).input
+        inputs[0], inputs[1] = inputs[1], inputs[0]
+    return change
+
+
+def set_attribute(name, attribute, field, value):
+    def change(graph):
+        setattr(node(graph, name).attr[attribute], field, value)
+    return change
+
+
+def softmax_first(graph):
+    graph.node.add(name='Early', op='Softmax',
+                   input=['logits/semantic/BiasAdd'])
+    node(graph, 'ResizeBilinear_2').input[0] = 'Early'
+
+
+def set_constant(name, *values):
+    def change(graph):
+        tensor = node(graph, name).attr['value'].tensor
+        tensor.tensor_content = b''
+        tensor.ClearField('float_val')
+        tensor.float_val.extend(values)
+    return change
+
+
+def twice(graph):
+    graph.node.add().CopyFrom(node(graph, 'aspp0/weights'))
+
+
+def loop(graph):
+    node(graph, 'aspp0/BatchNorm/gamma/read').input[0] = (
+        'aspp0/BatchNorm/gamma/read')
+
+
+def content(name, data):
+    def change(graph):
+        tensor = node(graph, name).attr['value'].tensor
+        tensor.ClearField('float_val')
+        tensor.tensor_content = data
+    return change
+
+
+def swap_sides(graph):
+    dims = node(graph, 'xception_65/entry_flow/conv1_2/weights').attr[
+        'value'].tensor.tensor_shape.dim
+    dims[2].size, dims[3].size = dims[3].size, dims[2].size
+
+
+def huge(graph):
+    dims = node(graph, 'aspp0/weights').attr['value'].tensor.tensor_shape.dim
+    dims[3].size = 1 << 40
+
+
+def int64(graph):
+    tensor = node(graph, 'aspp0/BatchNorm/beta').attr['value'].tensor
+    tensor.dtype = DT_INT64
+    tensor.ClearField('float_val')
+    tensor.int64_val.append(1)
+
+
+def reverse_channels(graph):
+    graph.node.add(name='Reversed', op='ReverseV2', input=['Pad', 'stack'])
+    node(graph, 'Squeeze_2').input[0] = 'Reversed'
+
+
+def second_image(graph):
+    graph.node.add(name='Second', op='Placeholder')
+    node(graph, 'Pad').input[0] = 'Second'
+
+
+def string_scale(graph):
+    tensor = node(graph, 'mul_1/x').attr['value'].tensor
+    tensor.dtype = DT_STRING
+    tensor.tensor_content = b''
+    tensor.ClearField('float_val')
+    tensor.string_val.append(b'small')
+
+
+def other_block(graph):
+    scope = f'{MIDDLE}/separable_conv2_depthwise/depthwise'
+    tensor = node(graph, f'{scope}/BatchToSpaceND/block_shape').attr[
+        'value'].tensor
+    tensor.tensor_content = np.array([4, 4], np.int32).tobytes()
+
+
+def set_integers(name, *values):
+    def change(graph):
+        node(graph, name).attr['value'].tensor.tensor_content = np.int32(
+            values).tobytes()
+    return change
+
+
+def pooling(side):
+    def change(graph):
+        node(graph, 'AvgPool2D/AvgPool').attr['ksize'].list.i[1] = side
+    return change
+
+
+def labels_of_quarter_size(graph):
+    node(graph, 'ArgMax').input[0] = 'ResizeBilinear_2'
+
+
+def nameless(graph):
+    node(graph, 'aspp0/Conv2D').name = ''
+    node(graph, 'aspp0/BatchNorm/FusedBatchNorm').input[0] = ''
+
+
+def half_first(graph):
+    graph.node.add(name='half', op='Mul', input=['ToFloat_1', 'mul_1/x'])
+    node(graph, 'mul').input[0] = 'half'
+
+
+def huge_crop(graph):
+    pooling(9000)(graph)
+    set_integers('Shape_5', 1, 8 * 9000 - 7, 513, 3)(graph)
+    for name in 'decoder/ResizeBilinear_1/size', 'ResizeBilinear_2/size':
+        set_integers(name, 2 * 9000 - 1, 129)(graph)
+
+
+def computed_size(graph):
+    node(graph, 'ResizeBilinear_3').input[1] = 'ToInt32'
+
+
+BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
+MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (retarget('decoder/feature_projection0/Conv2D', 0,
+              f'{BLOCK2}/separable_conv1_pointwise/BatchNorm/FusedBatchNorm'),
+     'decoder/feature_projection0/Conv2D reads FusedBatchNorm .*conv1_'),
+    (retarget('decoder/feature_projection0/Conv2D', 0,
+              f'{BLOCK2}/Relu_2'),
+     'decoder/feature_projection0/Conv2D reads Relu'),
+    (swap('concat'), 'concat reads Relu aspp0/Relu, and must read a Resize'),
+    (swap('decoder/concat'), 'Relu reads FusedBatchNorm decoder/feature_p'),
+    (set_integers('decoder/ResizeBilinear_1/size', 65, 65),
+     r'decoder/ResizeBilinear_1 has size \[65, 65\], and .* \[129, 12'),
+    (set_integers('ResizeBilinear_2/size', 65, 65),
+     r'ResizeBilinear_2 has size \[65, 65\]'),
+    (retarget('ArgMax', 0, 'logits/semantic/BiasAdd'),
+     'BiasAdd is read by ResizeBilinear ResizeBilinear_2, ArgMax ArgMax'),
+    (retarget('ArgMax', 0, 'nowhere'), 'ResizeBilinear_3 must be read by an '
+     'ArgMax'),
+    (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
+              0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
+              'FusedBatchNorm'),
+     'unit_3/.*conv2_depthwise/depthwise reads FusedBatchNorm .*must read a '
+     'Relu'),
+    (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
+              'xception_module/add'), 'unit_3/.*add reads Add .*unit_1/.*, '
+     'and must read .*unit_2/'),
+    (softmax_first, 'logits/semantic/BiasAdd is read by Softmax Early'),
+    (retarget('aspp0/Conv2D', 0, 'nowhere'), 'has no node nowhere'),
+    (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
+     'decoder/ResizeBilinear has align_corners False'),
+    (set_attribute('ResizeBilinear_3', 'half_pixel_centers', 'b', True),
+     'ResizeBilinear_3 has half_pixel_centers True'),
+    (set_attribute('decoder/ResizeBilinear_1', 'align_corners', 'b', False),
+     'decoder/ResizeBilinear_1 has align_corners False'),
+    (set_attribute('aspp0/BatchNorm/FusedBatchNorm', 'is_training', 'b', True),
+     'is_training True'),
+    (set_attribute('xception_65/entry_flow/conv1_2/Conv2D', 'padding', 's',
+                   b'VALID'), r'conv1_2/Conv2D has padding \(0, 0\)'),
+    (set_constant('mul_1/x', 1 / 255), 'mul_1 has scale'),
+    (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
+              'concat_projection/BatchNorm/gamma/read'),
+     'BatchNorm/gamma is read by'),
+    (twice, "two nodes of the same name, .*: 'aspp0/weights'"),
+    (loop, 'aspp0/BatchNorm/gamma'),
+    (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
+    (huge, r'aspp0/weights has shape \(1, 1, 2048, 1099511627776\)'),
+    (content('aspp0/weights', b'short'), 'aspp0/weights is damaged'),
+    (int64, 'aspp0/BatchNorm/beta is int64'),
+    (set_constant('aspp0/weights', float('nan')), 'not finite'),
+    (reverse_channels, 'is a ReverseV2 of the image'),
+    (set_constant('ToFloat/x', 0.5), 'is a ResizeBilinear of the image'),
+    (second_image, 'must come from one Placeholder .* and comes from 2'),
+    (set_attribute('ImageTensor', 'dtype', 'type', 1), 'of type uint8'),
+    (string_scale, 'mul_1 must work with one number'),
+    (set_attribute(f'{MIDDLE}/separable_conv2_depthwise/depthwise', 'padding',
+                   's', b'SAME'), 'SAME.* after SpaceToBatchND'),
+    (set_attribute('xception_65/entry_flow/conv1_1/Conv2D', 'padding', 's',
+                   b'SAME'), 'SAME.* after Pad'),
+    (set_attribute('aspp0/Conv2D', 'padding', 's', b'EXPLICIT'),
+     'aspp0/Conv2D has padding .*EXPLICIT'),
+    (other_block, 'has the block .*, and .*BatchToSpaceND'),
+    (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
+     'AvgPool has padding .*SAME'),
+    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], which is not all '
+     r'that labels of \[513, 513\] pixels'),
+    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'kernel \[\]'),
+    (labels_of_quarter_size, r'which is not all that labels of \[129, 129\]'),
+    (nameless, "or one of none: ''"),
+    (set_integers('ArgMax/dimension', 1), 'ArgMax has axis 1'),
+    (set_attribute('strided_slice_6', 'begin_mask', 'i', 1), 'begin_mask 1'),
+    (set_integers('strided_slice_6/stack_2', -1), 'strided_slice_6 has step'),
+    (set_integers('strided_slice_6/stack', 0), 'has edges .0, 3'),
+    (retarget('ToFloat_1', 0, 'decoder/ResizeBilinear/size'),
+     'is a ResizeBilinear of the image'),
+    (retarget('ToInt32', 0, 'ToInt32'), 'ToInt32 reads itself'),
+    (half_first, 'is a ResizeBilinear of the image'),
+    (retarget('ToFloat_1/x', 1, 'strided_slice_1'),
+     'is a ResizeBilinear of the image'),
+    (retarget('Shape_1', 0, 'ExpandDims_2'), 'is a ResizeBilinear of the im'),
+    (huge_crop, 'the crop is 71993 x 513, and its sides must be'),
+    (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
+])
+def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
+    graph = GraphDef.FromString(skeleton)
+    change(graph)
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    with pytest.raises(InputError, match=words):
+        convert(tmp_path / 'g.pb', 'voc', tmp_path / 'a.npz')
+    assert not (tmp_path / 'a.npz').exists()
+
+
+def test_the_fixture_is_like_the_zoos():
+    """What was printed of its VOC2012 graph in tensorflow/tensorflow#17468,
+    and the names of the network's input in 2018 and 2020.
+    """
+    def build(era):
+        weights = palette_weights(label_colors('voc'))
+        return FixtureGraph(weights, 21, (513, 513), era=era).graph
+
+    graph = FrozenGraph(build(2018).SerializeToString(), 'g.pb')
+    sizes = {name: graph.array(name).tolist() for name in graph.nodes
+             if name.endswith('/size') and 'ResizeBilinear' in name}
+    assert sizes == {
+        'ResizeBilinear_1/size': [65, 65],
+        'decoder/ResizeBilinear/size': [129, 129],
+        'decoder/ResizeBilinear_1/size': [129, 129],
+        'ResizeBilinear_2/size': [129, 129]}
+    assert graph.nodes['ResizeBilinear'].input == ['ExpandDims', 'ToInt32']
+    assert {'sub_7', 'mul_1', 'ResizeBilinear_3'} <= graph.nodes.keys()
+    names = {each.name for each in build(2020).node}
+    assert {'sub_2', 'mul', 'ResizeBilinear_2'} <= names
+    assert not {'sub_3', 'mul_1', 'ResizeBilinear_3'} & names
+
+
+def unchanged(graph):
+    pass
+
+
+def without_idle_resizes(graph):
+    """As another exporter may write it."""
+    node(graph, 'Squeeze_1').input[0] = 'ExpandDims'
+    node(graph, 'decoder/concat').input[1] = (
+        'decoder/feature_projection0/Relu')
+    node(graph, 'ResizeBilinear_3').input[0] = 'logits/semantic/BiasAdd'
+    node(graph, 'ResizeBilinear_2').input[0] = 'nowhere'
+
+
+def constant_size(graph):
+    node(graph, 'ResizeBilinear_3').input[1] = 'size'
+    size = graph.node.add(name='size', op='Const')
+    size.attr['value'].tensor.CopyFrom(
+        node(graph, 'ResizeBilinear_2/size').attr['value'].tensor)
+    size.attr['value'].tensor.tensor_content = np.int32([513, 513]).tobytes()
+
+
+def plain_epsilons(graph):
+    """As another TensorFlow writes them."""
+    for each in graph.node:
+        if each.op == 'FusedBatchNorm' and each.attr['epsilon'].f < 1e-3:
+            each.attr['epsilon'].f = 1e-5
+
+
+@pytest.mark.parametrize('change', [
+    unchanged, without_idle_resizes, constant_size, computed_size,
+    plain_epsilons])
+def test_official_graphs_convert(skeleton, change):
+    graph = GraphDef.FromString(skeleton)
+    change(graph)
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    assert conversion.crop_size == [513, 513]
+    assert len(list(conversion.arrays())) > 732
+
+
+def test_a_crop_of_any_size():
+    weights = palette_weights(label_colors('voc'))
+    graph = FixtureGraph(weights, 21, (512, 402)).graph
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    assert conversion.crop_size == [512, 402]
+
+
+def test_half_weights_are_widened(skeleton):
+    graph = GraphDef.FromString(skeleton)
+    tensor = node(graph, 'aspp0/weights').attr['value'].tensor
+    tensor.dtype = DT_HALF
+    tensor.ClearField('float_val')
+    half = np.random.default_rng(0).normal(size=(2048, 256)).astype('e')
+    tensor.tensor_content = half.tobytes()
+    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
+                            'voc')
+    array = dict(conversion.arrays())[weight_table()['aspp0/weights'][0]]
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array[:, :, 0, 0], half.T)

@@ -1,0 +1,335 @@
+"""What tf2npz.py takes: graphs, archives, folders, checkpoints; and more."""
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from fixture_graph import FixtureGraph
+from fixture_weights import palette_weights
+from tensorboard.compat.proto.graph_pb2 import GraphDef
+
+from convert import sources
+from convert.conversion import Conversion, convert
+from convert.sources import open_source
+from models import DeepLabV3plusXception65
+from models.classes import label_colors
+from models.utils.errors import InputError
+
+
+def tar_gz(path, *members):
+    """Write (name or TarInfo, data) as an archive."""
+    with tarfile.open(path, 'w:gz', compresslevel=1) as archive:
+        for member, data in members:
+            info = (member if isinstance(member, tarfile.TarInfo)
+                    else tarfile.TarInfo(member))
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_archive_and_folder(skeleton, tmp_path):
+    (tmp_path / 'one').mkdir()
+    (tmp_path / 'one' / 'graph.pb').write_bytes(skeleton)
+    archive = tar_gz(tmp_path / 'z.tar.gz', ('../../up/model.ckpt.index', b''),
+                     ('/etc/evil/graph.pb', skeleton), ('readme', b'text'),
+                     ('._graph.pb', b'from macOS'))
+    (tmp_path / 'one' / '._graph.pb').write_bytes(b'from macOS')
+    plain = open_source(tmp_path / 'one' / 'graph.pb')
+    for path in archive, tmp_path / 'one':
+        found = open_source(path)
+        assert found.sha256 == plain.sha256
+        assert found.file_name == 'graph.pb'
+        assert found.weights == plain.weights
+    assert not (tmp_path.parent / 'up').exists()
+    (tmp_path / 'one' / 'z.tgz').write_bytes(archive.read_bytes())
+    with pytest.raises(InputError, match=r'holds 2 sources.*graph.pb.*z.tgz'):
+        open_source(tmp_path / 'one')
+
+
+def link_member(kind):
+    info = tarfile.TarInfo('graph.pb')
+    info.type, info.linkname = kind, '/etc/hostname'
+    return info
+
+
+@pytest.mark.parametrize('kind', [
+    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_archive_of_links_and_devices(tmp_path, kind):
+    path = tar_gz(tmp_path / 'a.tar.gz', (link_member(kind), b''))
+    with pytest.raises(InputError, match='holds no frozen graph'):
+        open_source(path)
+
+
+def test_archive_of_several(skeleton, tmp_path):
+    path = tar_gz(tmp_path / 'a.tar.gz', ('a.pb', skeleton),
+                  ('b/c.pb', b'other'))
+    with pytest.raises(InputError, match=r'2 sources.*: a.pb, c.pb'):
+        open_source(path)
+
+
+def test_archive_bombs(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, 'MAX_ARCHIVE_BYTES', 10 << 20)
+    path = tar_gz(tmp_path / 'a.tar.gz', ('readme', bytes(20 << 20)))
+    with pytest.raises(InputError, match='unpacks to more than'):
+        open_source(path)
+    path = tar_gz(tmp_path / 'b.tar.gz',
+                  *((f'file{i}', b'') for i in range(5)))
+    monkeypatch.setattr(sources, 'MAX_MEMBERS', 4)
+    with pytest.raises(InputError, match='more than 4 files'):
+        open_source(path)
+    info = tarfile.TarInfo('x')
+    info.type = tarfile.XHDTYPE  # a header as large as it likes
+    path = tar_gz(tmp_path / 'c.tar.gz', (info, bytes(5 << 20)))
+    with pytest.raises(InputError, match='a header of 5242880 bytes'):
+        open_source(path)
+    claim = tarfile.TarInfo('graph.pb')
+    claim.size = 1 << 40
+    with gzip.open(tmp_path / 'd.tar.gz', 'wb') as file:
+        file.write(claim.tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(InputError, match='1099511627776 bytes'):
+        open_source(tmp_path / 'd.tar.gz')
+
+
+def test_folder_of_nothing(tmp_path):
+    with pytest.raises(InputError, match='holds no frozen graph'):
+        open_source(tmp_path)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """A checkpoint as the training code writes it, of palette weights."""
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    import tensorflow as tf
+    folder = tmp_path_factory.mktemp('checkpoint')
+    weights = palette_weights(label_colors('voc'))
+    shapes = {}
+    FixtureGraph(lambda name, shape: shapes.setdefault(
+        name, shape) and np.zeros(shape, 'f'), 21, (513, 513))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        for name, shape in shapes.items():
+            tf.compat.v1.Variable(weights(name, shape), name=name)
+        tf.compat.v1.Variable(np.int64(90000), name='global_step')
+        tf.compat.v1.Variable(np.zeros(256, 'f'),
+                              name='aspp0/BatchNorm/gamma/Momentum')
+        tf.compat.v1.Variable(np.float32(0.9), name='beta1_power')
+        session.run(tf.compat.v1.global_variables_initializer())
+        tf.compat.v1.train.Saver().save(session, str(folder / 'model.ckpt'))
+    return folder
+
+
+@pytest.mark.slow
+def test_checkpoint(checkpoint, run_script, palette_graphs):
+    result = run_script('tf2npz.py', 'voc', checkpoint, 'a.npz',
+                        '--output-stride', 16)
+    assert result.returncode == 0, result.stderr
+    assert ('ignored, needed for training only: aspp0/BatchNorm/gamma/'
+            'Momentum, beta1_power, global_step') in result.stdout
+    found = dict(np.load(run_script.folder / 'a.npz'))
+    assert found['metadata/output_stride'] == 16
+    assert found['metadata/min_input_size'].tolist() == [513, 513]
+    for name, array in np.load(palette_graphs('voc')[1]).items():
+        if not name.startswith('metadata/'):
+            np.testing.assert_array_equal(found[name], array)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoint(checkpoint, fails, tmp_path):
+    for path in checkpoint.iterdir():
+        data = path.read_bytes()
+        (tmp_path / path.name).write_bytes(data[:len(data) // 2])
+    fails('model.ckpt is not a whole checkpoint', 'tf2npz.py', 'voc',
+          tmp_path / 'model.ckpt', 'a.npz')
+
+
+def test_options_of_a_checkpoint_only(fails, tmp_path, skeleton):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    fails('is no checkpoint', 'tf2npz.py', 'voc', tmp_path / 'g.pb', 'a.npz',
+          '--output-stride', 8)
+
+
+def test_inspect(skeleton, tmp_path, run_script):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb', '--json')
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found['problem'] is None
+    expected = {
+        'task': 'voc', 'classes': 21, 'outputs': 21, 'backbone': 'xception_65',
+        'output_stride': 8, 'atrous_rates': [12, 24, 36], 'era': 2018,
+        'epsilons': {'0.001': 132, '1.001e-05': 14}, 'crop_size': [513, 513],
+        'parameters': 41258213, 'dropped': [], 'kind': 'frozen graph'}
+    assert {key: found[key] for key in expected} == expected
+    assert len(found['weights']) == 732
+    assert found['weights']['aspp0/weights'] == {
+        'shape': [1, 1, 2048, 256], 'target': 'aspp/conv1x1/conv/W',
+        'target_shape': [256, 2048, 1, 1]}
+    text = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb').stdout
+    assert 'epsilons       0.001: 132, 1.001e-05: 14\n' in text
+    assert ('aspp0/weights 1x1x2048x256 -> aspp/conv1x1/conv/W '
+            '256x2048x1x1\n') in text
+
+
+def test_inspect_another_network(tmp_path, run_script):
+    graph = GraphDef()
+    for name in 'MobilenetV2/Conv/weights', 'logits/semantic/weights':
+        graph.node.add(name=name, op='Const')
+        graph.node.add(name=f'{name}/read', op='Identity', input=[name])
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb')
+    assert result.returncode == 1
+    assert 'backbone       MobilenetV2\n' in result.stdout
+    assert 'another network' in result.stderr
+
+
+@pytest.mark.slow
+def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
+                                   monkeypatch):
+    """TensorFlow runs another graph than was converted."""
+    pb, _ = random_graphs('voc')
+    result = run_script('tf2npz.py', 'voc', pb, 'good.npz', '--verify')
+    assert result.returncode == 0, result.stderr
+    assert 'labels 99.99' in result.stdout or 'labels 100' in result.stdout
+    assert not result.stderr  # nor what TensorFlow logs
+
+    from convert import verification
+    conversion = Conversion(open_source(pb), 'voc')
+    conversion.write(tmp_path / 'a.npz')
+    original = Conversion.arrays
+
+    def changed(self):
+        for name, array in original(self):
+            wrong = name == 'decoder/conv2/pw_bn/beta'
+            yield name, array + np.float32(0.2) if wrong else array
+
+    # The fault must not be Chainer's training mode, nor the image's name.
+    link = DeepLabV3plusXception65
+    monkeypatch.setattr(link, 'to_openvino', lambda self, required: None)
+    monkeypatch.setattr(link, '_engine', None, raising=False)
+    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    monkeypatch.undo()
+
+    monkeypatch.setattr(Conversion, 'arrays', changed)
+    conversion.write(tmp_path / 'b.npz')
+    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    with pytest.raises(InputError, match='does not do what the graph does'):
+        list(verification.verify(conversion, tmp_path / 'b.npz', []))
+
+
+@pytest.mark.slow
+def test_verify_finds_other_padding(random_graphs, tmp_path):
+    from convert import verification
+    graph = GraphDef.FromString(random_graphs('voc')[0].read_bytes())
+    mean, = (node for node in graph.node if node.name == 'Reshape/tensor')
+    mean.attr['value'].tensor.tensor_content = bytes(12)  # black, for grey
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    conversion = Conversion(open_source(tmp_path / 'g.pb'), 'voc')
+    conversion.write(tmp_path / 'a.npz')
+    with pytest.raises(InputError, match='does not do what the graph does'):
+        list(verification.verify(conversion, tmp_path / 'a.npz', []))
+
+
+@pytest.mark.slow
+def test_verify_feeds_an_image_of_any_name(random_graphs, run_script,
+                                           tmp_path):
+    graph = GraphDef.FromString(random_graphs('voc')[0].read_bytes())
+    for node in graph.node:
+        node.name = node.name.replace('ImageTensor', 'Photograph')
+        for i, name in enumerate(node.input):
+            node.input[i] = name.replace('ImageTensor', 'Photograph')
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    result = run_script('tf2npz.py', 'voc', tmp_path / 'g.pb', 'a.npz',
+                        '--verify', ROOT / 'assets/street.png')
+    assert result.returncode == 0, result.stderr
+
+
+def test_refuses_what_is_no_regular_file(fails, tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pb')
+    fails('is no regular file', 'tf2npz.py', 'voc', tmp_path / 'pipe.pb',
+          'a.npz')
+    fails('is no regular file', 'tf2npz.py', '--inspect', '/dev/zero')
+
+
+def test_never_writes_over_the_source(skeleton, fails, tmp_path):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    (tmp_path / 'link.pb').symlink_to('g.pb')
+    for target in 'g.pb', 'link.pb':
+        fails('is what is read as well', 'tf2npz.py', 'voc',
+              tmp_path / 'g.pb', tmp_path / target)
+    assert (tmp_path / 'g.pb').read_bytes() == skeleton
+
+
+def test_tasks_of_python(tmp_path):
+    (tmp_path / 'g.pb').write_bytes(FixtureGraph(
+        lambda name, shape: np.ones(shape, 'f'), 7, (65, 65)
+    ).graph.SerializeToString())
+    with pytest.raises(InputError, match='the task is coco, and must be one'):
+        convert(tmp_path / 'g.pb', 'coco', tmp_path / 'a.npz')
+    convert(tmp_path / 'g.pb', 'custom', tmp_path / 'a.npz')
+    assert DeepLabV3plusXception65(
+        pretrained_model=tmp_path / 'a.npz').n_class == 7
+
+
+def write_classes(folder, names, colors=None):
+    (folder / 'names.txt').write_text('\n'.join(names), encoding='utf-8')
+    if colors:
+        (folder / 'colors.txt').write_text('\n'.join(colors))
+
+
+@pytest.mark.slow
+def test_own_classes(palette_graphs, run_script, tmp_path):
+    pb, _ = palette_graphs('voc')
+    names = [f'Größe {i}' for i in range(21)]
+    write_classes(tmp_path, names, ['#804080', '1 2 3'] + ['7, 8, 9'] * 19)
+    options = ('--class-names', tmp_path / 'names.txt')
+    result = run_script('tf2npz.py', 'custom', pb, 'a.npz', *options,
+                        '--colors', tmp_path / 'colors.txt')
+    assert result.returncode == 0, result.stderr
+    model = DeepLabV3plusXception65(
+        pretrained_model=run_script.folder / 'a.npz')
+    assert model.metadata['class_names'] == names
+    assert model.metadata['class_colors'][:3] == [
+        [128, 64, 128], [1, 2, 3], [7, 8, 9]]
+    result = run_script('npz2onnx.py', 'a.npz', 'a.onnx')
+    assert result.returncode == 0, result.stderr
+    import onnx
+    properties = {each.key: each.value for each in onnx.load(
+        run_script.folder / 'a.onnx').metadata_props}
+    assert json.loads(properties['class_names']) == names
+    assert properties['task'] == 'custom'
+
+
+@pytest.mark.parametrize(('names', 'colors', 'words'), [
+    (['a'], None, 'has 1 lines, and the model 21 classes'),
+    (['a'] * 21, None, 'has a twice'),
+    (list('abcdefghijklmnopqrstu'), ['1 2'] * 21, "'1 2' is no colour"),
+    (list('abcdefghijklmnopqrstu'), ['1 2 256'] * 21, 'is no colour'),
+])
+def test_refuses_classes(skeleton, fails, tmp_path, names, colors, words):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    write_classes(tmp_path, names, colors)
+    options = ['--colors', tmp_path / 'colors.txt'] if colors else []
+    fails(words, 'tf2npz.py', 'custom', tmp_path / 'g.pb', 'a.npz',
+          '--class-names', tmp_path / 'names.txt', *options)
+
+
+@pytest.mark.slow
+def test_killed_conversion(palette_graphs, run_script):
+    pb, npz = palette_graphs('voc')
+    command = [sys.executable, ROOT / 'tf2npz.py', 'voc', pb, 'a.npz']
+    process = subprocess.Popen(command, cwd=run_script.folder)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+            path.stat().st_size for path in run_script.folder.iterdir()):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (run_script.folder / 'a.npz').exists()
+    assert run_script('tf2npz.py', 'voc', pb, 'a.npz').returncode == 0
+    assert (run_script.folder / 'a.npz').read_bytes() == npz.read_bytes()

@@ -1,0 +1,278 @@
+"""The scores, and runs of the evaluation scripts."""
+import importlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chainercv.evaluations import eval_semantic_segmentation
+from conftest import ROOT, start_script
+from fixture_images import VALUES, patches, write_tree
+from PIL import Image
+
+from evaluation.labelled_images import LabelledImages, write_prediction
+from evaluation.report import verdict
+from evaluation.run import (
+    CITYSCAPES_CATEGORIES,
+    State,
+    category_iou,
+    confusion_matrix,
+    evaluate,
+    scores,
+)
+from models import DeepLabV3plusXception65
+from models.classes import label_colors, label_names
+from models.utils.errors import InputError
+
+
+def random_labels(n_class, n_images, absent=()):
+    rng = np.random.default_rng(0)
+    present = np.setdiff1d(np.arange(n_class), absent)
+    truth = rng.choice([-1, *present], (n_images, 30, 40))
+    guess = np.where(rng.random(truth.shape) < 0.7, truth.clip(present[0]),
+                     rng.choice(present, truth.shape))
+    return truth.astype(np.int32), guess.astype(np.int32)
+
+
+@pytest.mark.parametrize('absent', [(), (2, 7)])
+def test_scores_are_chainercvs(absent):
+    truth, guess = random_labels(19, 6, absent)
+    matrix = sum(confusion_matrix(t, g, 19)
+                 for t, g in zip(truth, guess, strict=True))
+    with np.errstate(invalid='ignore'):
+        expected = eval_semantic_segmentation(guess, truth)
+    assert matrix.dtype == np.int64
+    found = scores(matrix)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, name)
+
+
+def test_scores_of_nothing():
+    found = scores(np.zeros((3, 3), np.int64))
+    assert np.isnan(found['miou'])
+
+
+def test_cityscapes_scripts_agree(tmp_path):
+    """On the written predictions; the official evaluator reads those."""
+    official = importlib.import_module(
+        'cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling')
+    truth, guess = random_labels(19, 3, absent=[6])
+    paths = []
+    for i in range(3):
+        label_path = tmp_path / f'a_{i}_0_gtFine_labelIds.png'
+        ids = np.where(truth[i] < 0, 9, VALUES['cityscapes'][truth[i]])
+        Image.fromarray(ids.astype(np.uint8)).save(label_path)
+        path = tmp_path / f'a_{i}_0.png'
+        write_prediction(path, guess[i], 'cityscapes',
+                         label_colors('cityscapes'))
+        paths.append((str(path), str(label_path)))
+    official.args.evalInstLevelScore = official.args.JSONOutput = False
+    official.args.quiet = True
+    expected = official.evaluateImgLists(
+        *map(list, zip(*paths, strict=True)), official.args)
+
+    matrix = sum(confusion_matrix(t, g, 19)
+                 for t, g in zip(truth, guess, strict=True))
+    found = scores(matrix)
+    for name, iou in zip(label_names('cityscapes'), found['iou'],
+                         strict=True):
+        np.testing.assert_equal(iou, expected['classScores'][name])
+    np.testing.assert_equal(category_iou(matrix), {
+        name: expected['categoryScores'][name]
+        for name in CITYSCAPES_CATEGORIES})
+    assert found['miou'] == pytest.approx(expected['averageScoreClasses'],
+                                          abs=1e-15)
+
+
+class Guess:
+
+    """Predicts the patch colours' classes, without a network."""
+
+    n_class = 19
+
+    def predict(self, imgs):
+        colors = label_colors('cityscapes').astype(np.float32)
+        return [np.argmin(np.abs(
+            img.transpose(1, 2, 0)[:, :, np.newaxis] - colors).sum(-1), -1)
+            for img in imgs]
+
+
+def test_goes_on_with_the_same_matrix(tmp_path):
+    truth = patches('cityscapes', 5)
+    images = LabelledImages(
+        'cityscapes', write_tree('cityscapes', tmp_path, truth, 10), 'val')
+    whole, path = State(19), tmp_path / 'state.npz'
+    evaluate(images, Guess(), whole, lambda: None)
+    assert whole.matrix.sum() == truth.size
+
+    part = State(19)
+    images.label_paths[3].rename(tmp_path / 'kept.png')
+    with pytest.raises(FileNotFoundError):  # the run ends in the middle
+        evaluate(images, Guess(), part, lambda: part.save(path, {'a': 1}))
+    (tmp_path / 'kept.png').rename(images.label_paths[3])
+    with pytest.raises(InputError, match='of a run with a 1, and this one has '
+                       '2'):
+        State.load(path, {'a': 2})
+    again = State.load(path, {'a': 1})
+    assert again.done == 3
+    evaluate(images, Guess(), again, lambda: None)
+    np.testing.assert_array_equal(again.matrix, whole.matrix)
+    assert again.image_miou == whole.image_miou
+
+
+def run_eval(script, root, output, *options):
+    return [sys.executable, ROOT / script, '--data-dir', root, '--output',
+            output, '--input-size', '65', *map(str, options)]
+
+
+def check_in_browser(page, folder):
+    """Open a page in Chromium, where that is installed."""
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        return
+    path = folder / 'page.html'
+    path.write_text(page + '''<script>onload = () => document.title =
+        [...document.images].filter(image => image.naturalWidth).length
+        + ' pictures; fits: '
+        + (document.documentElement.scrollWidth <= innerWidth)</script>''')
+    dom = subprocess.run(
+        [chromium, '--headless', '--no-sandbox', '--disable-gpu',
+         '--window-size=600,800', '--dump-dom', path.as_uri()],
+        capture_output=True, text=True, check=True, timeout=60).stdout
+    assert f'<title>{page.count("<img")} pictures; fits: true</title>' in dom
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset', ['cityscapes', 'voc', 'ade20k'])
+def test_whole_run(palette_graphs, tmp_path, dataset):
+    _, npz = palette_graphs(dataset)
+    root = write_tree(dataset, tmp_path / 'data', patches(dataset, 3), 30)
+    output = tmp_path / 'out'
+    result = subprocess.run(
+        run_eval(f'eval_{dataset}.py', root, output, '--pretrained-model',
+                 npz, '--save-predictions'),
+        capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+    images = LabelledImages(dataset, root, 'val')
+    model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
+    expected = eval_semantic_segmentation(
+        *zip(*((model.predict([image])[0], label) for image, label
+               in (images[i] for i in range(3))), strict=True))
+    found = json.loads((output / 'result.json').read_text())
+    assert found['miou'] == expected['miou']
+    assert 0.1 < found['miou'] < 0.9  # a part of the labels was made wrong
+    assert found['pixel_accuracy'] == expected['pixel_accuracy']
+    assert list(found['iou']) == list(label_names(dataset))
+    assert f'mean IoU : {found["miou"]:.4f}' in result.stdout
+    matrix = np.loadtxt(output / 'confusion_matrix.csv', delimiter=',',
+                        skiprows=1, usecols=range(1, model.n_class + 1))
+    np.testing.assert_array_equal(
+        scores(matrix.astype(np.int64))['miou'], expected['miou'])
+    page = (output / 'report.html').read_text()
+    assert 'http' not in page  # needs nothing from elsewhere
+    assert page.count('<figure>') == 3
+    check_in_browser(page, tmp_path)
+    prediction = Image.open(output / f'predictions/{images.names[0]}.png')
+    assert prediction.mode == ('P' if dataset == 'voc' else 'L')
+    label = model.predict([images[0][0]])[0]
+    np.testing.assert_array_equal(prediction, VALUES[dataset][label])
+    if dataset == 'voc':
+        np.testing.assert_array_equal(
+            prediction.convert('RGB'), label_colors(dataset)[label])
+
+
+def same_matrix(*folders):
+    one, other = ((folder / 'confusion_matrix.csv').read_bytes()
+                  for folder in folders)
+    assert one == other
+
+
+def end_early(command, state, number):
+    """Send a signal once the state has changed; return done, and stderr."""
+    before = state.stat().st_mtime_ns if state.exists() else None
+    process = start_script(*command[1:], '--save-interval', 0)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (
+            not state.exists() or state.stat().st_mtime_ns == before):
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, text = process.communicate(timeout=120)
+    assert process.returncode == (1 if number == signal.SIGINT else -number)
+    return len(np.load(state)['image_miou']), text
+
+
+@pytest.mark.slow
+def test_killed_and_taken_up_again(palette_graphs, tmp_path):
+    _, npz = palette_graphs('voc')
+    root = write_tree('voc', tmp_path / 'data', patches('voc', 24), 30)
+    options = ('--pretrained-model', npz, '--threads', 1)
+    whole = run_eval('eval_voc.py', root, tmp_path / 'whole', *options)
+    subprocess.run(whole, check=True, capture_output=True, timeout=300)
+    broken = run_eval('eval_voc.py', root, tmp_path / 'broken', *options)
+    state = tmp_path / 'broken/state.npz'
+    done = end_early(broken, state, signal.SIGKILL)[0]
+    assert 0 < done < 24
+    before, (done, text) = done, end_early(broken, state, signal.SIGINT)
+    assert before < done < 24
+    assert f'interrupted after {done} of 24 images; the same command' in text
+    assert 'Traceback' not in text
+    result = subprocess.run(broken, check=True, capture_output=True,
+                            text=True, timeout=300)
+    assert f'going on after {done} of 24 images' in result.stdout
+    same_matrix(tmp_path / 'whole', tmp_path / 'broken')
+    other = subprocess.run([*broken, '--flip'], capture_output=True,
+                           text=True, check=False, timeout=300)
+    assert other.returncode == 1
+    assert 'of a run with flip False, and this one has True' in other.stderr
+    assert other.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(('miou', 'images', 'stride', 'words'), [
+    (0.7919, 500, 8, 'published 79.14 %, difference +0.05: within 0.1'),
+    (0.7890, 500, 8, 'difference -0.24: NOT within 0.1'),
+    (0.7919, 20, 8, 'not comparable'),
+    (0.7880, 500, 16, 'published 78.79'),
+])
+def test_verdict(miou, images, stride, words):
+    settings = {'dataset': 'cityscapes', 'split': 'val', 'images': images,
+                'images_of_split': 500, 'output_stride': stride,
+                'scales': [1.0], 'flip': False}
+    assert words in verdict({'miou': miou, 'settings': settings})
+
+
+@pytest.mark.slow
+def test_shared_out_among_processes(palette_graphs, tmp_path):
+    _, npz = palette_graphs('voc')
+    root = write_tree('voc', tmp_path / 'data', patches('voc', 5), 30)
+
+    def run(n, script='eval_voc.py', n_images=5):
+        output = tmp_path / f'{n}_{n_images}'
+        mpiexec = [Path(sys.executable).parent / 'mpiexec', '-n', str(n)]
+        return output, subprocess.run(
+            (mpiexec if n > 1 else []) + run_eval(
+                script, root, output, '--pretrained-model', npz, '--limit',
+                n_images),
+            capture_output=True, text=True, check=False, timeout=300)
+
+    folders = {}
+    for n, n_images in (1, 5), (2, 5), (1, 2), (3, 2):
+        folders[n, n_images], result = run(n, n_images=n_images)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count('mean IoU') == 1
+    same_matrix(folders[1, 5], folders[2, 5])
+    same_matrix(folders[1, 2], folders[3, 2])
+
+    images = LabelledImages('voc', root, 'val')
+    images.label_paths[3].write_bytes(b'no picture')
+    (tmp_path / '2_5/state_0_of_2.npz').unlink()
+    (tmp_path / '2_5/state_1_of_2.npz').unlink()
+    _, result = run(2)
+    assert result.returncode != 0
+    assert f'error: {images.label_paths[3]} cannot be read' in result.stderr

@@ -1,0 +1,153 @@
+"""What the demo reads: files, folders, addresses, videos."""
+import functools
+import http.server
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import ROOT
+from fixture_images import write_picture
+from PIL import Image
+
+from media.images import read_image
+from media.inputs import find_inputs
+from media.video import open_video, write_video
+from media.visualization import overlay
+from models.classes import label_colors
+from models.utils.errors import InputError
+
+
+@pytest.mark.slow
+def test_standard_input_and_addresses(demo, tmp_path):
+    data = write_picture(tmp_path / 'a b.png').read_bytes()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler,
+                                directory=tmp_path)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f'http://127.0.0.1:{server.server_port}'
+        result = demo(f'{url}/a%20b.png', f'{url}/no.png', '--indexed')
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert result.stdout == 'a b_indexed.png\n'
+    assert f'error: {url}/no.png: ' in result.stderr
+    command = [sys.executable, ROOT / 'demo.py', '-', '--indexed',
+               '--pretrained-model', demo.npz, '--input-size', '65']
+    subprocess.run(command, input=data, cwd=demo.folder, check=True,
+                   capture_output=True, timeout=120)
+    assert ((demo.folder / 'stdin_indexed.png').read_bytes()
+            == (demo.folder / 'a b_indexed.png').read_bytes())
+
+
+def test_finds_inputs(tmp_path):
+    for name in 'b/2.png', 'b/10.jpg', 'a.webp', 'film.mp4', '.hidden.png':
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def stems(*arguments):
+        return [str(each.stem) for each in find_inputs(arguments)[0]]
+
+    assert stems(str(tmp_path)) == ['a', 'b/10', 'b/2', 'film']
+    assert stems(f'{tmp_path}/**/*.png') == ['2']
+    assert stems(f'{tmp_path}/b/%d.png') == ['frames']
+    (tmp_path / 'empty').mkdir()
+    _, problems = find_inputs([str(tmp_path / 'empty'), 'no*.png', 'no.png'])
+    assert len(problems) == 3
+
+
+ONE = 1 << 16  # of a matrix's fixed-point numbers
+
+
+@pytest.mark.parametrize(('matrix', 'change'), [
+    ((0, ONE, -ONE, 0), lambda pixels: np.rot90(pixels, -1)),  # clockwise
+    ((0, -ONE, ONE, 0), np.rot90),
+    ((100, -ONE, ONE, 100), np.rot90),  # nearly
+    ((-ONE, 0, 0, -ONE), lambda pixels: np.rot90(pixels, 2)),
+    ((-ONE, 0, 0, ONE), np.fliplr),
+    ((ONE, 0, 0, -ONE), np.flipud),
+    ((0, ONE, ONE, 0), lambda pixels: pixels.transpose(1, 0, 2)),
+    ((ONE, 6000, -6000, ONE), lambda pixels: pixels),  # 5 degrees
+    ((0, 0, 0, 0), lambda pixels: pixels),
+])
+def test_video_of_a_turned_phone(tmp_path, matrix, change):
+    pixels = np.zeros((64, 96, 3), np.uint8)
+    pixels[:32, :48] = 255
+    a, b, c, d = matrix
+    with av.open(tmp_path / 'film.mp4', 'w') as container:
+        stream = container.add_stream('libx264', rate=5)
+        stream.height, stream.width, _ = pixels.shape
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(
+            pixels, format='rgb24')))
+        container.mux(stream.encode())
+    with open_video(tmp_path / 'film.mp4') as (_, _, images):
+        image, = images
+    wanted = change(pixels).transpose(2, 0, 1)
+    assert image.shape == wanted.shape
+    assert np.abs(image - wanted).mean() < 5
+
+
+@pytest.mark.slow
+def test_video(demo, tmp_path):
+    frames = []
+    for seed in range(4):
+        path = write_picture(tmp_path / f'frame_{seed + 8}.png', seed, (71, 95))
+        frames.append(np.asarray(Image.open(path)))
+    write_video(tmp_path / 'film.mp4', 12, frames)
+    result = demo(tmp_path / 'film.mp4', tmp_path / 'frame_%d.png', '--output',
+                  'out')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == 'out/film.mp4\nout/frame.mp4\n'
+    for name, rate in ('film', 12), ('frame', 25):
+        with open_video(demo.folder / f'out/{name}.mp4') as opened:
+            assert opened[0] == rate
+            images = list(opened[2])
+        assert len(images) == 4
+        assert images[0].shape == (3, 72, 96)
+    path = tmp_path / 'frame_8.png'
+    expected = overlay(read_image(path), demo.predict(path),
+                       label_colors('cityscapes'))
+    difference = images[0].transpose(1, 2, 0)[:71, :95] - expected
+    assert np.abs(difference).mean() < 12  # what compression leaves
+    (tmp_path / 'cut.mp4').write_bytes(
+        (tmp_path / 'film.mp4').read_bytes()[:700])
+    result = demo(tmp_path / 'cut.mp4', '--output', 'out')
+    assert result.returncode == 1
+    assert 'cut.mp4 cannot be read' in result.stderr
+    assert not (demo.folder / 'out/cut.mp4').exists()
+
+
+def test_a_film_named_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Path('http:10:00.mp4')
+    write_video(path, 12, [np.zeros((48, 64, 3), np.uint8)] * 3)
+    with open_video(path) as (_, _, images):
+        assert len(list(images)) == 3
+
+
+@pytest.mark.parametrize('playlist', [
+    'ffconcat version 1.0\nfile film.mp4\n',
+    '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfilm.mp4\n'])
+def test_a_playlist_is_no_film(tmp_path, playlist):
+    write_video(tmp_path / 'film.mp4', 12,
+                [np.zeros((48, 64, 3), np.uint8)] * 3)
+    (tmp_path / 'list.mp4').write_text(playlist)
+    with (pytest.raises(InputError, match='cannot be read as a video'),
+          open_video(tmp_path / 'list.mp4') as (_, _, images)):
+        list(images)
+
+
+@pytest.mark.slow
+def test_long_and_huge_pictures(demo, tmp_path):
+    Image.new('RGB', (8_000, 1)).save(tmp_path / 'long.png')
+    Image.new('1', (9_000, 9_000)).save(tmp_path / 'huge.png')
+    result = demo(tmp_path / 'long.png', tmp_path / 'huge.png',
+                  '--max-pixels', '50000000')
+    assert result.returncode == 1
+    assert 'at most 50000000 are read (--max-pixels)' in result.stderr
+    assert result.stdout == 'long_segmentation.png\n'

@@ -1,0 +1,66 @@
+"""The page with all results."""
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from fixture_images import write_picture
+
+CHECK_PAGE = '''<script>
+const painted = () => {
+  const canvas = document.querySelector('canvas');
+  const data = canvas.getContext('2d').getImageData(
+    0, 0, canvas.width, canvas.height).data;
+  return data.filter((value, i) => i % 4 == 3 && value).length;
+};
+addEventListener('load', () => {
+  const button = document.querySelector('button');
+  const found = [painted()];
+  button.focus();
+  button.click();  // what Enter does
+  found.push(painted());
+  button.click();
+  button.dispatchEvent(new Event('pointerenter'));
+  found.push(painted());
+  const slider = document.querySelector('input');
+  slider.value = 20;
+  slider.dispatchEvent(new Event('input'));
+  found.push(document.querySelector('canvas').style.clipPath);
+  found.push(document.documentElement.scrollWidth <= innerWidth);
+  document.title = JSON.stringify(found);
+});
+</script>'''
+
+
+@pytest.mark.slow
+def test_page(demo, tmp_path):
+    picture = write_picture(tmp_path / 'a <b>.png')
+    result = demo(picture, '--html', 'a.html')
+    assert result.returncode == 0, result.stderr
+    assert os.listdir(demo.folder) == ['a.html']
+    page = (demo.folder / 'a.html').read_text()
+    assert 'a &lt;b&gt;.png' in page
+    assert 'http' not in page
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        return
+    (tmp_path / 'page.html').write_text(page + CHECK_PAGE)
+    dom = subprocess.run(
+        [chromium, '--headless', '--no-sandbox', '--disable-gpu',
+         '--window-size=500,800', '--dump-dom',
+         (tmp_path / 'page.html').as_uri()],
+        capture_output=True, text=True, check=True, timeout=60).stdout
+    label = demo.predict(picture)
+    most = np.bincount(label.ravel()).max()
+    assert (f'<title>[{label.size},{label.size - most},{most},"inset(0px 0px '
+            '0px 80%)",true]</title>') in dom
+
+
+@pytest.mark.slow
+def test_page_beside_pictures(demo, tmp_path):
+    picture = write_picture(tmp_path / 'a.png')
+    result = demo(picture, '--html', 'a.html', '--output', 'out')
+    assert result.returncode == 0, result.stderr
+    assert sorted(os.listdir(demo.folder)) == ['a.html', 'out']
+    assert os.listdir(demo.folder / 'out') == ['a.png']

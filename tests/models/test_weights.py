@@ -1,0 +1,169 @@
+"""npz files: whole, checked, never unpickled."""
+import difflib
+import fcntl
+import zipfile
+
+import numpy as np
+import pytest
+
+from models import DeepLabV3plusXception65
+from models.utils.errors import InputError
+from models.utils.files import atomic_path
+from models.weights import named_arrays, write_npz
+
+
+@pytest.fixture(scope='module')
+def link():
+    return DeepLabV3plusXception65(n_class=2)
+
+
+@pytest.fixture(scope='module')
+def arrays(link):
+    return named_arrays(link)
+
+
+def load(path):
+    return DeepLabV3plusXception65(pretrained_model=path)
+
+
+def test_round_trip(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {'output_stride': 16})
+    model = load(tmp_path / 'a.npz')
+    assert model.output_stride == 16
+    for name, array in named_arrays(model).items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'aspp/proj/conv/W': None}, r'aspp/proj/conv/W \(256, 1280, 1, 1\) is '
+                                 'missing'),
+    ({'aspp/proj/conv/V': np.zeros(3)}, r'aspp/proj/conv/V \(3,\) is unknown '
+                                        r'\(nearest name: aspp/proj/conv/W\)'),
+    ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\) where the link has '
+                                         r'\(256,\)'),
+    ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not numbers'),
+    ({'aspp/proj/bn/N': np.array(0.5)}, 'holds float64, not integers'),
+    ({'aspp/proj/bn/avg_var': np.full(256, np.nan)}, 'is not finite'),
+    ({'decoder/conv_logits/W': None}, 'does not hold a DeepLabV3'),
+])
+def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
+    changed = {name: array for name, array in {**arrays, **change}.items()
+               if array is not None}
+    write_npz(tmp_path / 'a.npz', changed.items(), {})
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize(('metadata', 'words'), [
+    ({'min_input_size': 'wide'}, 'metadata/min_input_size is <U4 of shape'),
+    ({'min_input_size': [513]}, r'metadata/min_input_size is int64 of shape '
+                                r'\(1,\)'),
+    ({'min_input_size': [1 << 40, 1]}, '1 to 16384 pixels'),
+    ({'output_stride': [8]}, 'metadata/output_stride is int64'),
+    ({'class_names': ['a', 'b']}, 'a colour for each of its class names'),
+    ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
+     'metadata/class_colors is int64'),
+    ({'format_version': 2}, 'has format version 2'),
+])
+def test_refuses_metadata(tmp_path, arrays, metadata, words):
+    write_npz(tmp_path / 'a.npz', arrays.items(), metadata)
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / 'a.npz')
+
+
+def test_passes_over_metadata_of_later_versions(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {'mood': [[0.5]]})
+    assert load(tmp_path / 'a.npz').metadata == {'format_version': 1}
+
+
+def test_only_shown_names_are_looked_up(tmp_path, arrays, monkeypatch):
+    """It takes a twentieth of a second for each."""
+    asked = []
+    monkeypatch.setattr(difflib, 'get_close_matches',
+                        lambda name, *others: asked.append(name) or [])
+    write_npz(tmp_path / 'a.npz', [
+        ('decoder/conv_logits/W', arrays['decoder/conv_logits/W']),
+        *((f'model/{name}', np.zeros(1)) for name in arrays)], {})
+    with pytest.raises(InputError, match=r'is missing.* and \d+ more$'):
+        load(tmp_path / 'a.npz')
+    write_npz(tmp_path / 'a.npz', [
+        *arrays.items(), *((f'model/{i}', np.zeros(1)) for i in range(9))], {})
+    with pytest.raises(InputError, match=r'model/0 \(1,\) is unknown.* 6 mo'):
+        load(tmp_path / 'a.npz')
+    assert asked == ['model/0', 'model/1', 'model/2']
+
+
+def test_a_long_header_is_not_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w', zipfile.ZIP_DEFLATED) as file:
+        size = 1 << 28
+        file.writestr('decoder/conv_logits/W.npy', b'\x93NUMPY\x02\x00'
+                      + size.to_bytes(4, 'little') + bytes(size))
+    with pytest.raises(InputError, match=r'npy version \(2, 0\) is not read'):
+        load(tmp_path / 'a.npz')
+
+
+def test_metadata_have_a_limit(tmp_path, arrays):
+    with pytest.raises(InputError, match='class_names takes'):
+        write_npz(tmp_path / 'a.npz', arrays.items(),
+                  {'class_names': ['x' * (1 << 19)]})
+
+
+def test_refuses_pickles(tmp_path):
+    np.savez(tmp_path / 'a.npz', a=np.array([{}], object))
+    with pytest.raises(InputError, match='pickled Python objects'):
+        load(tmp_path / 'a.npz')
+
+
+def test_refuses_truncation_and_other_files(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {})
+    data = (tmp_path / 'a.npz').read_bytes()
+    for content in data[:-1000], data[:1 << 20], b'no npz', b'':
+        (tmp_path / 'b.npz').write_bytes(content)
+        with pytest.raises(InputError, match=r'not a whole npz|is empty'):
+            load(tmp_path / 'b.npz')
+
+
+def test_refuses_a_flipped_bit(tmp_path, arrays):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {})
+    data = bytearray((tmp_path / 'a.npz').read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / 'a.npz').write_bytes(data)
+    with pytest.raises(InputError, match='not a whole npz'):
+        load(tmp_path / 'a.npz')
+
+
+def test_an_absurd_shape_allocates_nothing(tmp_path):
+    header = (b"{'descr': '<f4', 'fortran_order': False, "
+              b"'shape': (2, 1099511627776, 1, 1), }\n")
+    with zipfile.ZipFile(tmp_path / 'a.npz', 'w') as archive:
+        archive.writestr(
+            'decoder/conv_logits/W.npy', b'\x93NUMPY\x01\x00'
+            + len(header).to_bytes(2, 'little') + header)
+    with pytest.raises(InputError, match='is missing'):
+        load(tmp_path / 'a.npz')
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / 'file'
+    path.write_text('old')
+
+    def write_half():
+        with atomic_path(path) as temporary:
+            temporary.write_text('ne')
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / 'file [1]'
+    left, used = tmp_path / '.file [1].a.tmp', tmp_path / '.file [1].b.tmp'
+    left.touch()
+    with open(used, 'w') as other:
+        fcntl.flock(other, fcntl.LOCK_EX)  # as a process at work has it
+        with atomic_path(path) as temporary:
+            temporary.write_text('new')
+    assert set(tmp_path.iterdir()) == {path, used}
