@@ -29,7 +29,7 @@ $(INSTALLED): requirements.txt
 	@touch $@
 
 demo: $(INSTALLED) $(STANDIN).npz
-	$(PY) demo.py --pretrained-model $(STANDIN).npz --input-size 513 1025 --force --output build/street_segmentation.png assets/street.png
+	$(PY) demo.py --pretrained-model $(STANDIN).npz --input-size 513x1025 --force --output build/street_segmentation.png assets/street.png
 	@echo
 	@echo 'NOTE: these are stand-in weights, which only tell colours apart. Real ones:'
 	@echo '  $(PY) demo.py image.jpg                  (downloads the Cityscapes model)'
@@ -71,6 +71,7 @@ faults: $(INSTALLED)
 
 lint: $(INSTALLED)
 	$(PY) -m ruff check .
+	$(VENV)/bin/lint-imports
 
 LOCKED := --no-deps --generate-hashes --universal --python-version 3.10 \
   --no-header --no-annotate --quiet

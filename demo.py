@@ -1,30 +1,38 @@
-"""Segment pictures with DeepLabV3+.
+"""Segment images with DeepLabV3+.
 
     python demo.py image.jpg
     python demo.py photos/ --output results --overlay --indexed --html all.html
     python demo.py --pretrained-model voc.npz --output out.png image.jpg
 
-An input is a picture, a folder, a pattern, an http(s) address, a video,
+An input is an image, a folder, a pattern, an http(s) address, a video,
 numbered frames (frame_%04d.png), or - for standard input. Without --output a
-window opens where there is a display; elsewhere files are written, whose names
-are printed.
+window opens where there is a display; elsewhere files are written, and their
+names are printed.
 """
 import argparse
 import contextlib
+import difflib
 import json
 import os
 import sys
-import time
 
-from command_line.model import (
-    add_model_arguments,
-    check_model_arguments,
+from command_line.model_options import (
+    add_model_options,
+    check_model_options,
     load_model,
-    split_numbers,
 )
 from media.images import MAX_PIXELS
-from models.pretrained import PRETRAINED_MODELS
-from models.utils.errors import InputError, drop_output, report_errors
+from media.visualization import OPACITY
+from models.constants import DATASETS
+from models.utils.errors import InputError, report_errors, shortened
+
+KINDS = {  # option of each kind of image: its help
+    'figure': 'image, segmentation and legend (default, unless only --json or '
+              '--html is given)',
+    'overlay': 'the colours of the classes over the image',
+    'color_map': 'the colours of the classes alone',
+    'indexed': 'a PNG that holds the exact classes, and opens in colour',
+}
 
 
 def parse_args():
@@ -34,69 +42,59 @@ def parse_args():
         usage='demo.py [options] input [input ...]')
     parser.add_argument('inputs', nargs='*', metavar='input',
                         help='what to segment')
-    add_model_arguments(parser, 'cityscapes')
+    add_model_options(parser, 'cityscapes')
     parser.add_argument(
-        '--dataset', choices=PRETRAINED_MODELS,
-        help='names and colours of the classes (default: what the npz says, '
-             'or what its number of classes tells)')
+        '--dataset', choices=DATASETS,
+        help="names and colours of the classes (default: the npz's, else "
+             'those of the dataset with as many)')
     parser.add_argument('--classes', nargs='+', metavar='NAME',
                         help='show and report only these (give the inputs '
                              'first)')
     parser.add_argument('--max-size', type=int, metavar='PIXELS',
-                        help='shrink pictures whose longer side is longer '
-                             'than this; labels come back at full size')
+                        help='shrink images whose longer side is longer than '
+                             'this; labels are written at full size')
     parser.add_argument('--memory', type=float, metavar='GB',
-                        help='work in overlapping tiles where a picture '
-                             'needs more (default: what is free)')
+                        help='work in overlapping tiles where an image needs '
+                             'more (default: what is free)')
     parser.add_argument('--max-pixels', type=int, metavar='N',
-                        default=MAX_PIXELS, help='refuse pictures of more '
+                        default=MAX_PIXELS, help='refuse larger images '
                         '(default: %(default)s)')
-    add_output_arguments(parser)
-    args = parser.parse_args()
+    add_output_options(parser)
+    args = parser.parse_intermixed_args()
     check_arguments(parser, args)
     return args
 
 
-def add_output_arguments(parser):
+def add_output_options(parser):
     outputs = parser.add_argument_group('what is written')
     outputs.add_argument('--output', metavar='DIR|FILE',
                          help='a folder, or a file for a single result '
                               '(default: this folder)')
-    outputs.add_argument('--figure', action='store_true',
-                         help='picture, segmentation and legend (default, '
-                              'unless only --json or --html is asked for)')
-    outputs.add_argument('--overlay', action='store_true',
-                         help='the colours of the classes over the picture')
+    for kind, text in KINDS.items():
+        outputs.add_argument(f'--{kind.replace("_", "-")}', help=text,
+                             action='store_true')
     outputs.add_argument('--opacity', type=float, metavar='0..1',
-                         help='of the colours (default: 0.6)')
-    outputs.add_argument('--color-map', action='store_true',
-                         help='the colours of the classes alone')
-    outputs.add_argument('--indexed', action='store_true',
-                         help='a PNG that holds the exact classes, and opens '
-                              'in colour')
+                         help=f'of the colours (default: {OPACITY})')
     outputs.add_argument('--json', metavar='FILE',
                          help='shares of the classes, sizes and times of all '
-                              'pictures')
+                              'images')
     outputs.add_argument('--html', metavar='FILE',
                          help='one page with all results, to look at')
     existing = outputs.add_mutually_exclusive_group()
     existing.add_argument('--force', action='store_true',
-                          help='overwrite what is there')
+                          help='overwrite existing results')
     existing.add_argument('--skip-existing', action='store_true',
-                          help='leave out what is there already')
+                          help='skip inputs with existing results')
 
 
 def check_arguments(parser, args):
-    args.input_size, more = split_numbers(args.input_size)
-    args.scales, others = split_numbers(args.scales)
-    args.inputs += more + others
     if not args.inputs:
         parser.error('an input is needed' + (
             ', before --classes' if args.classes else ''))
-    check_model_arguments(parser, args)
+    check_model_options(parser, args)
     if args.opacity is not None and not args.overlay:
         parser.error('--opacity goes with --overlay')
-    args.opacity = 0.6 if args.opacity is None else args.opacity
+    args.opacity = OPACITY if args.opacity is None else args.opacity
     if not 0 <= args.opacity <= 1:
         parser.error(f'--opacity is {args.opacity}, and must be 0 to 1')
     for name in 'max_size', 'memory', 'max_pixels':
@@ -104,154 +102,140 @@ def check_arguments(parser, args):
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} must be positive')
     if args.skip_existing and (args.json or args.html):
-        parser.error('--skip-existing leaves results out, which --json and '
-                     '--html would not have')
+        parser.error('--json and --html would not have the results that '
+                     '--skip-existing skips')
 
 
 def main():
     args = parse_args()
     with report_errors():
         from media.inputs import find_inputs
-        from media.outputs import KINDS, Outputs
-        begun = time.monotonic()
+        from media.segmentation import Tally
         inputs, problems = find_inputs(args.inputs)
-        kinds = [kind for kind in KINDS if getattr(args, kind)]
-        to_file = kinds or args.output or args.json or args.html
         tally = Tally(len(inputs) + len(problems))
-        if not to_file and has_display():
-            outputs, left, skipped = None, inputs, 0
-        else:
-            if not kinds and (args.output or not to_file):
-                kinds = ['figure']
-            outputs = Outputs(kinds, args.output, inputs)
-            left, skipped = unwritten(outputs, args)
-            problems += outputs.problems
         for problem in problems:
             tally.failed(problem)
-        if left:
-            segment_all(left, outputs, args, tally, begun)
-        if skipped:
-            print(f'{skipped} left out, as they are there already',
-                  file=sys.stderr)
-        if tally.n_failed:
-            if tally.total > 1:
-                print(f'{tally.n_failed} of {tally.total} failed',
-                      file=sys.stderr)
-            sys.exit(1)
-
-
-class Tally:
-    """How many inputs are done, and how many failed."""
-
-    def __init__(self, total):
-        self.total, self.n_done, self.n_failed = total, 0, 0
-        self.bar = None  # a progress bar to write above
-
-    def failed(self, reason):
-        self.n_failed += 1
-        self.say('error: ' + ' '.join(str(reason).split()), sys.stderr)
-
-    def say(self, line, file=sys.stdout):
-        try:
-            if self.bar is None:
-                print(line, file=file, flush=True)
-            else:
-                self.bar.write(str(line), file=file)
-                file.flush()
-        except BrokenPipeError:
-            drop_output()
-
-
-def has_display():
-    """Tell whether a window can be opened."""
-    if sys.platform == 'linux' and not (
-            os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
-        return False
-    from matplotlib import pyplot as plt
-    canvas = plt.figure().canvas
-    plt.close()
-    return canvas.required_interactive_framework is not None
-
-
-def unwritten(outputs, args):
-    """Return the inputs to be segmented, and how many are there already."""
-    left, skipped = [], 0
-    for each in list(outputs.paths):
-        existing = [path for path in outputs.paths[each].values()
-                    if path.exists()]
-        if args.skip_existing and len(existing) == len(outputs.paths[each]):
-            skipped += 1
-        elif existing and not args.force and not args.skip_existing:
-            outputs.problems.append(
-                f'{existing[0]} exists: give --force to overwrite it, or '
-                '--skip-existing to leave it out')
+        if wants_window(args):
+            show(args, inputs, tally)
         else:
-            left.append(each)
+            write(args, inputs, tally)
+        finish(tally)
+
+
+def wants_window(args):
+    from media.window import has_display
+    in_files = args.output or args.json or args.html or chosen_kinds(args)
+    return not in_files and has_display()
+
+
+def chosen_kinds(args):
+    return [kind for kind in KINDS if getattr(args, kind)]
+
+
+def show(args, inputs, tally):
+    """Segment images and show them in windows."""
+    from media.window import show_results
+    if inputs:
+        segmenter = load_segmenter(args, tally)
+        with tally.interruptible():
+            show_results(segmenter, inputs, args.max_pixels)
+
+
+def write(args, inputs, tally):
+    """Segment inputs and write what is asked for."""
+    from media.batch import Batch
+    from media.outputs import plan_outputs
+    from media.results_page import ResultsPage
+    kinds = chosen_kinds(args)
+    if not kinds and (args.output or not (args.json or args.html)):
+        kinds = ['figure']
+    outputs, conflicts = plan_outputs(kinds, args.output, inputs)
+    outputs, existing, n_skipped = without_existing(outputs, args)
+    for problem in [*conflicts, *existing]:
+        tally.failed(problem)
+    if n_skipped:
+        tally.say(f'skipped {n_skipped} with existing results', sys.stderr)
+    if not outputs:
+        return
+    segmenter = load_segmenter(args, tally)
+    page = ResultsPage(
+        args.html, segmenter.names, segmenter.colors,
+        segmenter.class_filter) if args.html else contextlib.nullcontext()
+    with page as page_or_none, tally.interruptible():
+        batch = Batch(segmenter, outputs, page_or_none, args.opacity,
+                      args.max_pixels)
+        batch.run()
+    if args.json:
+        write_json(args.json, batch.records)
+
+
+def without_existing(outputs, args):
+    """Return the outputs to write, problems, and how many are skipped."""
+    left, problems, n_skipped = {}, [], 0
+    for each, paths in outputs.items():
+        existing = [path for path in paths.values() if path.exists()]
+        if args.skip_existing and len(existing) == len(paths):
+            n_skipped += 1
+        elif existing and not args.force and not args.skip_existing:
+            problems.append(f'{existing[0]} exists: give --force to overwrite '
+                            'it, or --skip-existing to skip it')
+        else:
+            left[each] = paths
     for path in filter(None, (args.json, args.html)):
         if os.path.exists(path) and not args.force:
             raise InputError(f'{path} exists: give --force to overwrite it')
-    return left, skipped
+    return left, problems, n_skipped
 
 
-def segment_all(inputs, outputs, args, tally, begun):
-    """Segment inputs, one after another, and write what is asked for, or
-    where `outputs` is None show it in windows.
-    """
-    from models.classes import labels_of
-    model = load_model(args, args.dataset)
-    names, colors = labels_of(model, args.dataset)
-    shown = shown_classes(args.classes, names)
-    model.network()  # now it is known whether OpenVINO is to be had
-    loaded = time.monotonic() - begun
+def load_segmenter(args, tally):
     from media.segmentation import Segmenter
-    with contextlib.ExitStack() as stack:
-        page = None
-        if args.html:
-            from media.results_page import ResultsPage
-            page = stack.enter_context(
-                ResultsPage(args.html, names, colors, shown))
-        segmenter = Segmenter(model, names, colors, shown, outputs, page,
-                              args, tally)
-        interrupted = False
-        try:
-            if outputs is None:
-                segmenter.show(inputs)
-            else:
-                segmenter.run(inputs)
-        except KeyboardInterrupt:
-            interrupted = True
-    if args.json:
-        write_json(args.json, segmenter.results)
-    print_times(loaded, segmenter.times)
-    if interrupted:
-        raise InputError(f'interrupted: {tally.n_done} of {tally.total} done')
+    from models.classes import labels_of
+    model = load_model(
+        args.pretrained_model, args.input_size, args.scales, args.flip,
+        args.output_stride, args.gpu, args.backend, args.threads)
+    names, colors = labels_of(model, args.dataset)
+    class_filter = class_numbers(args.classes, names)
+    model.compile()  # warns now where OpenVINO is unavailable
+    memory = None if args.memory is None else args.memory * 1e9
+    tally.loaded()
+    return Segmenter(model, names, colors, class_filter, args.max_size,
+                     memory, tally)
 
 
-def shown_classes(wanted, names):
+def class_numbers(wanted, names):
     """Return the numbers of the classes of these names; None for all."""
     if wanted is None:
         return None
     unknown = [name for name in wanted if name not in names]
     if unknown:
-        import difflib
         near = difflib.get_close_matches(unknown[0], names, 3)
         raise InputError(f'--classes: {unknown[0]} is none of the classes; '
                          + (f'near are {", ".join(near)}' if near else
-                            f'they are {", ".join(names[:30])}'))
+                            f'they are {shortened(names)}'))
     return {names.index(name) for name in wanted}
 
 
-def write_json(path, results):
+def write_json(path, records):
     from models.utils.files import atomic_path
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + '\n')
+        temporary.write_text(json.dumps(records, indent=1) + '\n')
 
 
-def print_times(loaded, times):
-    """Loading and the first run, which compiles, apart from the rest."""
-    if not times:
-        return
-    line = f'loading {loaded:.2f} s, first picture {times[0]:.2f} s'
+def finish(tally):
+    """Print times and failures; exit with 1 where there are some."""
+    if tally.times:
+        print_times(tally.seconds_to_load, tally.times)
+    if tally.interrupted:
+        raise InputError(f'interrupted: {tally.n_done} of {tally.total} done')
+    if tally.n_failed:
+        if tally.total > 1:
+            print(f'{tally.n_failed} of {tally.total} failed', file=sys.stderr)
+        sys.exit(1)
+
+
+def print_times(loading, times):
+    """Loading and the first image, which compiles, apart from the rest."""
+    line = f'loading {loading:.2f} s, first image {times[0]:.2f} s'
     if len(times) > 1:
         rest = sum(times[1:]) / (len(times) - 1)
         line += f', {len(times) - 1} more at {rest:.2f} s each'

@@ -2,9 +2,9 @@
 
     python eval_ade20k.py --data-dir DIR
 
-DIR holds ADEChallengeData2016, as it comes out of the archive.
-The report goes to report_ade20k; a run that was stopped is taken up
-again by the same command.
+DIR holds ADEChallengeData2016, as unpacked from the archive.
+The report goes to report_ade20k. The same command resumes a run that was
+stopped.
 """
 from command_line.evaluation import main
 

@@ -2,9 +2,9 @@
 
     python eval_cityscapes.py --data-dir DIR
 
-DIR holds leftImg8bit and gtFine, as they come out of the archive.
-The report goes to report_cityscapes; a run that was stopped is taken up
-again by the same command.
+DIR holds leftImg8bit and gtFine, as unpacked from the archives.
+The report goes to report_cityscapes. The same command resumes a run that was
+stopped.
 """
 from command_line.evaluation import main
 

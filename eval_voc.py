@@ -2,9 +2,9 @@
 
     python eval_voc.py --data-dir DIR
 
-DIR holds VOCdevkit/VOC2012, as it comes out of the archive.
-The report goes to report_voc; a run that was stopped is taken up
-again by the same command.
+DIR holds VOCdevkit/VOC2012, as unpacked from the archive.
+The report goes to report_voc. The same command resumes a run that was
+stopped.
 """
 from command_line.evaluation import main
 

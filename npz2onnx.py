@@ -5,16 +5,15 @@
 The model takes 'image' (1, 3, H, W), float32, RGB, pixel * 2 / 255 - 1, and
 gives 'logits' (1, n_class, ceil(H/4), ceil(W/4)), for any H and W. Its
 metadata name the task, the classes, the output stride and the smallest input
-size. The file is run by ONNX Runtime and compared with Chainer before it gets
-its name.
+size. ONNX Runtime runs the file, and its output is compared with Chainer's,
+before the file gets its name.
 """
 import argparse
 import contextlib
 import json
 import pathlib
 
-from models.constants import OUTPUT_STRIDES
-from models.pretrained import PRETRAINED_MODELS
+from models.constants import DATASETS, OFFSET, OUTPUT_STRIDES, SCALE
 from models.utils.errors import InputError, report_errors
 
 CHECK_SIZE = 129, 161  # height and width of the image to compare on
@@ -27,12 +26,12 @@ def parse_args():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         'source', metavar='NPZ',
-        help=f'an npz file, or one of {", ".join(PRETRAINED_MODELS)}')
+        help=f'an npz file, or one of {", ".join(DATASETS)}')
     parser.add_argument('target', metavar='ONNX', help='the file to write')
     parser.add_argument(
         '--output-stride', type=int, choices=OUTPUT_STRIDES,
         help='16 is three times as fast and a little less accurate (default: '
-             'what the npz says, else 8)')
+             "the npz's, else 8)")
     parser.add_argument(
         '--probabilities', action='store_true',
         help="give 'probabilities' (1, n_class, H, W) instead of logits")
@@ -42,16 +41,16 @@ def parse_args():
 def main():
     args = parse_args()
     with report_errors():
+        from convert.official import fetch
         from models import DeepLabV3plusXception65
-        from models.onnx_graph import onnx_model
         from models.utils.files import atomic_path, check_not_source
         check_not_source(args.target, args.source)
         with atomic_path(args.target) as temporary:
             link = DeepLabV3plusXception65(
-                pretrained_model=args.source,
+                pretrained_model=fetch(args.source),
                 output_stride=args.output_stride)
             temporary.write_bytes(
-                onnx_model(link, metadata(link), args.probabilities))
+                link.onnx_model(metadata(link), args.probabilities))
             difference = compare(temporary, link, args.probabilities)
         size = pathlib.Path(args.target).stat().st_size
         print(f'{args.target}: {link.n_class} classes, output stride '
@@ -61,9 +60,8 @@ def main():
 
 
 def metadata(link):
-    """Return what a user of the file needs to know; all values are str."""
-    from models.classes import guess_dataset, labels_of
-    from models.constants import OFFSET, SCALE
+    """Return what a user of the file needs to know: str -> str."""
+    from models.classes import dataset_of, labels_of
     result = {
         'input': 'RGB, pixel * scale + offset; pad smaller images to '
                  'min_input_size with 0, at the bottom and on the right',
@@ -72,9 +70,10 @@ def metadata(link):
         'min_input_size': json.dumps(link.min_input_size),
         'output_stride': str(link.output_stride),
     }
-    with contextlib.suppress(InputError):  # it may not say, nor be known
-        result['task'] = link.metadata.get('task') or guess_dataset(link)
-    with contextlib.suppress(InputError):
+    task = link.metadata.get('task') or dataset_of(link.n_class)
+    if task is not None:
+        result['task'] = task
+    with contextlib.suppress(InputError):  # the classes may have no names
         names, colors = labels_of(link)
         result['class_names'] = json.dumps(names)
         result['class_colors'] = json.dumps(colors.tolist())
@@ -82,12 +81,12 @@ def metadata(link):
 
 
 def compare(path, link, probabilities):
-    """Compare an ONNX model with the link.
+    """Compare an ONNX model with the link that it was made from.
 
     Args:
         path (str or pathlib.Path): of the model.
-        link (DeepLabV3plusXception65): what it was made from.
-        probabilities (bool): whether it puts out these.
+        link (DeepLabV3plusXception65): the link.
+        probabilities (bool): whether the model outputs these.
 
     Returns:
         float: the largest difference, relative to the largest output.

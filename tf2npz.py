@@ -7,36 +7,38 @@
 
 The source is a frozen graph (.pb), an archive of the official model zoo, a
 checkpoint (model.ckpt), or a folder that holds one of these. Every weight is
-accounted for, and how layers are set and connected is compared with the link
-before the npz gets its name.
+accounted for, and the settings and connections of all layers are compared with
+the link's before the npz gets its name.
 """
 import argparse
 import json
 
-from convert.conversion import CUSTOM, TASKS, Conversion
-from models.constants import OUTPUT_STRIDES
-from models.utils.errors import InputError, report_errors
+from command_line.model_options import image_size
+from models.constants import DATASETS, OUTPUT_STRIDES
+from models.utils.errors import InputError, report_errors, shortened
 
 
 def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('task', nargs='?', choices=TASKS,
-                        help='what it was trained for; custom: classes of '
-                             'your own')
+    parser.add_argument('dataset', nargs='?', choices=[*DATASETS, 'custom'],
+                        help='what it was trained on; custom: classes of your '
+                             'own')
     parser.add_argument('source', nargs='?', help='what to convert')
     parser.add_argument('target', nargs='?', metavar='target.npz',
                         help='the file to write')
     parser.add_argument('--inspect', metavar='SOURCE',
-                        help='convert nothing; print what SOURCE is')
+                        help='describe SOURCE, convert nothing')
     parser.add_argument('--json', action='store_true',
-                        help='with --inspect: print it for a machine')
-    parser.add_argument('--verify', nargs='*', metavar='IMAGE',
+                        help='with --inspect: as JSON')
+    parser.add_argument('--verify', action='store_true',
                         help='run the graph in TensorFlow and the npz in the '
-                             'link on these images, or on a built-in one, and '
-                             'compare')
-    custom = parser.add_argument_group('with the task custom')
+                             'link on a built-in image, and compare')
+    parser.add_argument('--verify-on', metavar='IMAGE', action='append',
+                        default=[], help='verify on an image of yours; may be '
+                                         'repeated')
+    custom = parser.add_argument_group('with the dataset custom')
     custom.add_argument('--class-names', metavar='FILE',
                         help='names of the classes, one a line')
     custom.add_argument('--colors', metavar='FILE',
@@ -45,106 +47,109 @@ def parse_args():
     checkpoint = parser.add_argument_group('with a checkpoint')
     checkpoint.add_argument('--output-stride', type=int, choices=OUTPUT_STRIDES,
                             help='(default: 8)')
-    checkpoint.add_argument('--crop-size', type=int, nargs=2,
-                            metavar=('HEIGHT', 'WIDTH'),
-                            help='smaller images are padded to it (default: '
-                                 "the task's)")
-    args = parser.parse_args()
+    checkpoint.add_argument('--input-size', '--min-input-size',
+                            type=image_size, metavar='SIZE',
+                            help='pad smaller images to this size, 513 or '
+                                 "1025x2049 (default: the dataset's)")
+    args = parser.parse_intermixed_args()
     check_arguments(parser, args)
     return args
 
 
 def check_arguments(parser, args):
-    positional = [args.task, args.source, args.target]
+    positional = [args.dataset, args.source, args.target]
+    args.verify = args.verify or bool(args.verify_on)
     if args.inspect is not None:
         if any(value is not None for value in positional):
-            parser.error('--inspect takes its source itself, and no task or '
-                         'target')
-        if args.verify is not None:
+            parser.error('--inspect takes its source itself, and no dataset '
+                         'or target')
+        if args.verify:
             parser.error('--verify is for a conversion, not for --inspect')
     elif None in positional:
-        parser.error('needed are a task, a source and a target.npz; or '
-                     '--inspect SOURCE')
+        parser.error('give a dataset, a source and a target.npz; or --inspect '
+                     'SOURCE')
     if args.json and args.inspect is None:
         parser.error('--json goes with --inspect')
-    if (args.task == CUSTOM) != (args.class_names is not None):
-        parser.error('the task custom and --class-names go together')
+    if (args.dataset == 'custom') != (args.class_names is not None):
+        parser.error('the dataset custom and --class-names go together')
     if args.colors and not args.class_names:
         parser.error('--colors goes with --class-names')
-    if args.crop_size and min(args.crop_size) < 1:
-        parser.error('--crop-size must be positive')
 
 
 def main():
     args = parse_args()
     with report_errors():
         if args.inspect is not None:
-            print_inspection(args)
+            inspect(args)
         else:
             convert(args)
 
 
-def print_inspection(args):
+def inspect(args):
     from convert.inspection import describe, inspect
     from convert.sources import open_source
-    found = inspect(open_source(args.inspect, args.output_stride,
-                                args.crop_size))
+    source = open_source(args.inspect, args.output_stride, args.input_size)
+    found = inspect(source)
     print(json.dumps(found, indent=1) if args.json else describe(found))
     if found['problem']:
         raise InputError(found['problem'])
 
 
 def convert(args):
+    from convert.conversion import check, write
     from convert.sources import open_source
     from models.classes import read_classes
     from models.utils.files import atomic_path, check_not_source
-    source = open_source(args.source, args.output_stride, args.crop_size)
-    check_not_source(args.target, source.path)
-    conversion = Conversion(source, args.task)
-    classes = {} if args.class_names is None else read_classes(
-        args.class_names, args.colors, conversion.link.n_class)
-    if args.verify is not None and conversion.structure is None:
+    source = open_source(args.source, args.output_stride, args.input_size)
+    if args.verify and not source.is_graph:
         raise InputError(f'{source.path} is a checkpoint, which has no graph '
                          'to run: leave --verify out, or export a graph')
+    check_not_source(args.target, source.path)
+    conversion = check(source, args.dataset)
+    classes = {} if args.class_names is None else read_classes(
+        args.class_names, args.colors, conversion.link.n_class)
     with atomic_path(args.target) as temporary:
-        conversion.write(temporary, **classes)
-        if args.verify is not None:
-            print_verification(conversion, temporary, args.verify)
+        write(conversion, temporary, classes)
+        if args.verify:
+            verify(conversion, temporary, args.verify_on)
     print_summary(conversion, args.target)
 
 
-def print_summary(conversion, target):
-    source, found = conversion.source, conversion.metadata()
-    height, width = found['min_input_size']
-    print(f'{source.path}: DeepLabV3+ xception_65, {found["task"]}, '
-          f'{found["n_class"]} classes, output stride '
-          f'{found["output_stride"]}, crop {height} x {width}')
-    print(f'  sha256 {source.sha256}')
-    if source.ignored:
-        print('  ignored, needed for training only: '
-              f'{", ".join(source.ignored)}')
-    if conversion.structure is None:
-        print('  a checkpoint does not tell output stride, crop and epsilons: '
-              'these are as asked for, or the official ones')
-        checked = 'names and shapes'
-    else:
-        checked = 'names, shapes, connections, strides, dilations and epsilons'
-    n_weights = len(source.weights)
-    print(f'{target}: {n_weights} weights converted; {checked} agree with '
-          'the link', flush=True)
-
-
-def print_verification(conversion, npz, paths):
-    from convert.verification import verify
+def verify(conversion, npz, paths):
+    """Print how far graph and npz agree; raise InputError if too little."""
+    from convert.verification import built_in_image, verify
+    from media.images import read_image
+    images = {path: read_image(path) for path in paths} or {
+        'the built-in image': built_in_image(conversion.min_input_size)}
     print('running the graph in TensorFlow (a Cityscapes graph takes a '
           'minute) ...', flush=True)
-    for found in verify(conversion, npz, paths):
+    for found in verify(conversion, npz, images):
         height, width = found['size']
         print(f'{found["name"]}, {height} x {width}: labels '
               f'{100 * found["equal_labels"]:.3f} % equal to TensorFlow; '
               f'logits differ by at most {found["max_difference"]:.1e}, on '
               f'average {found["mean_difference"]:.1e} (standard deviation '
               f'{found["std"]:.2g})', flush=True)
+
+
+def print_summary(conversion, target):
+    source, link = conversion.source, conversion.link
+    height, width = conversion.min_input_size
+    print(f'{source.path}: DeepLabV3+ xception_65, {conversion.dataset}, '
+          f'{link.n_class} classes, output stride {link.output_stride}, '
+          f'input size {height} x {width}')
+    print(f'  sha256 {source.sha256}')
+    if source.ignored:
+        print(f'  ignored, only needed for training: '
+              f'{shortened(source.ignored)}')
+    if source.is_graph:
+        checked = 'names, shapes, connections, strides, dilations and epsilons'
+    else:
+        print('  a checkpoint does not hold output stride, input size and '
+              'epsilons: they are as given, or the official ones')
+        checked = 'names and shapes'
+    print(f'{target}: {len(source.weights)} weights converted; {checked} '
+          'agree with the link', flush=True)
 
 
 if __name__ == '__main__':

@@ -2,64 +2,61 @@
 
     python benchmarks/demo.py
 
-Bounds: 513 x 513 pictures run at 0.95 of the rate of `predict` or better,
-figures drawn and written; from picture 10 to 200 the memory grows by at most
+Bounds: 513 x 513 images run at 0.95 of the rate of `predict` or better,
+figures drawn and written; from image 10 to 200 the memory grows by at most
 50 MB.
 """
-import argparse
 import pathlib
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-ROUNDS, PICTURES, MANY = 3, 12, 200
+from common import memory, report, write_voc_model
+
+ROUNDS, IMAGES, MANY = 3, 12, 200
 
 
 def write_inputs(folder):
-    """Write a stand-in model, and pictures."""
-    from fixture_weights import smooth_image, write_palette_graph
+    """Write a stand-in model, and images."""
+    from fixture_weights import smooth_image
     from PIL import Image
-
-    from convert import conversion
-    write_palette_graph(folder / 'voc.pb', 'voc', (513, 513))
-    conversion.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
+    write_voc_model(folder)
     (folder / 'in').mkdir()
     for i in range(MANY):
-        Image.fromarray(smooth_image(513, 513, i % PICTURES)).save(
+        Image.fromarray(smooth_image(513, 513, i % IMAGES)).save(
             folder / f'in/{i:03}.jpg')
 
 
-def segmenter(folder, model, output):
-    from demo import Tally
+def make_batch(folder, model, output, n_images):
+    """Return the inputs, and a batch that writes their figures."""
+    from media.batch import Batch
     from media.inputs import find_inputs
-    from media.outputs import Outputs
-    from media.segmentation import Segmenter
+    from media.outputs import plan_outputs
+    from media.segmentation import Segmenter, Tally
+    from media.visualization import OPACITY
     from models.classes import labels_of
     inputs, _ = find_inputs([str(folder / 'in')])
-    args = argparse.Namespace(max_size=None, memory=None, max_pixels=10**8,
-                              opacity=0.6)
-    outputs = Outputs(['figure'], str(output), inputs)
+    inputs = inputs[:n_images]
     tally = Tally(len(inputs))
     tally.say = lambda line, file=None: None
-    return inputs, Segmenter(model, *labels_of(model, 'voc'), None, outputs,
-                             None, args, tally)
+    segmenter = Segmenter(model, *labels_of(model, 'voc'), None, None, None,
+                          tally)
+    outputs, _ = plan_outputs(['figure'], str(output), inputs)
+    return inputs, Batch(segmenter, outputs, None, OPACITY, 10**8)
 
 
 def compare_with_predict(folder, model):
     from media.images import read_image
     bare, whole = [], []
     for i in range(ROUNDS):
-        inputs, run = segmenter(folder, model, folder / f'out{i}')
-        images = [read_image(each.path) for each in inputs[:PICTURES]]
+        inputs, batch = make_batch(folder, model, folder / f'out{i}', IMAGES)
+        images = [read_image(each.path) for each in inputs]
         model.predict(images[:1])
         start = time.perf_counter()
         for image in images:
             model.predict([image])
         bare.append(time.perf_counter() - start)
         start = time.perf_counter()
-        run.run(inputs[:PICTURES])
+        batch.run()
         whole.append(time.perf_counter() - start)
     report('rate of the demo / rate of predict', min(bare) / min(whole),
            'at least 0.95')
@@ -67,28 +64,17 @@ def compare_with_predict(folder, model):
 
 def memory_growth(folder, model):
     held = []
-    inputs, run = segmenter(folder, model, folder / 'many')
-    original = run.segment
+    _, batch = make_batch(folder, model, folder / 'many', MANY)
+    original = batch.segmenter.segment
 
     def segment(*args):
         held.append(memory())
         return original(*args)
 
-    run.segment = segment
-    run.run(inputs)
-    report('growth from picture 10 to 200, MB', (held[-1] - held[9]) / 1e6,
+    batch.segmenter.segment = segment
+    batch.run()
+    report('growth from image 10 to 200, MB', (held[-1] - held[9]) / 1e6,
            'at most 50')
-
-
-def memory():
-    for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-        if line.startswith('VmRSS:'):
-            return int(line.split()[1]) * 1024
-    raise ValueError('VmRSS')
-
-
-def report(what, value, bound):
-    print(f'{what:48}{value:8.2f}   bound {bound}', flush=True)
 
 
 def main():

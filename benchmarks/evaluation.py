@@ -12,20 +12,17 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from common import ROOT, memory, report, write_voc_model
+
 ROUNDS, IMAGES, FRAMES = 3, 12, 200
 
 
 def write_inputs(folder):
     """Write a stand-in model and images of VOC2012's size and layout."""
     import numpy as np
-    from fixture_weights import smooth_image, write_palette_graph
+    from fixture_weights import smooth_image
     from PIL import Image
-
-    from convert import conversion
-    write_palette_graph(folder / 'voc.pb', 'voc', (513, 513))
-    conversion.convert(folder / 'voc.pb', 'voc', folder / 'voc.npz')
+    write_voc_model(folder)
     base = folder / 'VOCdevkit/VOC2012'
     for name in 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation':
         (base / name).mkdir(parents=True)
@@ -39,12 +36,11 @@ def write_inputs(folder):
 
 
 def compare_with_predict(folder):
-    from command_line.evaluation import Part
-    from evaluation.labelled_images import LabelledImages
+    from evaluation.labelled_images import LabelledImages, Subset
     from evaluation.run import State, evaluate
     from models import DeepLabV3plusXception65
     model = DeepLabV3plusXception65(pretrained_model=folder / 'voc.npz')
-    images = Part(LabelledImages('voc', folder, 'val'), range(IMAGES))
+    images = Subset(LabelledImages('voc', folder, 'val'), range(IMAGES))
     held = [images[i][0] for i in range(IMAGES)]
     model.predict(held[:1])
     bare, whole = [], []
@@ -73,13 +69,6 @@ def memory_growth(folder):
     report('growth from image 10 to 200, MB', (held[-1] - held[9]) / 1e6, 50)
 
 
-def memory():
-    for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-        if line.startswith('VmRSS:'):
-            return int(line.split()[1]) * 1024
-    raise ValueError('VmRSS')
-
-
 def compare_processes(folder):
     def seconds(round_, *options):
         output = folder / f'out{round_}{len(options)}'
@@ -95,10 +84,6 @@ def compare_processes(folder):
     one, two = zip(*((seconds(i), seconds(i, mpiexec, '-n', '2'))
                      for i in range(ROUNDS)), strict=True)
     report('two processes / one', min(two) / min(one), 1.15)
-
-
-def report(what, value, bound):
-    print(f'{what:48}{value:8.2f}   bound {bound}', flush=True)
 
 
 def main():

@@ -7,12 +7,11 @@ memory, at 513x513 and 1025x2049, output stride 8 and 16. Needs CuPy
 (requirements-gpu.txt).
 """
 import pathlib
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from common import convert
+
 SIZES = {'voc': (513, 513), 'cityscapes': (1025, 2049)}
 ROUNDS = 5
 
@@ -42,7 +41,7 @@ def measure(npz, size, output_stride):
 
 
 def main():
-    from command_line.model import check_gpu
+    from command_line.model_options import check_gpu
     from models.utils.errors import report_errors
     with report_errors():
         import models  # noqa: F401  (before Chainer)
@@ -50,17 +49,16 @@ def main():
         from fixture_graph import FixtureGraph
         from fixture_weights import random_weights
 
-        from convert import conversion
-        from models.pretrained import PRETRAINED_MODELS
+        from models.constants import DATASETS
         with tempfile.TemporaryDirectory() as name:
-            for task, size in SIZES.items():
-                n_output = PRETRAINED_MODELS[task]['tf_class']
-                pb = pathlib.Path(name, f'{task}.pb')
+            for dataset, size in SIZES.items():
+                n_output = DATASETS[dataset]['n_class']
+                pb = pathlib.Path(name, f'{dataset}.pb')
                 pb.write_bytes(FixtureGraph(
                     random_weights(n_output), n_output,
                     size).graph.SerializeToString())
                 npz = pb.with_suffix('.npz')
-                conversion.convert(pb, task, npz)
+                convert(pb, dataset, npz)
                 for output_stride in (8, 16):
                     measure(npz, size, output_stride)
 

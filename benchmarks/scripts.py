@@ -7,7 +7,7 @@ counts. Bounds: the converter takes at most 3 times as long as reading the
 graph, writing the same arrays with `np.savez` and importing Chainer, in at
 most 3 times the graph's size of memory; an archive at most 1.5 times as long
 as `tar` and converting what it unpacks; inspection at most 2 seconds more than
-importing Chainer; the demo on a 513 x 513 picture takes
+importing Chainer; the demo on a 513 x 513 image takes
 at most 3 seconds more than the network in a warm `predict`.
 """
 import os
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+from common import ROOT, report
+
 RUNS = 3
 MIB = 1 << 20
 
@@ -86,10 +87,6 @@ def best(folder, *command, printed=False):
     seconds = min(float(text) if printed else wall
                   for wall, _, text in results)
     return seconds, max(memory for _, memory, _ in results)
-
-
-def report(what, value, bound):
-    print(f'{what:48}{value:8.2f}   bound {bound}')
 
 
 def main():

@@ -21,16 +21,13 @@ import contextlib
 import multiprocessing
 import pathlib
 import platform
-import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from common import convert, memory
+from contenders import CONTENDERS, FLOOR, OURS, openvino
 
-from contenders import CONTENDERS, FLOOR, OURS, openvino  # noqa: E402
-
-TASKS = {'513x513': 'voc', '1025x2049': 'cityscapes'}
+MODELS = {'513x513': 'voc', '1025x2049': 'cityscapes'}
 PATIENCE = 60  # seconds: one that has taken longer is not run again
 
 
@@ -60,7 +57,7 @@ def work_on_frames(pipe, files, n_frames):
         start = time.perf_counter()
         model.predict([image])
         predict = time.perf_counter() - start
-        logits = [model.network()(model.prepare(image)[None])[0]]
+        logits = [model.compile()(model.prepare(image)[None])[0]]
         start = time.perf_counter()
         label_map(logits, files['size'], files['size'])
         share.append((time.perf_counter() - start) / predict)
@@ -73,20 +70,12 @@ def make_image(size):
     return smooth_image(*size).transpose(2, 0, 1).astype('f')
 
 
-def memory(field):
-    """Return bytes of this process: VmRSS now, or VmHWM at its highest."""
-    for line in pathlib.Path('/proc/self/status').read_text().splitlines():
-        if line.startswith(field + ':'):
-            return int(line.split()[1]) * 1024
-    raise ValueError(field)
-
-
 def describe(folder, size):
     """Return what the contenders need to know of the model in a folder."""
-    from models.pretrained import PRETRAINED_MODELS
-    task = TASKS['x'.join(map(str, size))]
-    return {'task': task, 'size': size,
-            'n_class': PRETRAINED_MODELS[task]['n_class'],
+    from models.constants import DATASETS
+    dataset = MODELS['x'.join(map(str, size))]
+    return {'dataset': dataset, 'size': size,
+            'n_class': DATASETS[dataset]['n_class'],
             **{kind: f'{folder}/model.{kind}'
                for kind in ('pb', 'npz', 'onnx')}}
 
@@ -96,16 +85,14 @@ def write_files(pipe, files, output_stride):
     from fixture_graph import FixtureGraph
     from fixture_weights import random_weights
 
-    from convert import conversion
     from models import DeepLabV3plusXception65
-    from models.onnx_graph import onnx_model
     n_class = files['n_class']
     graph = FixtureGraph(random_weights(n_class), n_class, files['size'],
                          output_stride)
     pathlib.Path(files['pb']).write_bytes(graph.graph.SerializeToString())
-    conversion.convert(files['pb'], files['task'], files['npz'])
+    convert(files['pb'], files['dataset'], files['npz'])
     link = DeepLabV3plusXception65(pretrained_model=files['npz'])
-    pathlib.Path(files['onnx']).write_bytes(onnx_model(link))
+    pathlib.Path(files['onnx']).write_bytes(link.onnx_model())
 
 
 def measure(files, contenders, rounds):
@@ -183,8 +170,8 @@ def parse_args():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     short = [make.__name__ for make in CONTENDERS.values()]
-    parser.add_argument('--sizes', nargs='+', choices=TASKS,
-                        default=list(TASKS))
+    parser.add_argument('--sizes', nargs='+', choices=MODELS,
+                        default=list(MODELS))
     parser.add_argument('--output-strides', nargs='+', type=int,
                         choices=[8, 16], default=[8, 16])
     parser.add_argument('--rounds', type=int, default=3)

@@ -2,6 +2,7 @@
 import os
 import pathlib
 
+from models.constants import OUTPUT_STRIDE
 from models.utils.errors import InputError
 from models.utils.files import sha256
 
@@ -14,33 +15,36 @@ class Checkpoint:
 
     Args:
         prefix (str): path without '.index' or '.data-...'.
-        output_stride (int): which a checkpoint does not know.
-        crop_size ((int, int)): likewise, height and width in pixels; None
-            where the task tells.
+        output_stride (int): a checkpoint does not hold it; by default 8.
+        min_input_size ((int, int)): likewise, height and width in pixels; by
+            default that of the dataset.
 
     Attributes:
         path (str): the prefix, for messages.
         file_name (str): its last part.
-        weights (dict): name to shape.
-        ignored (list of str): what only training needs.
-        sha256 (str): hexadecimal, of its files one after another.
+        weights (dict): name -> shape.
+        ignored (list of str): variables that only training needs.
+        sha256 (str): of its files one after another, in hexadecimal.
 
     Raises:
         InputError: TensorFlow is not installed or cannot read it.
 
     """
 
-    def __init__(self, prefix, output_stride, crop_size):
+    is_graph = False
+
+    def __init__(self, prefix, output_stride=None, min_input_size=None):
         self.path = prefix
         self.file_name = pathlib.Path(prefix).name
-        self.output_stride, self.crop_size = output_stride, crop_size
+        self.output_stride = output_stride or OUTPUT_STRIDE
+        self.min_input_size = min_input_size
         self._reader = _reader(prefix)
         shapes = self._reader.get_variable_to_shape_map()
         self.ignored = sorted(filter(_is_for_training, shapes))
         self.weights = {name: tuple(shape)
                         for name, shape in sorted(shapes.items())
                         if not _is_for_training(name)}
-        self.sha256 = _digest(prefix)
+        self.sha256 = _digest(pathlib.Path(prefix))
 
     def weight(self, name):
         """Return the values of a weight as float32."""
@@ -75,7 +79,6 @@ def _reader(prefix):
 
 
 def _digest(prefix):
-    path = pathlib.Path(prefix)
     return sha256(*sorted(
-        each for each in path.parent.iterdir()
-        if each.name.startswith((f'{path.name}.index', f'{path.name}.data-'))))
+        path for path in prefix.parent.iterdir() if path.name.startswith(
+            (f'{prefix.name}.index', f'{prefix.name}.data-'))))

@@ -1,48 +1,21 @@
-"""Read a frozen TensorFlow graph without TensorFlow.
+"""Read a frozen TensorFlow graph without TensorFlow, with limits.
 
-The GraphDef protos come with tensorboard. Knows how the official DeepLab
-exporter lays out convolutions, padding, dilation and batch norm, but nothing
-of a particular network.
+The GraphDef protos come with tensorboard. Nothing here knows a network.
 """
-import dataclasses
 import hashlib
 import math
 
 import numpy as np
 
-from models.utils.errors import InputError
+from models.utils.errors import InputError, shortened
 
-BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
-CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
-# Limits on what is parsed, far above what such a graph has (in brackets): a
-# damaged or hostile file must not take the machine's memory.
+# Far above what such a graph has (in brackets): a damaged or hostile file must
+# not take the machine's memory.
 MAX_NODES = 100_000  # (3,300)
 MAX_NODE_BYTES = 64 << 20  # (13 MB)
 MAX_SMALL_BYTES = 32 << 20  # of all nodes below LARGE together (5 MB)
 MAX_VALUES = 1 << 24  # in one constant (3.1 million)
-LARGE = 1 << 16  # bytes; such a node's values stay unparsed in the file's data
-
-
-@dataclasses.dataclass(frozen=True)
-class Convolution:
-    """How a graph applies a kernel.
-
-    Attributes:
-        node (str): name of the node.
-        input, output (str): the tensors before and after it and what belongs
-            to it: padding, and SpaceToBatchND and back.
-        stride, dilate ((int, int)): vertical, horizontal.
-        pad ((int, int)): likewise, the same on both sides; None where the
-            graph computes it.
-
-    """
-
-    node: str
-    input: str
-    output: str
-    stride: tuple
-    dilate: tuple
-    pad: tuple
+LARGE = 1 << 16  # bytes; larger constants are parsed on demand
 
 
 class FrozenGraph:
@@ -51,19 +24,21 @@ class FrozenGraph:
     Args:
         data (bytes or bytearray): a serialized GraphDef.
         file_name (str): of the file that it is from.
-        path (str): what to call it in messages; by default the same.
+        path (str): its name in messages; by default the same.
 
     Attributes:
-        nodes (dict): name to NodeDef; large constants without their values.
-        weights (dict): name to shape of every variable: the `Const` nodes
-            that are read through an `Identity` called `<name>/read`.
-        sha256 (str): hexadecimal, of the data.
-        ignored (list of str): empty; a `Checkpoint` has some.
+        nodes (dict): name -> NodeDef; large constants without their values.
+        weights (dict): name -> shape of every variable: a `Const` node that
+            an `Identity` called `<name>/read` reads.
+        sha256 (str): of the data, in hexadecimal.
+        ignored (list of str): empty; see `checkpoint.Checkpoint`.
 
     Raises:
         InputError: the data is no GraphDef.
 
     """
+
+    is_graph = True
 
     def __init__(self, data, file_name, path=None):
         from google.protobuf.message import DecodeError
@@ -78,13 +53,13 @@ class FrozenGraph:
         if not self.nodes:
             raise InputError(f'{path} is not a frozen TensorFlow graph (.pb), '
                              'or not a whole one: it cannot be parsed')
-        self._consumers = {}  # name of a tensor -> nodes that read it
+        self._readers = {}  # name of a tensor -> nodes that read it
         for node in self.nodes.values():
             for source in node.input:
-                self._consumers.setdefault(_tensor(source), []).append(node)
+                self._readers.setdefault(_tensor(source), []).append(node)
         self.weights = {
             name: self._shape(node) for name, node in self.nodes.items()
-            if node.op == 'Const' and self._is_read(name)}
+            if node.op == 'Const' and self._is_weight(name)}
 
     def _parse(self):
         small = 0
@@ -108,8 +83,7 @@ class FrozenGraph:
 
     def _without_values(self, node):
         if node.op != 'Const' or 'value' not in node.attr:
-            raise InputError(f'{self.path}: {node.name[:80]} is no constant, '
-                             'and as large as one')
+            self.refuse(node.name[:80], 'is as large as a constant, and none')
         tensor = node.attr['value'].tensor
         self._shape(node)  # refuses too many sides
         result = type(node)(name=node.name, op=node.op)
@@ -118,129 +92,85 @@ class FrozenGraph:
         value.tensor_shape.CopyFrom(tensor.tensor_shape)
         return result
 
+    # Values
+
     def array(self, name):
         """Return the values of a constant, in TensorFlow's layout."""
         from tensorboard.util import tensor_util
         node = self.nodes.get(_tensor(name))
         if node is None or node.op != 'Const':
-            raise InputError(f'{self.path}: {name} is not a constant')
+            self.refuse(name, 'is not a constant')
         shape = self._shape(node)
         if math.prod(shape) > MAX_VALUES:
-            raise InputError(f'{self.path}: the constant {name} has the '
-                             f'absurd shape {shape}')
+            self.refuse(name, f'has the absurd shape {shape}')
         if name in self._large:
             start, end = self._large[name]
             node = _node(self.data[start:end])
         try:
             return tensor_util.make_ndarray(node.attr['value'].tensor)
         except (TypeError, ValueError) as error:
-            raise InputError(f'{self.path}: the constant {name} is damaged '
-                             f'({error})') from None
+            return self.refuse(name, f'is a damaged constant ({error})')
 
     def weight(self, name):
         """Return the values of a weight as float32, widened from half."""
         array = self.array(name)
         if array.dtype not in (np.float32, np.float16):
-            raise InputError(f'{self.path}: the weight {name} is '
-                             f'{array.dtype}, and must be float32 or float16')
+            self.refuse(name, f'is {array.dtype}, and must be float32 or '
+                        'float16')
         return array.astype(np.float32, copy=False)
-
-    def convolution(self, kernel):
-        """Return the `Convolution` that applies the weight `kernel`."""
-        node = self._only_consumer(kernel, CONVOLUTIONS)
-        stride = self._sides(node, 'strides')
-        dilate = self._sides(node, 'dilations') if (
-            'dilations' in node.attr) else (1, 1)
-        before, output, pad = self.input_node(node, 0), node.name, (0, 0)
-        padding = node.attr['padding'].s
-        allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
-            b'VALID', b'SAME'}
-        if padding not in allowed:
-            raise InputError(f'{self.path}: {node.name} has padding {padding} '
-                             f'after {before.op}, and must have '
-                             f'{" or ".join(map(str, sorted(allowed)))}')
-        if before.op == 'SpaceToBatchND':
-            after = self._only_reader(node.name, 'BatchToSpaceND')
-            block, other = (self.integers(self.input_node(each, 1), (2,))
-                            for each in (before, after))
-            if block != other:
-                raise InputError(f'{self.path}: {before.name} has the block '
-                                 f'{block}, and {after.name} {other}')
-            pad = self._space_padding(before, after)
-            dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
-            before, output = self.input_node(before, 0), after.name
-        elif before.op == 'Pad':
-            pad = self._explicit_padding(before)
-            before = self.input_node(before, 0)
-        if padding == b'SAME':
-            pad = self._same_padding(node, self.weights[kernel], stride, dilate)
-        return Convolution(node.name, before.name, output, stride, dilate, pad)
-
-    def _same_padding(self, node, kernel, stride, dilate):
-        if stride != (1, 1) and kernel[:2] != (1, 1):
-            raise InputError(f'{self.path}: {node.name} pads by SAME at '
-                             f'stride {stride}, which depends on the size')
-        return tuple(rate * (side - 1) // 2
-                     for rate, side in zip(dilate, kernel[:2], strict=True))
-
-    def _explicit_padding(self, node):
-        pad = self.integers(self.input_node(node, 1), (4, 2))
-        if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
-            raise InputError(f'{self.path}: {node.name} pads by {pad}, and '
-                             'must pad alike on opposite sides')
-        return pad[1][0], pad[2][0]
-
-    def _space_padding(self, before, after):
-        sources = [self.input_node(node, 2) for node in (before, after)]
-        if any(node.op != 'Const' for node in sources):
-            return None
-        paddings, crops = (self.integers(node, (2, 2)) for node in sources)
-        if crops[0][0] or crops[1][0]:
-            raise InputError(f'{self.path}: {after.name} crops at the top or '
-                             'left')
-        for (start, end), (_, crop) in zip(paddings, crops, strict=True):
-            if start != end - crop:
-                raise InputError(f'{self.path}: {before.name} pads by '
-                                 f'{paddings}, and must pad alike on opposite '
-                                 'sides')
-        return paddings[0][0], paddings[1][0]
-
-    def batch_norm(self, gamma):
-        """Return the node of the batch norm that reads the weight `gamma`."""
-        return self._only_consumer(gamma, BATCH_NORMS)
-
-    def producer(self, tensor):
-        """Return the node that makes a tensor; an `Identity` is passed over.
-
-        Raises:
-            InputError: there is none.
-
-        """
-        for _ in range(len(self.nodes)):
-            node = self.nodes.get(_tensor(tensor))
-            if node is None:
-                raise InputError(f'{self.path} has no node {tensor}, and '
-                                 'another reads it')
-            if node.op != 'Identity' or not node.input:
-                return node
-            tensor = node.input[0]
-        raise InputError(f'{self.path}: {tensor} reads itself')
 
     def integers(self, node, shape):
         """Return a constant of just this shape, as lists of int."""
         array = self.array(node.name)
         if array.shape != shape or array.dtype.kind != 'i':
-            raise InputError(f'{self.path}: {node.name} is {array.dtype} of '
-                             f'shape {array.shape}, and must be integers of '
-                             f'shape {shape}')
+            self.refuse(node.name, f'is {array.dtype} of shape {array.shape}, '
+                        f'and must be integers of shape {shape}')
         return array.tolist()
 
+    def sides(self, node, attribute):
+        """Return height and width of an NHWC attribute such as 'strides'."""
+        values = tuple(node.attr[attribute].list.i)
+        if len(values) != 4 or values[0] != 1 or values[3] != 1:
+            self.refuse(node.name, f'has {attribute} {list(values)}, and must '
+                        'be NHWC')
+        return values[1:3]
+
+    def _shape(self, node):
+        tensor = node.attr['value'].tensor
+        if len(tensor.tensor_shape.dim) > 8:
+            self.refuse(node.name, 'has too many sides')
+        shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+        if any(side < 0 for side in shape):
+            self.refuse(node.name, f'has the shape {shape}')
+        return shape
+
+    # Connections; an `Identity` is passed over.
+
+    def producer(self, tensor):
+        """Return the node that makes a tensor."""
+        for _ in range(len(self.nodes)):
+            node = self.nodes.get(_tensor(tensor))
+            if node is None:
+                self.refuse(tensor, 'is read by a node, and is missing')
+            if node.op != 'Identity' or not node.input:
+                return node
+            tensor = node.input[0]
+        return self.refuse(tensor, 'reads itself')
+
     def input_node(self, node, index):
-        """Return the node that makes what a node reads in one place."""
+        """Return the node that makes an input of a node."""
         if index >= len(node.input):
-            raise InputError(f'{self.path}: {node.name} reads '
-                             f'{len(node.input)} tensors, which are too few')
+            self.refuse(node.name, f'reads {len(node.input)} tensors, which '
+                        'are too few')
         return self.producer(node.input[index])
+
+    def past(self, node, *ops):
+        """Return the first node, going back from this one, of another op."""
+        for _ in self.nodes:
+            if node.op not in ops:
+                return node
+            node = self.input_node(node, 0)
+        return self.refuse(node.name, 'reads itself')
 
     def ancestors(self, name):
         """Return the nodes that a node depends on, itself among them."""
@@ -253,55 +183,47 @@ class FrozenGraph:
         return list(found.values())
 
     def readers(self, name):
-        """Return the nodes that read a node, past any `Identity`."""
+        """Return the nodes that read a node."""
         found, left = {}, [name]
         while left:
-            for node in self._consumers.get(left.pop(), []):
+            for node in self._readers.get(left.pop(), []):
                 if node.name not in found:
                     found[node.name] = node
                     if node.op == 'Identity':
                         left.append(node.name)
         return [node for node in found.values() if node.op != 'Identity']
 
-    def _is_read(self, name):
+    def only_reader(self, name, *ops):
+        """Return the one node that reads a node; it has one of these ops."""
+        readers = self.readers(name)
+        if len(readers) != 1 or readers[0].op not in ops:
+            found = shortened(f'{node.op} {node.name}' for node in readers)
+            self.refuse(name.removesuffix('/read'),
+                        f'feeds {found or "nothing"}, and should feed exactly '
+                        f'one {" or ".join(ops)}')
+        return readers[0]
+
+    def reader_of_weight(self, weight, *ops):
+        """Return the one node that reads a weight."""
+        if weight not in self.weights:
+            raise InputError(f'{self.path} has no weight {weight}')
+        return self.only_reader(f'{weight}/read', *ops)
+
+    def _is_weight(self, name):
         read = self.nodes.get(f'{name}/read')
         return (read is not None and read.op == 'Identity'
                 and [_tensor(source) for source in read.input] == [name])
 
-    def _only_consumer(self, weight, ops):
-        if weight not in self.weights:
-            raise InputError(f'{self.path} has no weight {weight}')
-        return self._only_reader(f'{weight}/read', *ops)
+    # Refusals
 
-    def _only_reader(self, name, *ops):
-        readers = self.readers(name)
-        if len(readers) != 1 or readers[0].op not in ops or (
-                readers[0].op != 'BatchToSpaceND' and len(
-                    readers[0].input) < 2):
-            found = ', '.join(f'{node.op} {node.name}' for node in readers[:2])
-            more = f' and {len(readers) - 2} more' if readers[2:] else ''
-            raise InputError(
-                f'{self.path}: {name.removesuffix("/read")} is read by '
-                f'{found or "nothing"}{more}, and must be by one '
-                f'{" or ".join(ops)}')
-        return readers[0]
+    def refuse(self, node, reason):
+        """Raise InputError about a node."""
+        raise InputError(f'{self.path}: {node} {reason}')
 
-    def _shape(self, node):
-        tensor = node.attr['value'].tensor
-        if len(tensor.tensor_shape.dim) > 8:
-            raise InputError(f'{self.path}: {node.name} has too many sides')
-        shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-        if any(side < 0 for side in shape):
-            raise InputError(f'{self.path}: {node.name} has the shape {shape}')
-        return shape
-
-    def _sides(self, node, attribute):
-        """Height and width of an NHWC attribute such as 'strides'."""
-        values = tuple(node.attr[attribute].list.i)
-        if len(values) != 4 or values[0] != 1 or values[3] != 1:
-            raise InputError(f'{self.path}: {node.name} has {attribute} '
-                             f'{list(values)}, and must be NHWC')
-        return values[1:3]
+    def compare(self, node, what, found, wanted):
+        """Refuse a node where what it has is not what the link has."""
+        if found != wanted:
+            self.refuse(node, f'has {what} {found}, and the link has {wanted}')
 
 
 def _node(data):

@@ -1,60 +1,80 @@
 """Check that a frozen graph is wired as the link is.
 
 Equal weights do not make an equal network: a graph may take its low level
-feature from another block, join features in another order, or put a ReLU
-elsewhere. `Structure` looks up the output, then goes through the graph in
-forward order. Layers are found by their weights; what each of them reads is
-compared with what the link's layer reads, and so are strides, dilations,
-padding and epsilons. What the official exporter does without effect is passed
-over: it resizes features and logits to the size they have, and in 2018 scales
-the image by 1.
+features from another block, join features in another order, or put a ReLU
+elsewhere. The check looks up the output, then follows the network in forward
+order. Layers are found by their weights; what each layer reads is compared
+with what the link's layer reads, and so are strides, dilations, padding and
+epsilons. Resizes of the official exporter that keep the size are passed over.
 """
 import math
+import typing
 
 import numpy as np
 
-from models.constants import LOGITS_STRIDE, MIDDLE_BLOCKS, OFFSET, SCALE
-from models.utils.errors import InputError
+from convert import graph_layers
+from convert.graph_input import check_image
+from convert.graph_resizes import check_resize, resized_to
+from convert.name_table import weight_table
+from models.constants import LOGITS_STRIDE, MIDDLE_BLOCKS, OUTPUT_STRIDES
 
 ADD = ('Add', 'AddV2')
-UINT8 = 4  # types.proto, DT_UINT8
-# What may not be done to the image, but for a resize by 1.
-REARRANGING = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
-               'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
-               'ResizeArea', 'CropAndResize'}
+ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
+                  'separable_conv3_depthwise/depthwise_weights')
+NHWC_CHANNELS = 3  # axis
+# Some TensorFlow leaves the head's epsilon at 1e-5, 0.1 % less (see head.py).
+EPSILON_TOLERANCE = 0.002
 
 
-class Structure:
-    """A graph that is wired like the link.
+class Wiring(typing.NamedTuple):
+    """What running a graph needs to know of it."""
+
+    image: str  # node that the image is fed to
+    crop_size: list  # height, width in pixels to which images are padded
+    logits: str  # node of the logits
+    sized_logits: str  # node of the logits at the size of the image
+
+
+def read_output_stride(graph):
+    """Return a graph's output stride, from the block whose stride it sets."""
+    found = graph_layers.convolution(graph, ENTRY3_STRIDED).stride
+    for output_stride, sets in OUTPUT_STRIDES.items():
+        if found == (sets['stride'], sets['stride']):
+            return output_stride
+    return graph.refuse('entry flow block 3', f'has stride {found}, and must '
+                        'have 1 or 2 (output stride 8 or 16)')
+
+
+def check_structure(graph, link) -> Wiring:
+    """Compare how layers are set and connected with the link.
 
     Args:
-        graph (frozen_graph.FrozenGraph): see there.
+        graph (FrozenGraph): its weights are the link's.
         link (DeepLabV3plusXception65): its output stride is the graph's.
-        names (dict): the link's array -> TensorFlow's name of the weight.
-
-    Attributes:
-        image (str): node that the image is fed to.
-        crop_size (list of two ints): height and width in pixels that images
-            are padded to.
-        logits (str): node of the logits.
-        sized_logits (str): node of the logits at the size of the image.
 
     Raises:
         InputError: graph and link differ; the node is named.
 
-    A tensor that is expected somewhere is, in the methods, the name of the
-    node that makes it, or a tuple of an operation and the tensors it reads;
-    'Unchanged' stands for the tensor itself, or resized to the size it has.
+    """
+    return _Comparison(graph, link).network()
 
+
+class _Comparison:
+    """Follows the network in forward order, in the graph and in the link.
+
+    In these methods an expected tensor is the name of the node that makes it,
+    or a tuple of an op and the expected tensors that it reads. 'Unchanged'
+    stands for a tensor itself or resized to its own size.
     """
 
-    def __init__(self, graph, link, names):
-        self.graph, self.names = graph, names
-        self._sums = {}  # expected -> the node that turned out to be it
+    def __init__(self, graph, link):
+        self.graph = graph
+        self.names = {array: name
+                      for name, (array, _) in weight_table().items()}
         self.links = {path[1:]: child for path, child in link.namedlinks()}
-        self._network()
+        self._sums = {}  # expected sum -> its node, once it was found
 
-    def _network(self):
+    def network(self):
         self.logits, self.sized_logits = self._output('decoder/conv_logits')
         self.crop_size = self._crop_size('aspp/image_pooling_conv/conv')
         low_level, high_level = self._backbone('feature_extractor')
@@ -62,48 +82,39 @@ class Structure:
         self._match_input(self.logits, self._decoder(
             'decoder', low_level, features))
         self._match_input(self.sized_logits, ('Unchanged', self.logits))
+        return Wiring(self.image, self.crop_size, self.logits,
+                      self.sized_logits)
 
     def _output(self, path):
-        """Find the logits, and what labels are the best of: the logits at the
-        size of the image, not probabilities.
-        """
-        readers = self.graph.readers(f'{self.names[f"{path}/b"]}/read')
-        if len(readers) != 1 or readers[0].op != 'BiasAdd' or (
-                not readers[0].input):
-            self._refuse('the bias of the logits', 'must be read by a BiasAdd')
-        logits = node = readers[0]
+        """Find the logits, and the resized logits that an ArgMax reads."""
+        bias = self.names[f'{path}/b']
+        node = logits = self.graph.reader_of_weight(bias, 'BiasAdd')
         for _ in range(2):  # the first may keep the size
-            readers = self.graph.readers(node.name)
-            if [each.op for each in readers] != ['ResizeBilinear']:
-                found = ', '.join(f'{each.op} {each.name}' for each in readers)
-                self._refuse(node.name, f'is read by {found or "nothing"}, '
-                             'and must be by one ResizeBilinear')
-            node = readers[0]
-            self._check_resize(node)
+            node = self.graph.only_reader(node.name, 'ResizeBilinear')
+            check_resize(self.graph, node)
             for each in self.graph.readers(node.name):
                 if each.op == 'ArgMax':
-                    axis = self.graph.input_node(each, 1)
-                    self._compare(each.name, 'axis', self.graph.array(
-                        axis.name).tolist(), 3)
+                    self._check_axis(each, self.graph.input_node(each, 1))
                     return logits.name, node.name
-        return self._refuse(node.name, 'must be read by an ArgMax')
+        return self.graph.refuse(node.name, 'should feed an ArgMax')
 
     def _crop_size(self, path):
-        """The last resize tells it; if not, the kernel of image pooling does,
-        which spans all the features, for the usual crops of stride * n + 1.
+        """Read it off the last resize, else off the kernel of image pooling,
+        which spans all features, for the usual crops of stride * n + 1.
         """
-        convolution = self.graph.convolution(self.names[f'{path}/W'])
-        pooling = self.graph.nodes[convolution.input]
+        layer = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
+        pooling = self.graph.nodes[layer.input]
         if pooling.op != 'AvgPool':
-            self._refuse(convolution.node, f'reads {pooling.op} '
-                         f'{pooling.name}, and must read an AvgPool')
+            self.graph.refuse(layer.node, f'reads {pooling.op} '
+                              f'{pooling.name}, and must read an AvgPool')
         kernel = list(pooling.attr['ksize'].list.i)
         stride = self.links[''].output_stride
-        size = self._size(self.graph.nodes[self.sized_logits]) or [
+        last_resize = self.graph.nodes[self.sized_logits]
+        size = resized_to(self.graph, last_resize) or [
             (side - 1) * stride + 1 for side in kernel[1:3]]
         if kernel != [1, *(math.ceil(side / stride) for side in size), 1]:
-            self._refuse(pooling.name, f'has kernel {kernel}, which is not '
-                         f'all that labels of {size} pixels are made of')
+            self.graph.refuse(pooling.name, f'has kernel {kernel}, which does '
+                              f'not span the features of {size} pixels')
         return size
 
     def _backbone(self, path):
@@ -163,28 +174,27 @@ class Structure:
         return ('Relu', x) if activation.__name__ == 'relu' else x
 
     def _conv(self, path, x):
-        link = self.links[path]
-        found = self.graph.convolution(self.names[f'{path}/W'])
+        link, compare = self.links[path], self.graph.compare
+        found = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
         self._match(found.node, found.input, x)
-        self._compare(found.node, 'stride', found.stride, link.stride)
-        self._compare(found.node, 'dilation', found.dilate, link.dilate)
+        compare(found.node, 'stride', found.stride, link.stride)
+        compare(found.node, 'dilation', found.dilate, link.dilate)
         if found.pad is not None:
-            self._compare(found.node, 'padding', found.pad, link.pad)
+            compare(found.node, 'padding', found.pad, link.pad)
         return found.output
 
     def _batch_norm(self, path, x):
-        node = self.graph.batch_norm(self.names[f'{path}/gamma'])
-        weights = [self.graph.producer(name).name for name in node.input[1:5]]
-        self._compare(node.name, 'weights', weights, [
+        compare = self.graph.compare
+        node = graph_layers.batch_norm(self.graph, self.names[f'{path}/gamma'])
+        compare(node.name, 'weights', [
+            self.graph.producer(name).name for name in node.input[1:5]], [
             self.names[f'{path}/{name}']
             for name in ('gamma', 'beta', 'avg_mean', 'avg_var')])
         self._match(node.name, node.input[0], x)
         epsilon, wanted = node.attr['epsilon'].f, self.links[path].eps
-        # Some TensorFlow leaves the head's at 1e-5, 0.1 % less (see head.py).
-        if not np.isclose(epsilon, wanted, rtol=0.002, atol=0):
-            self._compare(node.name, 'epsilon', epsilon, wanted)
-        self._compare(node.name, 'is_training',
-                      node.attr['is_training'].b, False)
+        if not np.isclose(epsilon, wanted, rtol=EPSILON_TOLERANCE, atol=0):
+            compare(node.name, 'epsilon', epsilon, wanted)
+        compare(node.name, 'is_training', node.attr['is_training'].b, False)
         return node.name
 
     # Tensors
@@ -194,153 +204,53 @@ class Structure:
         self._match(name, self.graph.nodes[name].input[0], expected)
 
     def _match(self, reader, tensor, expected):
-        """Compare the tensor that the node `reader` reads with `expected`."""
+        """Compare a tensor that the node `reader` reads with `expected`."""
         node = self.graph.producer(tensor)
         if isinstance(expected, tuple) and expected[0] == 'Unchanged':
-            node, expected = self._unresized(node), expected[1]
+            node, expected = self._before_resize(node), expected[1]
         expected = self._sums.get(expected, expected)
         if expected == 'input':
-            self._check_input(reader, node)
+            self.image = check_image(self.graph, reader, node)
         elif isinstance(expected, str):
             if node.name != expected:
-                self._refuse(reader, f'reads {node.op} {node.name}, and must '
-                             f'read {expected}')
+                self.graph.refuse(reader, f'reads {node.op} {node.name}, and '
+                                  f'must read {expected}')
         else:
-            self._match_operation(reader, node, *expected)
+            self._match_op(reader, node, *expected)
             if expected[0] == 'Add':
                 self._sums[expected] = node.name
 
-    def _match_operation(self, reader, node, operation, *expected):
-        allowed = ADD if operation == 'Add' else (operation,)
-        if node.op not in allowed:
-            self._refuse(reader, f'reads {node.op} {node.name}, and must read '
-                         f'a {operation}')
+    def _match_op(self, reader, node, op, *expected):
+        if node.op not in (ADD if op == 'Add' else (op,)):
+            self.graph.refuse(reader, f'reads {node.op} {node.name}, and must '
+                              f'read a {op}')
         tensors = list(node.input)
-        if operation == 'ResizeBilinear':
-            self._check_resize(node)
+        if op == 'ResizeBilinear':
+            check_resize(self.graph, node)
             tensors = tensors[:1]
-        elif operation == 'AvgPool':
-            self._compare(node.name, 'padding', node.attr['padding'].s,
-                          b'VALID')
-        elif operation == 'ConcatV2' and tensors:
-            axis = self.graph.array(self.graph.producer(tensors.pop()).name)
-            self._compare(node.name, 'axis', axis.tolist(), 3)
+        elif op == 'AvgPool':
+            self.graph.compare(node.name, 'padding', node.attr['padding'].s,
+                               b'VALID')
+        elif op == 'ConcatV2' and tensors:
+            self._check_axis(node, self.graph.producer(tensors.pop()))
         if len(tensors) != len(expected):
-            self._refuse(node.name, f'reads {len(tensors)} tensors, and must '
-                         f'read {len(expected)}')
-        if operation == 'Add' and self.graph.producer(
-                tensors[0]).name != expected[0]:
+            self.graph.refuse(node.name, f'reads {len(tensors)} tensors, and '
+                              f'must read {len(expected)}')
+        if op == 'Add' and self.graph.producer(tensors[0]).name != expected[0]:
             tensors.reverse()  # a sum has no order
         for tensor, wanted in zip(tensors, expected, strict=True):
             self._match(node.name, tensor, wanted)
 
-    def _unresized(self, node):
+    def _check_axis(self, node, axis):
+        self.graph.compare(node.name, 'axis', self.graph.array(
+            axis.name).tolist(), NHWC_CHANNELS)
+
+    def _before_resize(self, node):
         """Return what a resize to the logits' size reads: it has that size."""
         if node.op != 'ResizeBilinear':
             return node
-        self._check_resize(node)
-        self._compare(node.name, 'size', self._size(node),
-                      [math.ceil(side / LOGITS_STRIDE)
-                       for side in self.crop_size])
+        check_resize(self.graph, node)
+        self.graph.compare(
+            node.name, 'size', resized_to(self.graph, node),
+            [math.ceil(side / LOGITS_STRIDE) for side in self.crop_size])
         return self.graph.input_node(node, 0)
-
-    def _size(self, resize):
-        """Return height and width after a resize; None if not constant."""
-        size = self.graph.input_node(resize, 1)
-        if size.op == 'StridedSlice' and (
-                shape := self.graph.input_node(size, 0)).op == 'Const':
-            edges = self._edges(size)
-            self._compare(size.name, 'edges', edges, (1, 3, False))
-            return self.graph.integers(shape, (4,))[1:3]
-        return self.graph.integers(size, (2,)) if size.op == 'Const' else None
-
-    def _edges(self, node):
-        """Return begin and end of a StridedSlice, and if it takes one item."""
-        for mask in 'begin_mask', 'end_mask', 'ellipsis_mask', 'new_axis_mask':
-            self._compare(node.name, mask, node.attr[mask].i, 0)
-        begin, end, step = (self.graph.integers(
-            self.graph.input_node(node, i), (1,))[0] for i in (1, 2, 3))
-        self._compare(node.name, 'step', step, 1)
-        return begin, end, node.attr['shrink_axis_mask'].i == 1
-
-    def _check_resize(self, node):
-        self._compare(node.name, 'align_corners',
-                      node.attr['align_corners'].b, True)
-        self._compare(node.name, 'half_pixel_centers',
-                      node.attr['half_pixel_centers'].b, False)
-
-    def _check_input(self, reader, node):
-        """The network reads pixel * SCALE - OFFSET."""
-        source, offset = self._with_constant(reader, node, 'Sub')
-        image, scale = self._with_constant(reader, source, 'Mul')
-        self.image = self._image(image)
-        self._compare(node.name, 'offset', offset, OFFSET)
-        if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
-            self._compare(source.name, 'scale', scale, SCALE)
-
-    def _image(self, node):
-        """Return what feeds a node: one image, only converted, scaled by 1 and
-        padded.
-        """
-        before = self.graph.ancestors(node.name)
-        for each in before:
-            if each.op in REARRANGING and not self._scales_by_one(each):
-                self._refuse(each.name, f'is a {each.op} of the image before '
-                             'the network, which cannot be converted')
-        images = [each for each in before if each.op == 'Placeholder']
-        if len(images) != 1 or images[0].attr['dtype'].type != UINT8:
-            self._refuse(node.name, 'must come from one Placeholder of type '
-                         f'uint8, and comes from {len(images)}')
-        return images[0].name
-
-    def _scales_by_one(self, node):
-        """Tell whether a resize is to 1 times the size of what it reads."""
-        if node.op != 'ResizeBilinear':
-            return False
-        image, size = (self._past(self.graph.input_node(node, i),
-                                  'ExpandDims', 'Cast') for i in (0, 1))
-        if size.op != 'Mul' or len(size.input) != 2:
-            return False
-        sides, factor = map(self.graph.producer, size.input)
-        sides = self._past(sides, 'Cast')
-        if factor.op != 'Const' or sides.op != 'Pack' or (
-                self.graph.array(factor.name).tolist() != 1):
-            return False
-        for i, each in enumerate(map(self.graph.producer, sides.input)):
-            if each.op != 'StridedSlice' or self._edges(each) != (
-                    i, i + 1, True):
-                return False
-            shape = self.graph.input_node(each, 0)
-            if shape.op != 'Shape' or image is not self._past(
-                    self.graph.input_node(shape, 0), 'Cast'):
-                return False
-        return len(sides.input) == 2
-
-    def _past(self, node, *ops):
-        """Return the first node, going back from this one, of another op."""
-        for _ in self.graph.nodes:
-            if node.op not in ops:
-                return node
-            node = self.graph.input_node(node, 0)
-        return self._refuse(node.name, 'reads itself')
-
-    def _with_constant(self, reader, node, operation):
-        """Return the other input of a node, and the number it works with."""
-        if node.op != operation or len(node.input) != 2:
-            self._refuse(reader, f'reads {node.op} {node.name}, and must read '
-                         'pixel * 2 / 255 - 1')
-        a, b = map(self.graph.producer, node.input)
-        if a.op == 'Const' and operation == 'Mul':
-            a, b = b, a
-        number = self.graph.array(b.name)
-        if number.size != 1 or number.dtype.kind != 'f':
-            self._refuse(node.name, 'must work with one number')
-        return a, number.item()
-
-    def _compare(self, node, what, found, wanted):
-        if found != wanted:
-            self._refuse(node, f'has {what} {found}, and the link has '
-                         f'{wanted}')
-
-    def _refuse(self, node, reason):
-        raise InputError(f'{self.graph.path}: {node} {reason}')

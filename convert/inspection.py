@@ -1,57 +1,46 @@
-"""Say what a source of weights is, whether it can be converted or not."""
+"""Describe a source of weights, whether it can be converted or not."""
 import math
 import re
 
-from convert.conversion import (
-    LOGITS,
-    Conversion,
-    guess_task,
-    is_graph,
-    weight_table,
-)
-from models.pretrained import PRETRAINED_MODELS
+from convert.conversion import check, count_outputs, guess_dataset
+from convert.name_table import weight_table
+from models.constants import DATASETS
 from models.utils.errors import InputError
 
 
 def inspect(source):
-    """Return what is to be known of a source.
+    """Return what is known of a source.
 
     Args:
         source (FrozenGraph or Checkpoint): see `sources.open_source`.
 
     Returns:
-        dict: plain values, ready for JSON; what is not known is None.
-        'problem' is why it cannot be converted, or None; 'weights' has for
-        each of the source's its shape, its name in the link and its shape
-        there.
+        dict: plain values, ready for JSON; None for what is unknown.
+        'problem' is why it cannot be converted, or None. 'weights' has the
+        shape of each weight, its name in the link and its shape there.
 
     """
-    n_output = (source.weights.get(f'{LOGITS}/weights') or (None,))[-1]
-    task = guess_task(n_output)
+    n_output = count_outputs(source)
+    dataset = guess_dataset(n_output)
     conversion, problem = None, None
     try:
-        conversion = Conversion(source, task)
+        conversion = check(source, dataset)
     except InputError as error:
         problem = str(error)
-    link = conversion and conversion.link
-    dropped = ([] if task not in PRETRAINED_MODELS else
-               [f'output {i} of {n_output}' for i in range(
-                   n_output - PRETRAINED_MODELS[task]['n_class'])])
+    offset = DATASETS.get(dataset, {}).get('background_offset', 0)
     return {
         'path': str(source.path), 'file': source.file_name,
         'sha256': source.sha256,
-        'kind': 'frozen graph' if is_graph(source) else 'checkpoint',
-        'era': _era(source) if is_graph(source) else None,
+        'kind': 'frozen graph' if source.is_graph else 'checkpoint',
+        'era': _era(source) if source.is_graph else None,
         'backbone': _backbone(source),
-        'task': task, 'outputs': n_output,
-        'classes': link and link.n_class,
-        'output_stride': link and link.output_stride,
-        'atrous_rates': link and [
-            link.aspp[f'atrous{i}'].depthwise.dilate[0] for i in (1, 2, 3)],
-        'epsilons': _epsilons(source) if is_graph(source) else None,
-        'crop_size': conversion and conversion.crop_size,
+        'dataset': dataset, 'outputs': n_output or None,
+        **_of_link(conversion and conversion.link),
+        'epsilons': _epsilons(source) if source.is_graph else None,
+        'min_input_size': conversion and conversion.min_input_size,
         'parameters': sum(map(math.prod, source.weights.values())),
-        'dropped': dropped + source.ignored,
+        'dropped': [*(f'output {i} of {n_output}' for i in range(offset)),
+                    *source.ignored],
         'problem': problem,
         'weights': _weights(source, conversion),
     }
@@ -59,11 +48,9 @@ def inspect(source):
 
 def describe(found):
     """Return what `inspect` returned as lines of text."""
-    lines = []
-    for name, value in found.items():
-        if name == 'weights' or value is None:
-            continue
-        lines.append(f'{name.replace("_", " "):14} {_text(value)}')
+    lines = [f'{name.replace("_", " "):15}{_text(value)}'
+             for name, value in found.items()
+             if name != 'weights' and value is not None]
     lines.append('')
     for name, weight in found['weights'].items():
         target = (f'{weight["target"]} {_shape(weight["target_shape"])}'
@@ -84,8 +71,17 @@ def _shape(shape):
     return '?' if shape is None else 'x'.join(map(str, shape)) or 'scalar'
 
 
+def _of_link(link):
+    return {
+        'classes': link and link.n_class,
+        'output_stride': link and link.output_stride,
+        'atrous_rates': link and [
+            link.aspp[f'atrous{i}'].depthwise.dilate[0] for i in (1, 2, 3)],
+    }
+
+
 def _era(graph):
-    """2018 or 2020: the exporter's year, by what newer TensorFlow writes."""
+    """Return 2018 or 2020, the exporter's year, by TensorFlow's newer ops."""
     newer = any(node.op in {'FusedBatchNormV3', 'AddV2'}
                 for node in graph.nodes.values())
     return 2020 if newer else 2018
@@ -98,7 +94,7 @@ def _backbone(source):
 
 
 def _epsilons(graph):
-    """Return epsilon -> how many batch norms have it."""
+    """Return epsilon -> number of batch norms that have it."""
     counts = {}
     for node in graph.nodes.values():
         if node.op.startswith('FusedBatchNorm'):
@@ -108,11 +104,13 @@ def _epsilons(graph):
 
 
 def _weights(source, conversion):
+    from models.weights import named_arrays
     table, result = weight_table(), {}
+    arrays = named_arrays(conversion.link) if conversion else {}
     for name, shape in source.weights.items():
         target = table.get(name, (None,))[0]
-        expected = conversion.expected[target].shape if (
-            conversion and target) else None
-        result[name] = {'shape': list(shape), 'target': target,
-                        'target_shape': expected and list(expected)}
+        result[name] = {
+            'shape': list(shape), 'target': target,
+            'target_shape': list(arrays[target].shape) if target in arrays
+            else None}
     return result

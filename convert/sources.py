@@ -1,39 +1,39 @@
-"""Open what a user has: a graph, the zoo's archive, a checkpoint, a folder."""
+"""Open a source of weights: graph, archive, checkpoint, or folder of these."""
 import gzip
 import pathlib
 import tarfile
 import zlib
 
-from models.constants import OUTPUT_STRIDE
-from models.utils.errors import InputError
+from models.utils.errors import InputError, shortened
 
 MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
 MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
 MAX_MEMBERS = 10_000  # (5)
 MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
 ARCHIVES = ('.tar.gz', '.tgz', '.tar')
-OTHER_FORMATS = {  # first bytes of what people mistake for a frozen graph
+OTHER_FORMATS = {  # first bytes -> what people mistake for a frozen graph
     b'PK': 'a zip archive', b'\x89HDF': 'an HDF5 file',
     b'\x93NUMPY': 'a NumPy array', b'\x80': 'a Python pickle',
 }
 
 
-def open_source(path, output_stride=None, crop_size=None):
+def open_source(path, output_stride=None, min_input_size=None):
     """Open a source of weights.
 
     Args:
         path (str or pathlib.Path): a frozen graph (.pb); a .tar.gz, .tgz or
-            .tar with one in it; a checkpoint (model.ckpt, or the name of one
-            of its files); or a folder with one of these.
-        output_stride (int): of a checkpoint, which does not know it.
-        crop_size ((int, int)): likewise, height and width.
+            .tar with one in it; a checkpoint (model.ckpt, or one of its
+            files); or a folder with one of these.
+        output_stride (int): of a checkpoint, which does not hold it.
+        min_input_size ((int, int)): likewise, height and width in pixels.
 
     Returns:
-        FrozenGraph or Checkpoint: both have `path`, `file_name`, `sha256`,
-        `weights` (name to shape), `ignored` (names) and `weight(name)`.
+        FrozenGraph or Checkpoint: both have `is_graph`, `path`, `file_name`,
+        `sha256`, `weights` (name -> shape), `ignored` (names) and
+        `weight(name)`.
 
     Raises:
-        InputError: it is none of these, damaged, or there are several.
+        InputError: it is none of these, damaged, or several.
         OSError: it cannot be read.
 
     """
@@ -43,21 +43,21 @@ def open_source(path, output_stride=None, crop_size=None):
     prefix = _checkpoint_prefix(path)
     if prefix is not None:
         from convert.checkpoint import Checkpoint
-        return Checkpoint(prefix, output_stride or OUTPUT_STRIDE, crop_size)
+        return Checkpoint(prefix, output_stride, min_input_size)
     for value, option in ((output_stride, '--output-stride'),
-                          (crop_size, '--crop-size')):
+                          (min_input_size, '--input-size')):
         if value is not None:
-            raise InputError(f'{path} is no checkpoint: a graph knows what '
-                             f'{option} says, leave it out')
+            raise InputError(f'{path} is no checkpoint: leave {option} out, '
+                             'the graph holds it')
     from convert.frozen_graph import FrozenGraph
     return FrozenGraph(*_graph_data(path), str(path))
 
 
 def _in_folder(folder):
-    """Return the one source in a folder, or one level below.
+    """Return the one source in a folder or one level below.
 
-    Graphs and archives come before checkpoints, which the zoo's archives hold
-    as well.
+    Graphs and archives win over checkpoints, which the zoo's archives hold as
+    well.
     """
     paths = sorted([*folder.glob('*'), *folder.glob('*/*')])
     for endings in (('.pb', *ARCHIVES), ('.index',)):
@@ -72,18 +72,17 @@ def _in_folder(folder):
 
 
 def _is_named(name, endings):
-    """Tell a file by its name; macOS leaves its own as ._graph.pb."""
+    """Match a file's name; macOS adds files like ._graph.pb."""
     return name.endswith(endings) and not name.startswith('.')
 
 
 def _several(where, found):
-    names = ', '.join(map(str, found[:5])) + (', ...' if found[5:] else '')
     return InputError(f'{where} holds {len(found)} sources, name one of them: '
-                      f'{names}')
+                      f'{shortened(found)}')
 
 
 def _checkpoint_prefix(path):
-    """Return a checkpoint's prefix, as TensorFlow wants it, or None."""
+    """Return a checkpoint's prefix, TensorFlow's name for it, or None."""
     prefix = str(path)
     if path.suffix == '.index':
         prefix = prefix.removesuffix('.index')
@@ -120,7 +119,7 @@ def _read_graph(path, file, size):
         raise InputError(f'{path}: the graph has {size} bytes, and at most '
                          f'{MAX_GRAPH_BYTES} are read')
     data, position = bytearray(size), 0
-    while position < size:  # in one piece, tarfile holds it twice
+    while position < size:  # in blocks: tarfile would hold the whole twice
         block = file.read(min(1 << 20, size - position))
         if not block:
             raise InputError(f'{path} ends after {position} of {size} bytes')
@@ -130,7 +129,7 @@ def _read_graph(path, file, size):
 
 
 def _from_archive(path, file):
-    """Find the one graph in a tar archive; nothing is written to disk."""
+    """Read the one graph in a tar archive; nothing is written to disk."""
     found, data = [], None
     try:
         with tarfile.open(fileobj=_Limited(path, file), mode='r|',
@@ -162,7 +161,7 @@ def _from_archive(path, file):
 
 
 class _Limited:
-    """A file to read from, up to `MAX_ARCHIVE_BYTES`."""
+    """A file that can be read up to `MAX_ARCHIVE_BYTES`."""
 
     def __init__(self, path, file):
         self.path, self.file, self.left = path, file, MAX_ARCHIVE_BYTES
@@ -176,7 +175,7 @@ class _Limited:
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses to read a header of any length into memory."""
+    """Refuses a header too long for the memory."""
 
     def _proc_member(self, archive):
         if not self.isreg() and self.size > MAX_HEADER_BYTES:

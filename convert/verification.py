@@ -6,58 +6,53 @@ import pathlib
 
 import numpy as np
 
-from media.images import read_image
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'
+# The built-in image takes this part of the crop: padding is compared as well.
+FILLED = 15 / 16
 MAX_DIFFERENCE = 0.01  # of the logits, relative to their standard deviation
 MIN_EQUAL_LABELS = 0.999
 
 
-def verify(conversion, npz, paths):
+def verify(conversion, npz, images):
     """Compare the source of a conversion with its result on images.
 
     Args:
         conversion (Conversion): of a graph.
         npz (str or pathlib.Path): what was written.
-        paths (list): of images; the built-in one where it is empty. One that
-            is larger than the graph takes is made smaller.
+        images (dict): name -> float32, (3, H, W), RGB in [0, 255]. An image
+            that the graph cannot take is made smaller.
 
     Yields:
         dict: for each image its 'name' and 'size'; 'max_difference' and
-        'mean_difference' of the logits, 'std' of them; and 'equal_labels',
-        a share, over the classes that the link keeps.
+        'mean_difference' of the logits, 'std' of them; and 'equal_labels', a
+        share, over the classes of the link.
 
     Raises:
-        InputError: TensorFlow cannot be had, an image cannot be read, or the
-            two do not agree.
+        InputError: TensorFlow is missing, or the two do not agree.
 
     """
     from models import DeepLabV3plusXception65
-    images = [(str(path), _fitted(read_image(path), conversion.crop_size))
-              for path in paths]
-    if not images:
-        images = [('the built-in image', _fitted(
-            read_image(BUILT_IN_IMAGE), conversion.crop_size, fill=True))]
     run_graph = _session(conversion)
     model = DeepLabV3plusXception65(pretrained_model=npz)
-    for name, image in images:
+    for name, original in images.items():
+        image = shrunk(original, conversion.min_input_size)
         logits, label = run_graph(image)
         result = _compare(model, image, logits, label)
         yield {'name': name, 'size': list(image.shape[1:]), **result}
         if not (result['max_difference'] <= MAX_DIFFERENCE * result['std']
                 and result['equal_labels'] >= MIN_EQUAL_LABELS):
             raise InputError(
-                f'{name}: the npz does not do what the graph does: logits '
-                f'differ by up to {result["max_difference"]:.2g} (standard '
-                f'deviation {result["std"]:.2g}), and '
+                f'{name}: the npz does not do what the graph does: only '
                 f'{100 * result["equal_labels"]:.2f} % of the labels are '
-                'equal; nothing was written')
+                f'equal, and logits differ by up to '
+                f'{result["max_difference"]:.2g}; nothing was written')
 
 
 def _compare(model, image, logits, label):
     x = model.prepare(image)[np.newaxis]
-    difference = np.abs(model.network()(x)[0] - logits)
+    difference = np.abs(model.compile()(x)[0] - logits)
     predicted, = model.predict([image])
     return {'max_difference': float(difference.max()),
             'mean_difference': float(difference.mean()),
@@ -65,63 +60,74 @@ def _compare(model, image, logits, label):
             'equal_labels': float((predicted == label).mean())}
 
 
-def _fitted(image, crop_size, fill=False):
-    """Shrink an image to the crop where it is larger, or fill most of it: the
-    rest shows whether both pad alike.
-    """
+def built_in_image(size):
+    """Return the built-in image, float32 (3, h, w), for a crop of a size."""
     from PIL import Image
-    height, width = image.shape[1:]
-    scale = min(crop_size[0] / height, crop_size[1] / width)
-    size = [int(width * scale) or 1, int(height * scale) or 1]
-    if fill:
-        size = [math.ceil(side * 15 / 16) for side in crop_size[::-1]]
-    elif scale >= 1:
-        return image
+    with Image.open(BUILT_IN_IMAGE) as image:
+        pixels = np.asarray(image.convert('RGB'))
+    return _resized(pixels.transpose(2, 0, 1),
+                    [math.ceil(side * FILLED) for side in size])
+
+
+def shrunk(image, size):
+    """Return an image (3, H, W), smaller where it exceeds a size (H, W)."""
+    scale = min(most / side for most, side in zip(
+        size, image.shape[1:], strict=True))
+    return image if scale >= 1 else _resized(
+        image, [int(side * scale) or 1 for side in image.shape[1:]])
+
+
+def _resized(image, size):
+    from PIL import Image
     pixels = image.transpose(1, 2, 0).astype(np.uint8)
-    resized = Image.fromarray(pixels).resize(size)
+    resized = Image.fromarray(pixels).resize(size[::-1])
     return np.asarray(resized).transpose(2, 0, 1).astype(np.float32)
 
 
 def _session(conversion):
     """Return a function from an image to logits (CHW) and labels."""
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    try:
-        import tensorflow as tf
-    except ImportError as error:
-        raise InputError(f'--verify needs TensorFlow ({error}): install '
-                         'requirements.txt, or leave it out') from None
+    tf = _tensorflow()
+    source, wiring = conversion.source, conversion.wiring
     graph = tf.Graph()
     with graph.as_default():
         try:
             tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
-                bytes(conversion.source.data)), name='')
+                bytes(source.data)), name='')
         except ValueError as error:
-            raise InputError(f'{conversion.source.path}: TensorFlow does not '
-                             f'take the graph ({error})') from None
+            raise InputError(f'{source.path}: TensorFlow refuses the graph '
+                             f'({error})') from None
     session = tf.compat.v1.Session(graph=graph)
-    names = [f'{conversion.structure.logits}:0',
-             f'{conversion.structure.sized_logits}:0']
-
-    feed = f'{conversion.structure.image}:0'
+    names = [f'{wiring.logits}:0', f'{wiring.sized_logits}:0']
 
     def run(image):
         pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
         try:
             with _quiet():
-                logits, sized = session.run(names, {feed: pixels})
+                logits, sized = session.run(
+                    names, {f'{wiring.image}:0': pixels})
         except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f'{conversion.source.path}: TensorFlow cannot '
-                             f'run the graph ({error})') from None
-        kept = slice(conversion.dropped, None)
-        label = sized[0, :image.shape[1], :image.shape[2], kept].argmax(axis=2)
-        return logits[0, :, :, kept].transpose(2, 0, 1), label
+            raise InputError(f'{source.path}: TensorFlow cannot run the graph '
+                             f'({error})') from None
+        classes = slice(conversion.background_offset, None)
+        label = sized[0, :image.shape[1], :image.shape[2], classes].argmax(2)
+        return logits[0, :, :, classes].transpose(2, 0, 1), label
 
     return run
 
 
+def _tensorflow():
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise InputError(f'--verify needs TensorFlow ({error}): install '
+                         'requirements.txt, or leave it out') from None
+    return tensorflow
+
+
 @contextlib.contextmanager
 def _quiet():
-    """Drop what TensorFlow logs, which no setting of its own turns off."""
+    """Hide what TensorFlow logs, which none of its settings does."""
     stderr = os.dup(2)
     with open(os.devnull, 'w') as nowhere:
         os.dup2(nowhere.fileno(), 2)

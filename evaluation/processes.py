@@ -1,14 +1,14 @@
-"""The processes that share an evaluation out, by ChainerMN over MPI."""
+"""The processes that share an evaluation, by ChainerMN over MPI."""
 import os
 import time
 
 
 class Processes:
 
-    """This process among those that mpiexec started; else one alone.
+    """This process among those that mpiexec started, else one alone.
 
     Attributes:
-        rank, size (int): number of this process, and how many there are.
+        rank, size (int): number of this process, and of all.
         local_rank, local_size (int): the same on this machine.
 
     """
@@ -16,7 +16,7 @@ class Processes:
     def __init__(self):
         self.rank = self.local_rank = 0
         self.size = self.local_size = 1
-        # What MPICH's and Open MPI's mpiexec set.
+        # Set by MPICH's and Open MPI's mpiexec.
         if os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE'):
             import models  # noqa: F401, I001  (before Chainer)
             import chainermn
@@ -26,7 +26,9 @@ class Processes:
             self.local_size = self._mpi.intra_size
 
     def wait(self):
-        """Return once all processes are here; MPI's own waiting is busy."""
+        """Return once all processes are here; MPI's own wait keeps a core
+        busy.
+        """
         if self.size == 1:
             return
         request = self._mpi.mpi_comm.Ibarrier()
@@ -40,7 +42,7 @@ class Processes:
         return self._mpi.gather_obj(value)
 
     def abort(self):
-        """End all processes, with exit code 1."""
+        """End all processes with exit code 1."""
         self._mpi.mpi_comm.Abort(1)
 
 

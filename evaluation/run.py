@@ -1,4 +1,4 @@
-"""Mean IoU over a data set, exact, and taken up again where it stopped."""
+"""Evaluate image after image, and resume where an earlier run stopped."""
 import json
 import sys
 import time
@@ -6,74 +6,13 @@ import zipfile
 
 import numpy as np
 
-from evaluation.labelled_images import IGNORED
-from media.prefetch import read_ahead
+from evaluation.scores import confusion_matrix, scores
+from media.prefetch import prefetch
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
 
-LOG_INTERVAL = 30  # seconds between lines where there is no terminal
-# Of Cityscapes' 19 classes; flat, construction, object, nature, sky, human,
-# vehicle (cityscapesScripts, helpers/labels.py).
-CITYSCAPES_CATEGORIES = {
-    'flat': (0, 1), 'construction': (2, 3, 4), 'object': (5, 6, 7),
-    'nature': (8, 9), 'sky': (10,), 'human': (11, 12),
-    'vehicle': (13, 14, 15, 16, 17, 18)}
-
-
-def confusion_matrix(label: np.ndarray, prediction: np.ndarray,
-                     n_class: int) -> np.ndarray:
-    """Count the pixels of an image by true and predicted class.
-
-    Args:
-        label (numpy.ndarray, (H, W), int): true classes; -1 is not counted.
-        prediction (numpy.ndarray, (H, W), int): predicted classes.
-        n_class (int): number of classes.
-
-    Returns:
-        numpy.ndarray, (n_class, n_class), int64: row true, column predicted.
-
-    """
-    pairs = n_class * (label.astype(np.int64) - IGNORED) + prediction
-    counts = np.bincount(pairs.ravel(), minlength=n_class * (n_class + 1))
-    return counts.reshape(-1, n_class)[1:]  # row 0 has the ignored pixels
-
-
-def scores(matrix: np.ndarray) -> dict:
-    """Compute what `chainercv.evaluations.eval_semantic_segmentation` does.
-
-    Args:
-        matrix (numpy.ndarray, (n_class, n_class), int64): see
-            `confusion_matrix`.
-
-    Returns:
-        dict: 'iou' and 'class_accuracy' (n_class,), nan for a class that is
-        not there; their means 'miou' and 'mean_class_accuracy' over the
-        classes that are; and 'pixel_accuracy'. All in [0, 1].
-
-    """
-    right = np.diag(matrix)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        iou = right / (matrix.sum(axis=1) + matrix.sum(axis=0) - right)
-        class_accuracy = right / matrix.sum(axis=1)
-        pixel_accuracy = right.sum() / matrix.sum()
-    return {
-        'iou': iou, 'miou': _mean(iou), 'pixel_accuracy': pixel_accuracy,
-        'class_accuracy': class_accuracy,
-        'mean_class_accuracy': _mean(class_accuracy)}
-
-
-def _mean(values):
-    return np.nan if np.isnan(values).all() else np.nanmean(values)
-
-
-def category_iou(matrix: np.ndarray) -> dict[str, float]:
-    """Return Cityscapes' category -> IoU, of the matrix of its 19 classes."""
-    members = np.zeros((len(CITYSCAPES_CATEGORIES), len(matrix)), np.int64)
-    for row, classes in zip(members, CITYSCAPES_CATEGORIES.values(),
-                            strict=True):
-        row[list(classes)] = 1
-    iou = scores(members @ matrix @ members.T)['iou']
-    return dict(zip(CITYSCAPES_CATEGORIES, iou, strict=True))
+LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
+LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
 
 
 class State:
@@ -83,6 +22,9 @@ class State:
     Args:
         n_class (int): number of classes.
 
+    Attributes:
+        seconds (float): of all its parts.
+
     """
 
     def __init__(self, n_class):
@@ -91,7 +33,7 @@ class State:
 
     @property
     def done(self):
-        """Images judged, from the first one on."""
+        """Number of evaluated images, from the first one on."""
         return len(self.image_miou)
 
     @property
@@ -117,7 +59,7 @@ class State:
 
     @classmethod
     def load(cls, path, settings):
-        """Take up a run that was saved with the same settings.
+        """Resume a run that was saved with the same settings.
 
         Raises:
             InputError: the settings differ, or the file is damaged.
@@ -145,69 +87,48 @@ class State:
 
 def evaluate(images, model, state, save, save_interval=20, use=None,
              show=True):
-    """Judge the images that are left, one after another.
+    """Evaluate the images that are left, one after another.
 
     The next image is read while the present one is computed.
 
     Args:
         images (sequence): of (image, label), see `LabelledImages`.
         model: with ChainerCV's `predict` and `n_class`.
-        state (State): where to begin; it is brought to the end.
-        save (callable): called with no argument at intervals, at the end and
+        state (State): where to begin; it is updated.
+        save (callable): called without arguments at intervals, at the end, and
             when the run is interrupted or an image cannot be used.
         save_interval (float): seconds between two saves.
-        use (callable): called with the index and prediction of each image.
-        show (bool): print how far it is, to stderr.
+        use (callable): called with index and prediction of each image.
+        show (bool): print progress to stderr.
 
     """
     saved = time.monotonic()
     begun = saved - state.seconds
-    progress = Progress(len(images), state.done)
     try:
-        for i, result in read_ahead(images.__getitem__,
+        with _progress(len(images), state.done, show) as progress:
+            for i, read in prefetch(images.__getitem__,
                                     range(state.done, len(images))):
-            image, label = result()
-            prediction, = model.predict([image])
-            if use is not None:
-                use(i, prediction)
-            state.add(confusion_matrix(label, prediction, model.n_class))
-            state.seconds = time.monotonic() - begun
-            if show:
-                progress.show(state)
-            if time.monotonic() - saved >= save_interval:
-                save()
-                saved = time.monotonic()
+                image, label = read()
+                prediction, = model.predict([image])
+                if use is not None:
+                    use(i, prediction)
+                state.add(confusion_matrix(label, prediction, model.n_class))
+                state.seconds = time.monotonic() - begun
+                miou = scores(state.matrix)['miou']
+                progress.set_postfix_str(f'mIoU so far {miou:.2%}', False)
+                progress.update()
+                if time.monotonic() - saved >= save_interval:
+                    save()
+                    saved = time.monotonic()
     finally:
-        if show:
-            progress.end()
         save()
 
 
-class Progress:
-
-    """How far the run is: one line that changes, or lines in a log."""
-
-    def __init__(self, total, done):
-        self.total, self.first = total, done
-        self.start = self.shown = time.monotonic()
-        self.on_terminal = sys.stderr.isatty()
-
-    def show(self, state):
-        now = time.monotonic()
-        due = now - self.shown >= LOG_INTERVAL or state.done == self.total
-        if not (due or self.on_terminal):
-            return
-        self.shown = now
-        rate = (state.done - self.first) / max(now - self.start, 1e-9)
-        left = time.strftime('%H:%M:%S', time.gmtime(
-            (self.total - state.done) / rate))
-        line = (f'{state.done}/{self.total} images, {rate:.2f} a second, '
-                f'{left} left, mIoU so far {scores(state.matrix)["miou"]:.2%}')
-        if self.on_terminal:
-            print(f'\r\x1b[K{line}', end='', file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def end(self):
-        if self.on_terminal:
-            print(file=sys.stderr)
+def _progress(total, done, show):
+    """A bar on a terminal; elsewhere a line now and then."""
+    from tqdm import tqdm
+    on_terminal = sys.stderr.isatty()
+    return tqdm(
+        total=total, initial=done, unit=' images', disable=not show,
+        dynamic_ncols=True, bar_format=None if on_terminal else
+        LOG_FORMAT + '\n', mininterval=0.1 if on_terminal else LOG_INTERVAL)

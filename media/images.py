@@ -1,4 +1,4 @@
-"""Read pictures as the network wants them."""
+"""Read images in the form that the link takes: CHW float32 RGB in [0, 255]."""
 import contextlib
 import pathlib
 import struct
@@ -9,51 +9,58 @@ import numpy as np
 
 from models.utils.errors import InputError
 
-MAX_PIXELS = 100_000_000  # a small file can claim to be a huge picture
+MAX_PIXELS = 100_000_000  # a small file can claim to be a huge image
 # What Pillow reads by itself; for others it would start another program.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
 
 
-def read_image(path: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
+def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
                name: str | None = None) -> np.ndarray:
-    """Read a picture of a common format.
+    """Read an image of a common format.
 
-    Grey, palette, 16-bit and CMYK pictures are converted to RGB, an alpha
+    Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
     channel is dropped, and the orientation in EXIF is applied.
 
     Args:
-        path (str, pathlib.Path or binary file): the file.
-        max_pixels (int): more are refused.
-        name (str): what to call a file that has no path.
+        file (str, pathlib.Path or binary file): a path; or an open file,
+            which needs a name.
+        max_pixels (int): larger images are refused.
+        name (str): of an open file, for messages.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
 
     Raises:
-        InputError: the file is no picture, or not a whole one.
+        InputError: the file is no image, or not a whole one.
         OSError: it does not exist or cannot be opened.
 
     """
+    with contextlib.ExitStack() as stack:
+        if isinstance(file, str | PathLike):
+            name = pathlib.Path(file)
+            file = stack.enter_context(open(file, 'rb'))
+        return to_array(_read(file, max_pixels, name))
+
+
+def _read(file, max_pixels, name):
     from PIL import Image, ImageOps
-    with contextlib.nullcontext(path) if name else open(path, 'rb') as file:
-        try:
-            Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > max_pixels:
-                    raise ValueError(
-                        f'it has {image.width} x {image.height} pixels, and '
-                        f'at most {max_pixels} are read (--max-pixels)')
-                upright = ImageOps.exif_transpose(image)
-                rgb = np.asarray(_to_eight_bits(upright).convert('RGB'))
-        except (OSError, SyntaxError, ValueError, EOFError, struct.error,
-                MemoryError) as error:
-            reason = ('its format is not known'
-                      if isinstance(error, Image.UnidentifiedImageError)
-                      else error)
-            raise InputError(f'{name or pathlib.Path(path)} cannot be read as '
-                             f'a picture: {reason}') from None
-    return rgb.transpose(2, 0, 1).astype(np.float32)  # HWC -> CHW
+    Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                raise ValueError(
+                    f'it has {image.width} x {image.height} pixels, and at '
+                    f'most {max_pixels} are read (--max-pixels)')
+            upright = ImageOps.exif_transpose(image)
+            return _to_eight_bits(upright).convert('RGB')
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error,
+            MemoryError) as error:
+        reason = ('unknown format'
+                  if isinstance(error, Image.UnidentifiedImageError)
+                  else error)
+        raise InputError(f'{name} cannot be read as an image: {reason}'
+                         ) from None
 
 
 def _to_eight_bits(image):
@@ -68,3 +75,14 @@ def _to_eight_bits(image):
         raise ValueError('floating-point grey has no agreed range; save it '
                          'with 8 or 16 bits')
     return image
+
+
+def to_array(image):
+    """Return a PIL.Image.Image (RGB) as float32, (3, H, W), in [0, 255]."""
+    return np.asarray(image).transpose(2, 0, 1).astype(np.float32)
+
+
+def to_pillow(image):
+    """Return an image (3, H, W), RGB in [0, 255], as a PIL.Image.Image."""
+    from PIL import Image
+    return Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))

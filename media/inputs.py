@@ -11,24 +11,24 @@ import urllib.parse
 from media.images import read_image
 from models.utils.errors import InputError
 
-PICTURES = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif', '.tiff',
-            '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
-VIDEOS = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg', '.mpeg'}
-MAX_ADDRESS_BYTES = 256 << 20
-TIMEOUT = 30  # seconds without a byte
+IMAGE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif',
+                 '.tiff', '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
+VIDEO_ENDINGS = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg',
+                 '.mpeg'}
+MAX_URL_BYTES = 256 << 20
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Something to segment.
+    """An image or video to segment.
 
     Attributes:
-        name (str): what to call it.
-        stem (pathlib.PurePath): where results go below the output folder,
+        name (str): for messages.
+        stem (pathlib.PurePath): of its results below the output folder,
             without an ending.
-        path (pathlib.Path): the file; None where it is none.
-        is_video (bool): whether it has many pictures.
+        path (pathlib.Path): of the file; None where there is none.
+        is_video (bool): whether it has many images.
 
     """
 
@@ -38,7 +38,7 @@ class Input:
     is_video: bool = False
 
     def read(self, max_pixels):
-        """Return the picture: float32, (3, H, W), RGB in [0, 255].
+        """Return the image: float32, (3, H, W), RGB in [0, 255].
 
         Raises:
             InputError, OSError: see `images.read_image`.
@@ -47,20 +47,21 @@ class Input:
         if self.path is not None:
             return read_image(self.path, max_pixels)
         data = (_standard_input() if self.name == '-'
-                else _from_address(self.name))
+                else _from_url(self.name))
         return read_image(io.BytesIO(data), max_pixels, self.name)
 
 
 def find_inputs(arguments):
-    """Return the inputs that the arguments name, and what is wrong with some.
+    """Return the inputs that the arguments name, and the problems.
 
     Args:
-        arguments (list of str): files, folders (all pictures and videos below
+        arguments (list of str): files, folders (all images and videos below
             them, sorted), patterns with * ? [ or **, numbered frames as
             frame_%04d.png, http(s) addresses, or - for standard input.
 
     Returns:
-        (list of Input, list of str): and one line for each that is not there.
+        (list of Input, list of str): and one line for each argument without
+        an input.
 
     """
     found, problems = [], []
@@ -79,7 +80,7 @@ def _inputs(argument):
     if argument.startswith(('http://', 'https://')):
         name = pathlib.PurePosixPath(urllib.parse.unquote(
             urllib.parse.urlsplit(argument).path)).stem.replace('\0', '')
-        return [Input(argument, pathlib.PurePath(name or 'picture'))]
+        return [Input(argument, pathlib.PurePath(name or 'image'))]
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
@@ -90,23 +91,25 @@ def _inputs(argument):
     if glob.has_magic(argument):
         paths = sorted(map(pathlib.Path, glob.glob(argument, recursive=True)))
         if not paths:
-            raise InputError(f'{argument}: no file has such a name')
+            raise InputError(f'{argument}: no file matches')
         return [_file(path) for path in paths if path.is_file()]
-    raise InputError(f'{argument}: No such file or directory')
+    hint = (' (a size or scales are one word, as 513x1025 or 0.75,1.0)'
+            if argument.replace('.', '').isdecimal() else '')
+    raise InputError(f'{argument}: No such file or directory{hint}')
 
 
 def _file(path, folder=None):
     below = path.relative_to(folder) if folder else pathlib.Path(path.name)
     return Input(str(path), below.with_suffix(''), path,
-                 path.suffix.lower() in VIDEOS)
+                 path.suffix.lower() in VIDEO_ENDINGS)
 
 
 def _in_folder(folder):
     found = [_file(path, folder) for path in sorted(folder.rglob('*'))
-             if path.suffix.lower() in PICTURES | VIDEOS and path.is_file()
-             and not path.name.startswith('.')]
+             if path.suffix.lower() in IMAGE_ENDINGS | VIDEO_ENDINGS
+             and path.is_file() and not path.name.startswith('.')]
     if not found:
-        raise InputError(f'{folder}: no picture or video is in this folder')
+        raise InputError(f'{folder}: this folder has no image or video')
     return found
 
 
@@ -115,14 +118,9 @@ def _standard_input():
     return sys.stdin.buffer.read()
 
 
-def _from_address(url):
-    import urllib.request
+def _from_url(url):
+    from models.utils.download import read_url
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            data = response.read(MAX_ADDRESS_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InputError(f'{url}: {getattr(error, "reason", None) or error}'
-                         ) from None
-    if len(data) > MAX_ADDRESS_BYTES:
-        raise InputError(f'{url}: more than {MAX_ADDRESS_BYTES} bytes')
-    return data
+        return read_url(url, MAX_URL_BYTES)
+    except InputError as error:
+        raise InputError(f'{url}: {error}') from None

@@ -1,17 +1,17 @@
-"""Read the next one while the present one is computed."""
+"""Read the next item while the present one is computed."""
 from concurrent.futures import ThreadPoolExecutor
 
 
-def read_ahead(read, items):
+def prefetch(read, items):
     """Call `read` on items in a thread, one item ahead.
 
     Args:
-        read (callable): from an item to what is wanted of it.
+        read (callable): from an item to what is read.
         items (iterable): taken in this thread.
 
     Yields:
-        (item, callable): which returns what `read` returned, or raises what
-        it raised.
+        (item, callable): the callable returns what `read` returned, or raises
+        what it raised.
 
     """
     with ThreadPoolExecutor(1) as thread:

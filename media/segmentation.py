@@ -1,112 +1,115 @@
-"""Read, segment and write, overlapping, one input after another."""
+"""Segment one image, within the memory, and count what was done."""
 import contextlib
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from media import visualization
-from media.outputs import draw, write_picture
-from media.prefetch import read_ahead
+from media.images import to_array, to_pillow
 from media.tiling import predict_within
-from models.utils.errors import InputError, describe_os_error
+from media.visualization import shares
+from models.utils.errors import InputError, describe, drop_output, error_line
 from models.utils.memory import available_memory
 
-WINDOW = 1280, 720  # width, height in pixels at most
-REASONS = (InputError, OSError, MemoryError)  # why one input may fail
 
-
-class Segmenter:
-    """Segments inputs; what goes wrong with one does not stop the others.
+class Tally:
+    """Counts and times inputs; prints one line for each failure.
 
     Args:
-        model (DeepLabV3plusXception65): the network.
-        names, colors: of the classes, see `datasets.labels_of`.
-        shown (set of int): only these classes; None: all.
-        outputs (Outputs): where results go; None for `show`.
-        page (ResultsPage): to add them to; or None.
-        args (argparse.Namespace): of demo.py.
-        tally (Tally): of demo.py.
+        total (int): number of inputs.
 
     Attributes:
-        results (list of dict): what is known of each picture.
-        times (list of float): seconds from one picture to the next.
+        n_done, n_failed (int): how many are written, and how many failed.
+        interrupted (bool): whether Ctrl-C ended the work.
+        seconds_to_load (float): until the network was ready.
+        times (list of float): seconds for each image, with the wait for it.
+        bar (tqdm.tqdm): a progress bar to print above; or None.
 
     """
 
-    def __init__(self, model, names, colors, shown, outputs, page, args,
-                 tally):
-        self.model, self.names, self.colors = model, names, colors
-        self.shown, self.outputs, self.page = shown, outputs, page
-        self.args, self.tally = args, tally
-        self.results, self.times = [], []
+    def __init__(self, total):
+        self.total, self.n_done, self.n_failed = total, 0, 0
+        self.interrupted, self.bar = False, None
+        self.begun, self.seconds_to_load = time.monotonic(), None
+        self.times = []
 
-    def run(self, inputs):
-        """Write the results of all inputs."""
-        from tqdm import tqdm
-        videos = [each for each in inputs if each.is_video]
-        pictures = [each for each in inputs if not each.is_video]
-        with tqdm(total=len(inputs), disable=None if len(inputs) > 1 else True,
-                  unit='input') as self.tally.bar:
-            self._pictures(pictures)
-            for each in videos:
-                with self._reported(each):
-                    self._video(each)
-                    self._done()
-        self.tally.bar = None
+    def loaded(self):
+        self.seconds_to_load = time.monotonic() - self.begun
 
-    def _pictures(self, inputs):
-        """One thread reads ahead, one writes, this one computes."""
-        writing = []
-        with ThreadPoolExecutor(1) as writer:
-            try:
-                begun = time.perf_counter()
-                for each, read in read_ahead(
-                        lambda each: each.read(self.args.max_pixels), inputs):
-                    with self._reported(each):
-                        image = read()
-                        label, result = self.segment(each.name, image)
-                        self.times.append(time.perf_counter() - begun)
-                        writing.append((each, writer.submit(
-                            self._write, each, image, label, result)))
-                    begun = time.perf_counter()
-                    if len(writing) > 2:
-                        self._written(*writing.pop(0))
-            finally:
-                for each, future in writing:
-                    self._written(each, future)
+    def done(self):
+        self.n_done += 1
+        self._advance()
 
-    def _written(self, each, future):
-        with self._reported(each):
-            future.result()
-            self._done()
+    def failed(self, reason):
+        self.n_failed += 1
+        self.say(error_line(reason), sys.stderr)
+        self._advance()
 
-    def _done(self):
-        self.tally.n_done += 1
-        if self.tally.bar is not None:
-            self.tally.bar.update()
+    def _advance(self):
+        if self.bar is not None:
+            self.bar.update()
 
     @contextlib.contextmanager
-    def _reported(self, each):
-        """Say why an input fails, and go on."""
+    def reporting(self, name):
+        """Count the input as failed where the body raises."""
         try:
             yield
-        except REASONS as error:
-            reason = (describe_os_error(error) if isinstance(error, OSError)
-                      else error)
-            named = each.name in str(reason)
-            self.tally.failed(reason if named else f'{each.name}: {reason}')
-            if self.tally.bar is not None:
-                self.tally.bar.update()
+        except (InputError, OSError, MemoryError) as error:
+            reason = describe(error)
+            self.failed(reason if name in reason else f'{name}: {reason}')
+
+    @contextlib.contextmanager
+    def interruptible(self):
+        """Let Ctrl-C end the body, and no more than that."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def say(self, line, file=None):
+        file = file or sys.stdout
+        try:
+            if self.bar is None:
+                print(line, file=file, flush=True)
+            else:
+                self.bar.write(str(line), file=file)
+                file.flush()
+        except BrokenPipeError:
+            drop_output()
+
+
+class Segmenter:
+    """Segments images.
+
+    Args:
+        model (DeepLabV3plusXception65): the network.
+        names, colors, class_filter: see `visualization`.
+        max_size (int): larger images are shrunk to this longer side, in
+            pixels; None: never.
+        memory (float): bytes that may be taken; None: what is free.
+        tally (Tally): prints what a user should know.
+
+    """
+
+    def __init__(self, model, names, colors, class_filter, max_size, memory,
+                 tally):
+        self.model, self.names, self.colors = model, names, colors
+        self.class_filter, self.max_size = class_filter, max_size
+        self.memory, self.tally = memory, tally
 
     def segment(self, name, image):
-        """Return the label map (H, W), int32, and what is known of it."""
+        """Segment an image (3, H, W), RGB in [0, 255].
+
+        Returns:
+            (numpy.ndarray, dict): the label map, int32, (H, W); and its
+            record: 'name', 'height' and 'width' in pixels, number of 'tiles',
+            'seconds', and 'shares' (class name -> share in [0, 1]).
+
+        """
         begun = time.perf_counter()
-        small = shrunk(image, self.args.max_size)
-        memory = (available_memory() if self.args.memory is None
-                  else self.args.memory * 1e9)
-        label, n_tiles = predict_within(self.model, small, memory)
+        memory = available_memory() if self.memory is None else self.memory
+        label, n_tiles = predict_within(
+            self.model, shrunk(image, self.max_size), memory)
         if n_tiles > 1:
             self.tally.say(
                 f'{name}: in {n_tiles} overlapping tiles, as the whole needs '
@@ -115,86 +118,21 @@ class Segmenter:
         return label, {
             'name': name, 'height': image.shape[1], 'width': image.shape[2],
             'tiles': n_tiles, 'seconds': time.perf_counter() - begun,
-            'shares': visualization.shares(label, self.names, self.shown)}
-
-    def _write(self, each, image, label, result):
-        for kind, path in self.outputs.paths[each].items():
-            write_picture(path, draw(
-                kind, image, label, self.names, self.colors, self.shown,
-                self.args.opacity))
-            self.tally.say(path)
-        if self.page is not None:
-            self.page.add(each.name, image, label)
-        self.results.append(result)
-
-    def _video(self, each):
-        """Write a video with the colours over it."""
-        from tqdm import tqdm
-
-        from media.video import open_video, write_video
-        path = self.outputs.paths[each].get('overlay')
-        if path is None:
-            raise InputError(f'{each.name} is a video, for which --json and '
-                             '--html have no place')
-        with (open_video(each.path) as (rate, n_frames, frames),
-              tqdm(total=n_frames or None, unit='frame', leave=False,
-                   disable=None) as bar):
-            read = read_ahead(lambda frame: frame, frames)
-            write_video(path, rate, (
-                self._frame(each, image(), bar) for _, image in read))
-        self.tally.say(path)
-
-    def _frame(self, each, image, bar):
-        begun = time.perf_counter()
-        label, _ = self.segment(each.name, image)
-        painted = visualization.overlay(
-            image, label, self.colors, self.args.opacity, self.shown)
-        self.times.append(time.perf_counter() - begun)
-        bar.update()
-        return painted
-
-    def show(self, inputs):
-        """Open a window for each picture, one after another."""
-        from matplotlib import pyplot as plt
-        for each in inputs:
-            with self._reported(each):
-                if each.is_video:
-                    raise InputError(f'{each.name} is a video: give --output')
-                begun = time.perf_counter()
-                image = each.read(self.args.max_pixels)
-                label, result = self.segment(each.name, image)
-                self.times.append(time.perf_counter() - begun)
-                self.results.append(result)
-                page = visualization.figure(image, label, self.names,
-                                            self.colors, self.shown)
-                scale = min(1, *(most / side for most, side in zip(
-                    WINDOW, page.size, strict=True)))
-                figure = plt.figure(each.name, dpi=100, figsize=(
-                    page.width * scale / 100, page.height * scale / 100))
-                figure.add_axes((0, 0, 1, 1)).imshow(page)
-                figure.axes[0].set_axis_off()
-                plt.show(block=False)
-                # With show's own waiting, Ctrl-C has to wait for the mouse.
-                while plt.fignum_exists(figure.number):
-                    figure.canvas.start_event_loop(0.1)
-                self._done()
+            'shares': shares(label, self.names, self.class_filter)}
 
 
 def shrunk(image, max_size):
     """Return an image (3, H, W) with its longer side at most max_size."""
-    from PIL import Image
     height, width = image.shape[1:]
     if max_size is None or max(height, width) <= max_size:
         return image
     scale = max_size / max(height, width)
-    size = [max(1, round(side * scale)) for side in (width, height)]
-    picture = Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))
-    pixels = np.asarray(picture.resize(size))
-    return pixels.transpose(2, 0, 1).astype(np.float32)
+    return to_array(to_pillow(image).resize(
+        [max(1, round(side * scale)) for side in (width, height)]))
 
 
 def enlarged(label, size):
-    """Return a label map at a size (H, W), by the nearest place."""
+    """Return a label map at a size (H, W), by the nearest pixel."""
     rows, columns = (
         ((np.arange(wanted) + 0.5) * side / wanted).astype(int)
         for wanted, side in zip(size, label.shape, strict=True))

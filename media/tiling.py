@@ -1,4 +1,4 @@
-"""Segment a picture that is too large for the memory, in overlapping tiles."""
+"""Segment an image that is too large for the memory, in overlapping tiles."""
 import math
 
 import numpy as np
@@ -7,15 +7,15 @@ from models.constants import PAD_VALUE
 from models.utils.errors import InputError
 
 GRID = 8  # pixels: tiles begin at its multiples, where the network samples
-MARGIN = 256  # pixels at most that a tile sees beyond what it decides
+MARGIN = 256  # pixels at most that a tile sees beyond its own part
 
 
 def predict_within(model, image, memory):
-    """Segment a picture within a bound of memory.
+    """Segment an image within a limit of memory.
 
-    A tile samples the picture where the whole would be sampled (exactly so if
-    the picture's sides are a multiple of 8, plus 1). What a place sees beyond
-    its tile's margin is lost, and image pooling sees the tile only.
+    Tiles are sampled where the whole image would be, exactly so if its sides
+    are a multiple of 8, plus 1. A tile sees nothing beyond its margin, and
+    image pooling sees the tile only.
 
     Args:
         model (DeepLabV3plusXception65): the network.
@@ -24,18 +24,19 @@ def predict_within(model, image, memory):
 
     Returns:
         (numpy.ndarray, int): int32, (H, W), the class of each pixel; and the
-        number of tiles, 1 for the picture as a whole.
+        number of tiles, 1 for the whole image.
 
     Raises:
         InputError: not even a small tile fits.
 
     """
-    if model.memory_needed(*image.shape[1:]) <= memory:
+    height, width = image.shape[1:]
+    if model.memory_needed(height, width) <= memory:
         return model.predict([image])[0], 1
-    size = _tile_size(model, image.shape[1:], memory)
-    label = np.empty(image.shape[1:], np.int32)
-    tiles = [(y, x) for y in _parts(image.shape[1], size[0])
-             for x in _parts(image.shape[2], size[1])]
+    size = _tile_size(model, (height, width), memory)
+    label = np.empty((height, width), np.int32)
+    tiles = [(rows, columns) for rows in _spans(height, size[0])
+             for columns in _spans(width, size[1])]
     for (y, top, bottom), (x, left, right) in tiles:
         tile = np.full((3, *size), PAD_VALUE, np.float32)
         seen = image[:, y:y + size[0], x:x + size[1]]
@@ -47,7 +48,7 @@ def predict_within(model, image, memory):
 
 
 def _tile_size(model, size, memory):
-    """Return the largest square, or less long, tile that fits."""
+    """Return the largest tile that fits: a square, or narrower."""
     whole = [GRID * math.ceil((side - 1) / GRID) + 1 for side in size]
     side = max(whole)
     while model.memory_needed(*_clipped(side, whole)) > memory:
@@ -55,9 +56,9 @@ def _tile_size(model, size, memory):
         if side <= 4 * GRID + 1:
             needed = model.memory_needed(*_clipped(side, whole))
             raise InputError(
-                f'even a small tile of the picture needs {needed / 1e9:.1f} '
-                f'GB of memory, and {memory / 1e9:.1f} GB may be taken: '
-                'raise --memory, or lower --input-size')
+                f'even a small tile needs {needed / 1e9:.1f} GB of memory, and '
+                f'{memory / 1e9:.1f} GB may be taken: raise --memory, or '
+                'lower --input-size')
     return _clipped(side, whole)
 
 
@@ -65,8 +66,8 @@ def _clipped(side, whole):
     return [min(side, other) for other in whole]
 
 
-def _parts(length, tile):
-    """Yield (begin, first, last) of tiles: each decides [first, last)."""
+def _spans(length, tile):
+    """Return (begin, first, last) of tiles: each labels [first, last)."""
     if tile >= length:
         return [(0, 0, length)]
     margin = min(MARGIN, tile // 4) // GRID * GRID

@@ -1,33 +1,32 @@
-"""Read and write moving pictures, through PyAV, which brings FFmpeg along."""
+"""Read and write videos through PyAV, which contains FFmpeg."""
 import contextlib
 import math
 import re
 
 import numpy as np
 
-from media.images import read_image
+from media.images import read_image, to_array
 from media.inputs import FRAME_NUMBER
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
 
-SEQUENCE_RATE = 25  # frames a second, of numbered pictures
-# A file is read as nothing else than a film: FFmpeg would follow a playlist,
-# under any name, to other files and addresses.
-ONLY_FILMS = {'protocol_whitelist': 'file',
-              'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo'}
+SEQUENCE_RATE = 25  # frames a second, of numbered images
+# FFmpeg would follow a playlist, under any name, to other files and addresses.
+ONLY_VIDEOS = {'protocol_whitelist': 'file',
+               'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo'}
 
 
 @contextlib.contextmanager
 def open_video(path):
-    """Open a video, or numbered pictures such as frame_%04d.png.
+    """Open a video, or numbered images such as frame_%04d.png.
 
     Args:
         path (pathlib.Path): see `inputs.Input`.
 
     Yields:
-        (fractions.Fraction or int, int, iterator): frames a second; how many
-        there are, 0 if it is not known; and these, upright, float32, (3, H,
-        W), RGB in [0, 255].
+        (fractions.Fraction or int, int, iterator): frames a second; number of
+        frames, 0 if unknown; and the frames, upright, float32, (3, H, W), RGB
+        in [0, 255].
 
     Raises:
         InputError: it cannot be read, or not to its end.
@@ -39,9 +38,9 @@ def open_video(path):
         return
     import av
     try:
-        with av.open(f'file:{path}', options=ONLY_FILMS) as container:
+        with av.open(f'file:{path}', options=ONLY_VIDEOS) as container:
             if not container.streams.video:
-                raise InputError(f'{path} holds no moving pictures')
+                raise InputError(f'{path} has no video track')
             stream = container.streams.video[0]
             stream.thread_type = 'AUTO'
             yield (stream.average_rate or SEQUENCE_RATE, stream.frames,
@@ -57,7 +56,7 @@ def _numbered(path):
     found = {int(match[1]): each for each in path.parent.iterdir()
              if (match := pattern.fullmatch(each.name))}
     if not found:
-        raise InputError(f'{path}: no file has such a name')
+        raise InputError(f'{path}: no file matches')
     return [found[number] for number in sorted(found)]
 
 
@@ -65,15 +64,15 @@ def _frames(path, container):
     import av
     try:
         for frame in container.decode(video=0):
-            yield _upright(frame).transpose(2, 0, 1).astype(np.float32)
+            yield to_array(_upright(frame))
     except av.error.FFmpegError as error:
         raise InputError(f'{path} cannot be read to its end: '
                          f'{error.strerror}') from None
 
 
 def _upright(frame):
-    """Return the pixels as they are to be seen: phones do not turn them, but
-    say how they were held, in a matrix (FFmpeg, libavutil/display.h).
+    """Turn the pixels as the display matrix says, which phones write (FFmpeg,
+    libavutil/display.h).
     """
     pixels = frame.to_ndarray(format='rgb24')
     for data in frame.side_data:
@@ -87,14 +86,14 @@ def _upright(frame):
 
 
 def write_video(path, rate, frames):
-    """Write an MP4 (H.264); it appears when it is whole.
+    """Write an MP4 (H.264) that appears when it is whole.
 
     Args:
         path (pathlib.Path): ends in .mp4; its folder is made.
         rate (fractions.Fraction or int): frames a second.
         frames (iterable of numpy.ndarray, (H, W, 3), uint8): RGB, all of one
-            size; an odd row or column is doubled, as the format wants even
-            sides.
+            size; an odd last row or column is doubled, as the format needs
+            even sides.
 
     Raises:
         InputError: there is no frame, or their sizes differ.
@@ -108,11 +107,7 @@ def write_video(path, rate, frames):
         for frame in frames:
             if stream is None:
                 size = frame.shape
-                stream = container.add_stream('libx264', rate=rate)
-                stream.height, stream.width = (
-                    side + side % 2 for side in size[:2])
-                stream.pix_fmt = 'yuv420p'
-                stream.options = {'crf': '20', 'preset': 'fast'}
+                stream = _h264_stream(container, rate, size)
             if frame.shape != size:
                 raise InputError(f'{path.name}: the frames differ in size')
             even = np.pad(frame, [(0, side % 2) for side in size[:2]]
@@ -120,5 +115,13 @@ def write_video(path, rate, frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(
                 even, format='rgb24')))
         if stream is None:
-            raise InputError(f'{path.name}: there is not one frame')
+            raise InputError(f'{path.name}: the video has no frame')
         container.mux(stream.encode())
+
+
+def _h264_stream(container, rate, size):
+    stream = container.add_stream('libx264', rate=rate)
+    stream.height, stream.width = (side + side % 2 for side in size[:2])
+    stream.pix_fmt = 'yuv420p'
+    stream.options = {'crf': '20', 'preset': 'fast'}
+    return stream

@@ -1,11 +1,16 @@
 """DeepLabV3+ with Xception65 for Chainer.
 
-    from . import DeepLabV3plusXception65
+    from models import DeepLabV3plusXception65
 
-Importing this package is quick and also makes `import chainer` work on
-today's Python and NumPy (see `chainer_compat.py`), so import it before
-Chainer. Chainer itself is only loaded with the link, on its first use:
-that keeps `--help` of every script instant.
+This package needs nothing else of the project: copied under any name, it works
+in another. Import it before Chainer: it makes `import chainer` work on today's
+Python and NumPy (chainer_compat.py). Chainer itself is loaded at the first use
+of the link, so that `--help` of the scripts is instant.
+
+The network is written down four times, and each one checks another: as a link
+(xception.py, head.py, deeplab_v3_plus.py), as an ONNX graph (onnx_graph.py),
+and in convert/ as the wiring of TensorFlow's graph (graph_structure.py) and as
+a table of weight names (name_table.py).
 """
 from typing import TYPE_CHECKING
 

@@ -1,9 +1,8 @@
 """Let Chainer 7.8.1 and ChainerCV 0.13.1 run on Python 3.10-3.13 and NumPy 2.
 
 Both are the last releases, made for NumPy below 1.24 and Python up to 3.11.
-What they miss since then is little, and is given back here before they are
-imported. Only what is missing is added. For a GPU, CuPy is shown the CUDA
-libraries that pip installed.
+The few names that they miss since then are restored here before they are
+imported. For a GPU, CuPy gets the CUDA libraries that pip installed.
 """
 import contextlib
 import ctypes
@@ -13,8 +12,8 @@ import sys
 import types
 import warnings
 
-# What CuPy loads, in NVIDIA's packages of requirements-gpu.txt; each after
-# those that it needs itself.
+# The libraries that CuPy loads from NVIDIA's packages in requirements-gpu.txt,
+# each after those that it needs.
 CUDA_LIBRARIES = (
     'cuda_runtime/lib/libcudart.so.12', 'nvjitlink/lib/libnvJitLink.so.12',
     'cublas/lib/libcublasLt.so.12', 'cublas/lib/libcublas.so.12',
@@ -24,9 +23,9 @@ CUDA_LIBRARIES = (
 
 
 def prepare():
-    """Give NumPy the names Chainer wants; call before `import chainer`."""
+    """Restore what Chainer misses; call it before `import chainer`."""
     if importlib.util.find_spec('numpy') is None:
-        return  # nothing is installed yet: let the import of Chainer say so
+        return  # nothing is installed: the import of Chainer will say so
     _restore_numpy_names()
     _provide_numpy_distutils()
     _load_cuda_libraries()
@@ -35,12 +34,11 @@ def prepare():
     sys.modules.setdefault(
         'chainercv.utils.bbox._nms_gpu_post',
         _module('chainercv.utils.bbox._nms_gpu_post', _nms_gpu_post=None))
-    # Chainer still imports pkg_resources, and a few of its strings hold
-    # escapes that Python 3.12 warns of: nothing a user could act on.
+    # Warnings about Chainer's own code, which a user cannot fix.
     warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     warnings.filterwarnings('ignore', category=SyntaxWarning,
                             module='.*chainer')
-    # CuPy misses what only serves several GPUs.
+    # NCCL only serves several GPUs.
     warnings.filterwarnings('ignore', r'\s*nccl library could not be loaded')
 
 
@@ -60,8 +58,9 @@ def _restore_numpy_names():
 
 
 def _provide_numpy_distutils():
-    """Chainer asks it for the BLAS on macOS; it is gone in Python 3.12."""
-    if importlib.util.find_spec('numpy.distutils') is not None:
+    """Chainer looks up the BLAS in it on macOS; Python 3.12 lacks it."""
+    if 'numpy.distutils' in sys.modules or (
+            importlib.util.find_spec('numpy.distutils') is not None):
         return
     import numpy
     system_info = _module('numpy.distutils.system_info',
@@ -73,13 +72,13 @@ def _provide_numpy_distutils():
 
 
 def _load_cuda_libraries():
-    """They lie where the system does not look; loaded once, CuPy has them."""
+    """Load them by path, as the system does not search pip's folders."""
     cupy, nvidia = map(importlib.util.find_spec, ('cupy', 'nvidia'))
     if cupy is None or nvidia is None:
         return
     for folder in nvidia.submodule_search_locations or ():
         for name in CUDA_LIBRARIES:
-            with contextlib.suppress(OSError):  # Chainer says what it misses
+            with contextlib.suppress(OSError):  # Chainer names a missing one
                 ctypes.CDLL(str(pathlib.Path(folder, name)))
 
 

@@ -3,12 +3,12 @@ import pathlib
 
 import numpy as np
 
-from .pretrained import PRETRAINED_MODELS
+from .constants import DATASETS
 from .utils.errors import InputError
 
-# ChainerCV has the names of VOC2012 and all three palettes. Cityscapes is
-# spelt here as in cityscapesScripts; for ADE20K, each name is the first
-# synonym of objectInfo150.txt (ChainerCV takes the last: "soul" for person).
+# ChainerCV has VOC2012's names and all three palettes. These Cityscapes names
+# are cityscapesScripts'; each ADE20K name is the first synonym in
+# objectInfo150.txt (ChainerCV takes the last: "soul" for person).
 CITYSCAPES_NAMES = (
     'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light',
     'traffic sign', 'vegetation', 'terrain', 'sky', 'person', 'rider', 'car',
@@ -39,20 +39,18 @@ ADE20K_NAMES = (
     'flag')
 
 
-def guess_dataset(model) -> str:
-    """Return the dataset that a link's npz names, or with as many classes.
+def dataset_of(n_class: int, dataset: str | None = None) -> str | None:
+    """Return the dataset with so many classes; None where there is none.
 
-    Raises:
-        InputError: there is none.
+    Args:
+        n_class (int): number of classes of a model.
+        dataset (str): what the model's npz says it was trained on; wins.
 
     """
-    task = model.metadata.get('task')
-    for dataset, known in PRETRAINED_MODELS.items():
-        if dataset == task or (task is None
-                               and known['n_class'] == model.n_class):
-            return dataset
-    raise InputError(f'the model has {model.n_class} classes and does not say '
-                     'which: give --dataset')
+    if dataset is not None:
+        return dataset if dataset in DATASETS else None
+    return next((name for name, known in DATASETS.items()
+                 if known['n_class'] == n_class), None)
 
 
 def labels_of(model, dataset: str | None = None
@@ -60,23 +58,28 @@ def labels_of(model, dataset: str | None = None
     """Return names and colours of a link's classes.
 
     Args:
-        model (DeepLabV3plusXception65): its npz may hold names and colours.
-        dataset (str): take this one's instead.
+        model (DeepLabV3plusXception65): the link.
+        dataset (str): use its classes; by default those in the model's npz,
+            else those of the dataset with as many.
 
     Returns:
         (tuple of str, numpy.ndarray): one name for each class; and uint8,
         (n_class, 3), RGB.
 
     Raises:
-        InputError: the dataset has another number of classes, or it is not
-            known which are meant.
+        InputError: the dataset has another number of classes, or the classes
+            are unknown.
 
     """
     if dataset is None and 'class_names' in model.metadata:
         names = tuple(model.metadata['class_names'])
         colors = np.array(model.metadata['class_colors'], np.uint8)
     else:
-        dataset = dataset or guess_dataset(model)
+        dataset = dataset or dataset_of(
+            model.n_class, model.metadata.get('task'))
+        if dataset is None:
+            raise InputError(f'the model has {model.n_class} classes without '
+                             'names: give --dataset')
         names, colors = label_names(dataset), label_colors(dataset)
     if len(names) != model.n_class or colors.shape != (len(names), 3):
         raise InputError(f'{dataset or "the npz"} has {len(names)} classes, '
@@ -85,7 +88,7 @@ def labels_of(model, dataset: str | None = None
 
 
 def label_names(dataset: str) -> tuple[str, ...]:
-    """Return the tuple of class names of 'cityscapes', 'voc' or 'ade20k'."""
+    """Return the class names of a key of `DATASETS`."""
     from chainercv import datasets
     return {'cityscapes': CITYSCAPES_NAMES,
             'voc': datasets.voc_semantic_segmentation_label_names,
@@ -95,7 +98,7 @@ def label_names(dataset: str) -> tuple[str, ...]:
 def label_colors(dataset: str) -> np.ndarray:
     """Return the official palette: uint8, (n_class, 3), RGB.
 
-    ADE20K's gives road and skyscraper one colour.
+    ADE20K's has one colour for both road and skyscraper.
     """
     from chainercv import datasets
     return np.array({
@@ -109,25 +112,25 @@ def read_classes(names_path, colors_path, n_class):
     """Read a user's own classes.
 
     Args:
-        names_path (str): a text file, UTF-8; a name a line.
-        colors_path (str): a text file, a colour a line: '128 64 128' or
+        names_path (str): a text file in UTF-8, one name a line.
+        colors_path (str): a text file, one colour a line, '128 64 128' or
             '#804080'. None: a palette like VOC2012's.
-        n_class (int): how many there must be.
+        n_class (int): number of classes.
 
     Returns:
         dict: 'class_names' (list of str) and 'class_colors' (uint8, (n_class,
-        3)), to be kept in an npz.
+        3)), as an npz holds them.
 
     Raises:
-        InputError: there are more or fewer, a name stands twice, or a line
-            is no colour.
+        InputError: another number of lines, a name given twice, or a line
+            that is no colour.
         OSError: a file cannot be read.
 
     """
     names = _lines(names_path, n_class)
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(f'{names_path} has {twice[0]} twice')
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise InputError(f'{names_path} has {repeated[0]} twice')
     colors = _palette(n_class) if colors_path is None else [
         _color(colors_path, line) for line in _lines(colors_path, n_class)]
     return {'class_names': names, 'class_colors': np.array(colors, np.uint8)}
@@ -153,12 +156,14 @@ def _color(path, line):
         red, green, blue = map(int, line.replace(',', ' ').split())
         return list(bytes([red, green, blue]))
     except ValueError:
-        raise InputError(f'{path}: {line!r} is no colour, as "128 64 128" or '
-                         '"#804080" are') from None
+        raise InputError(f'{path}: {line!r} is no colour like "128 64 128" or '
+                         '"#804080"') from None
 
 
 def _palette(n_class):
-    """VOC's way: the bits of the class, dealt out to the colours' top bits."""
+    """VOC2012's formula: three bits of the class at a time, the lowest first,
+    are the next lower bits of red, green and blue.
+    """
     colors = np.zeros((n_class, 3), np.uint8)
     for bit in range(8):
         for channel in range(3):

@@ -20,9 +20,9 @@ import chainer.functions as F
 import numpy as np
 
 from .constants import (
-    INPUT_SIZE,
     LOGITS_STRIDE,
     MAX_INPUT_SIDE,
+    MIN_INPUT_SIZE,
     OFFSET,
     OUTPUT_STRIDE,
     OUTPUT_STRIDES,
@@ -32,13 +32,13 @@ from .constants import (
 from .head import Decoder, SeparableASPP
 from .label_map import label_map
 from .openvino_engine import OpenVINOEngine
-from .pretrained import pretrained_path, read_settings
+from .pretrained import pretrained_path
 from .utils.errors import BackendError, InputError
 from .utils.memory import check_memory
-from .weights import leave_unset, load_weights
+from .weights import WeightsFile, leave_unset
 from .xception import Xception65
 
-# What Chainer takes on a CPU, by output stride: bytes, and bytes for a pixel.
+# Memory of Chainer on a CPU, by output stride: bytes, and bytes for a pixel.
 CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
 
 
@@ -47,33 +47,32 @@ class DeepLabV3plusXception65(chainer.Chain):
     """DeepLabV3+ with Xception65, with ChainerCV's interface and names.
 
     Args:
-        n_class (int): number of classes; a pretrained model knows its own.
+        n_class (int): number of classes; by default the pretrained model's.
         pretrained_model (str or pathlib.Path): 'voc', 'cityscapes' or
             'ade20k' (downloaded at the first use), or the path of an npz.
         min_input_size (int or (int, int)): height and width in pixels to
             which smaller images are padded. The default is the pretrained
-            model's, else 513.
+            model's (see `models.weights.WeightsFile`), else 513.
         scales (tuple of floats): scales whose softmax outputs are averaged;
             by default (1.0,).
         flip (bool): also average over the mirrored image; by default not.
         output_stride (int): 8 or 16. Weights fit both; 16 is three times as
-            fast and costs 0.2 to 0.3 mIoU. The default is the one the
-            pretrained model was exported with, else 8.
-        initialW: Chainer's initializer of the convolution weights, where no
-            pretrained model gives them.
+            fast and costs 0.2 to 0.3 mIoU. The default is the pretrained
+            model's, else 8.
+        initialW: Chainer's initializer of the convolution weights, used
+            without a pretrained model.
 
     On a CPU `predict` runs the network through OpenVINO where that is
     installed, several times as fast as Chainer; `to_openvino` and
-    `to_chainer` choose. All else is Chainer's work: a call of the link,
+    `to_chainer` choose. Everything else runs on Chainer: a call of the link,
     training, GPUs.
 
     Attributes:
-        metadata (dict): what the npz says of itself, see `models.weights`;
-            empty for one that says nothing.
+        metadata (dict): what the npz says, see `models.weights`; may be empty.
 
     Raises:
-        InputError: an argument has no meaning, or the pretrained model is
-            not to be had or does not fit.
+        InputError: an argument is invalid, or the model is missing or does
+            not fit.
 
     """
 
@@ -84,29 +83,22 @@ class DeepLabV3plusXception65(chainer.Chain):
                  flip: bool | None = None, output_stride: int | None = None,
                  initialW=None):
         super().__init__()
-        path, defaults = None, {}
+        weights = None
         if pretrained_model is not None:
-            path = pretrained_path(pretrained_model)
-            defaults = read_settings(path, pretrained_model)
+            weights = WeightsFile(
+                pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
-        self.metadata = defaults.get('metadata', {})
-        self.n_class = _one_class_count(n_class, defaults.get('n_class'))
-        self.min_input_size = _as_size(
-            defaults.get('min_input_size', INPUT_SIZE)
-            if min_input_size is None else min_input_size)
-        self.scales = (1.0,) if scales is None else tuple(scales)
-        if not self.scales or not all(
-                0 < scale < math.inf for scale in self.scales):
-            raise InputError(f'scales are {self.scales}, and must be one or '
-                             'more positive numbers')
+        self.metadata = weights.metadata if weights else {}
+        self.n_class = _class_count(n_class, weights and weights.n_class)
+        if min_input_size is None:
+            min_input_size = (weights.min_input_size if weights
+                              else MIN_INPUT_SIZE)
+        self.min_input_size = _height_and_width(min_input_size)
+        self.scales = _scales((1.0,) if scales is None else scales)
         self.flip = bool(flip)
-        self.output_stride = (
-            defaults.get('output_stride', OUTPUT_STRIDE)
-            if output_stride is None else output_stride)
-        if self.output_stride not in OUTPUT_STRIDES:
-            raise InputError(
-                f'output_stride is {self.output_stride}, and must be '
-                f'{" or ".join(map(str, OUTPUT_STRIDES))}')
+        if output_stride is None:
+            output_stride = weights.output_stride if weights else OUTPUT_STRIDE
+        self.output_stride = _output_stride(output_stride)
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(
@@ -114,8 +106,8 @@ class DeepLabV3plusXception65(chainer.Chain):
                 initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
         self.cleargrads()
-        if path is not None:
-            load_weights(path, self)
+        if weights is not None:
+            weights.load_into(self)
         self.to_openvino(required=False)
 
     def forward(self, x):
@@ -166,11 +158,11 @@ class DeepLabV3plusXception65(chainer.Chain):
             list of numpy.ndarray, (H, W), int32: the class of each pixel.
 
         Raises:
-            InputError: an image has another shape, or needs more memory than
-                there is; or what `to_openvino` requires is not to be had.
+            InputError: an image has another shape or needs more memory than
+                is free, or a required backend is unavailable.
 
         """
-        network = self.network()
+        network = self.compile()
         with _inference():
             return [self._predict_one(img, network) for img in imgs]
 
@@ -178,14 +170,13 @@ class DeepLabV3plusXception65(chainer.Chain):
                     ) -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through OpenVINO on a CPU.
 
-        Changed weights are noticed at each `predict`. A new link is in this
-        state, with `required=False`.
+        A new link does, with `required=False`. Changed weights are noticed at
+        each `predict`.
 
         Args:
-            threads (int): how many to use; by default one for each core.
-            required (bool): where OpenVINO is not installed, or the link has
-                a part that it cannot run: raise; if false, warn and use
-                Chainer.
+            threads (int): number of threads; by default one for each core.
+            required (bool): raise where OpenVINO is not installed or cannot
+                run the link; if false, warn and use Chainer.
 
         Returns:
             The link itself.
@@ -206,13 +197,13 @@ class DeepLabV3plusXception65(chainer.Chain):
         self._engine = None
         return self
 
-    def network(self):
-        """Return what `predict` runs, on the backend that was chosen.
+    def compile(self):
+        """Return the network on the chosen backend, with present weights.
 
         Returns:
             callable: from a prepared image (1, 3, H, W) to logits (1,
-            n_class, ceil(H/4), ceil(W/4)), both arrays, float32. It does not
-            train, whatever Chainer is configured to.
+            n_class, ceil(H/4), ceil(W/4)), both arrays, float32. It runs in
+            Chainer's test mode.
 
         Raises:
             BackendError: see `to_openvino`.
@@ -220,7 +211,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         """
         if self._engine is not None and self.xp is np:
             try:
-                self._engine.follow(self)
+                self._engine.update(self)
                 return self._engine
             except BackendError as error:
                 if self._engine_is_required:
@@ -230,15 +221,22 @@ class DeepLabV3plusXception65(chainer.Chain):
                 self.to_chainer()
         return self._run_chainer
 
+    def onnx_model(self, metadata: dict[str, str] | None = None,
+                   probabilities: bool = False) -> bytes:
+        """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
+        from .onnx_graph import onnx_model
+        if type(self).forward is not DeepLabV3plusXception65.forward:
+            raise BackendError(f'{type(self).__name__} has a `forward` of its '
+                               'own, which has no ONNX form')
+        return onnx_model(self, metadata, probabilities)
+
     def memory_needed(self, height: int, width: int) -> float:
-        """Tell the memory that `predict` takes of an image.
+        """Return about how many more bytes `predict` takes for an image.
+
+        It is known on a CPU, after `compile`; on a GPU it is 0.
 
         Args:
             height, width (int): of the image, in pixels.
-
-        Returns:
-            float: about how many bytes, on top of what is held already, on a
-            CPU, once `network` was called; on a GPU it is not known, and 0.
 
         """
         if self.xp is not np:
@@ -286,24 +284,31 @@ class DeepLabV3plusXception65(chainer.Chain):
                 yield y[0]
 
 
+def check_weights(path):
+    """Raise InputError where the weights in an npz do not fit the link."""
+    DeepLabV3plusXception65(pretrained_model=path)
+
+
 @contextlib.contextmanager
 def _inference():
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         yield
 
 
-def _one_class_count(given, known):
-    if given is None and known is None:
-        raise InputError('n_class is needed where no pretrained model is given')
-    if given is not None and not _is_count(given):
-        raise InputError(f'n_class is {given}, and must be a positive integer')
-    if given is not None and known is not None and given != known:
-        raise InputError(f'n_class is {given}, but the pretrained model has '
+def _class_count(n_class, known):
+    """Check the argument n_class beside that of the pretrained model."""
+    if n_class is None and known is None:
+        raise InputError('n_class is needed without a pretrained model')
+    if n_class is not None and not _is_count(n_class):
+        raise InputError(f'n_class is {n_class}, and must be a positive '
+                         'integer')
+    if None not in (n_class, known) and n_class != known:
+        raise InputError(f'n_class is {n_class}, but the pretrained model has '
                          f'{known} classes: leave n_class out')
-    return known if given is None else given
+    return known if n_class is None else n_class
 
 
-def _as_size(size):
+def _height_and_width(size):
     sides = tuple(size) if np.ndim(size) else (size, size)
     if len(sides) != 2 or not all(
             _is_count(side) and side <= MAX_INPUT_SIDE for side in sides):
@@ -315,3 +320,18 @@ def _as_size(size):
 
 def _is_count(value):
     return isinstance(value, numbers.Integral) and value > 0
+
+
+def _scales(scales):
+    scales = tuple(scales)
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise InputError(f'scales are {scales}, and must be one or more '
+                         'positive numbers')
+    return scales
+
+
+def _output_stride(output_stride):
+    if output_stride not in OUTPUT_STRIDES:
+        raise InputError(f'output_stride is {output_stride}, and must be '
+                         f'{" or ".join(map(str, OUTPUT_STRIDES))}')
+    return output_stride

@@ -6,26 +6,29 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 
+from .constants import OUTPUT_STRIDE, OUTPUT_STRIDES
 from .xception import conv_bn, separable_conv_bn
 
-# Batch norm's epsilon in ASPP and decoder: the official code's 1e-5, which
-# TensorFlow 1 raised to the least that cuDNN took.
+# Batch norm's epsilon in ASPP and decoder: the official code has 1e-5, which
+# TensorFlow 1 raised to cuDNN's minimum.
 HEAD_EPS = 1.001e-5
 
 
 class SeparableASPP(chainer.Chain):
 
-    """Atrous spatial pyramid pooling: one place seen at five scales.
+    """Atrous spatial pyramid pooling: features at five scales, joined.
 
     Args:
         in_channels (int): channels of the input.
         out_channels (int): channels of each branch and of the output.
-        rates (tuple of three ints): dilations of the atrous branches.
+        dilate_list (tuple of three ints): dilations of the atrous branches.
         initialW: Chainer's initializer of the convolution weights.
 
     """
 
-    def __init__(self, in_channels, out_channels, rates, initialW=None):
+    def __init__(self, in_channels, out_channels,
+                 dilate_list=OUTPUT_STRIDES[OUTPUT_STRIDE]['aspp'],
+                 initialW=None):
         super().__init__()
         options = {'eps': HEAD_EPS, 'initialW': initialW}
         with self.init_scope():
@@ -33,11 +36,11 @@ class SeparableASPP(chainer.Chain):
                 in_channels, out_channels, 1, **options)
             self.conv1x1 = conv_bn(in_channels, out_channels, 1, **options)
             self.atrous1 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[0], **options)
+                in_channels, out_channels, dilate=dilate_list[0], **options)
             self.atrous2 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[1], **options)
+                in_channels, out_channels, dilate=dilate_list[1], **options)
             self.atrous3 = separable_conv_bn(
-                in_channels, out_channels, dilate=rates[2], **options)
+                in_channels, out_channels, dilate=dilate_list[2], **options)
             self.proj = conv_bn(5 * out_channels, out_channels, 1, **options)
 
     def forward(self, x):
@@ -56,13 +59,13 @@ class SeparableASPP(chainer.Chain):
 
 class Decoder(chainer.Chain):
 
-    """Sharpen coarse features with fine ones and classify each place.
+    """Join high level features with low level ones and classify each pixel.
 
     Args:
         in_channels (int): channels of the high level features.
         n_class (int): number of classes.
         low_channels (int): channels of the low level features.
-        proj_channels (int): channels they are reduced to.
+        proj_channels (int): channels to which these are reduced.
         channels (int): channels of the two convolutions.
         initialW: Chainer's initializer of the convolution weights.
 
@@ -86,7 +89,8 @@ class Decoder(chainer.Chain):
 
         Args:
             low_level (B, low_channels, H/4, W/4): fine features.
-            high_level (B, in_channels, H/s, W/s): coarse ones.
+            high_level (B, in_channels, H/s, W/s): coarse features; s is the
+                output stride.
 
         """
         low = self.feature_proj(low_level)  # (B, 48, H/4, W/4)

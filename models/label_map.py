@@ -1,8 +1,8 @@
 """From logits to labels.
 
-What happens is told by `_whole_label_map`, which holds (n_class, H, W)
-numbers at once; a GPU is quick at that. On a CPU, `label_map` makes one row
-of them at a time, which stays in the processor's cache.
+`_whole_label_map` is the definition; it holds (n_class, H, W) numbers at once,
+which suits a GPU. On a CPU, `label_map` makes one row at a time, which stays in
+the processor's cache.
 """
 import chainer.functions as F
 import numpy as np
@@ -14,14 +14,13 @@ def label_map(logits, size, crop):
 
     Args:
         logits (list of numpy or cupy arrays, (n_class, h, w), float32): of
-            one image; several, each of any size, are averaged as
-            probabilities.
+            one image; several, of any sizes, are averaged after softmax.
         size ((int, int)): height and width H, W to resize to.
         crop ((int, int)): height and width of the top left part to return.
 
     Returns:
-        numpy.ndarray, crop, int32: the class of each pixel; the lowest of
-        several that are best.
+        numpy.ndarray, crop, int32: the class of each pixel; of equally good
+        classes the lowest.
 
     """
     if get_array_module(logits[0]) is not np:
@@ -36,7 +35,7 @@ def label_map(logits, size, crop):
 
 
 def _whole_label_map(logits, size, crop):
-    """Do the same with all pixels at once."""
+    """Return the same, from all pixels at once."""
     resized = [F.resize_images(each[np.newaxis], size) for each in logits]
     scores = resized[0] if len(resized) == 1 else sum(map(F.softmax, resized))
     return scores.array[0, :, :crop[0], :crop[1]].argmax(axis=0).astype('i')
@@ -49,10 +48,10 @@ def _softmax(scores):
 
 class _ResizedRows:
 
-    """Rows of resized logits, to be asked for from top to bottom.
+    """Rows of resized logits; fast when read from top to bottom.
 
-    Two neighbouring rows of the logits, widened to W, hold all the rows
-    between them: `above` + fraction * `below`, which is a difference.
+    A row between two rows of the logits, both resized to width W, is `above`
+    + fraction * `below`, where `below` is the difference of the two.
     """
 
     def __init__(self, logits, size, crop):
@@ -93,8 +92,8 @@ class _ResizedRows:
 
 
 def _corners(n, resized, count):
-    """Return for `count` of the resized places: the place before, and how
-    far it is to the next, in [0, 1).
+    """Return where the first `count` resized pixels are among the n: the
+    pixel before, and the distance from it in [0, 1).
     """
     position = np.arange(count) * ((n - 1) / max(resized - 1, 1))
     before = position.astype(np.int64)

@@ -15,7 +15,6 @@ from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 from onnx import TensorProto, helper
 
 from .constants import MIDDLE_BLOCKS
-from .deeplab_v3_plus import DeepLabV3plusXception65
 from .head import Decoder, SeparableASPP
 from .utils.errors import BackendError
 from .xception import ExitBlock, Xception65, XceptionBlock
@@ -27,12 +26,12 @@ IR_VERSION = 8  # the one that goes with this opset
 
 def onnx_model(link, metadata: dict[str, str] | None = None,
                probabilities: bool = False) -> bytes:
-    """Build the ONNX model of a link as it is now.
+    """Build the ONNX model of a link with its present weights.
 
     Args:
         link (DeepLabV3plusXception65): the network; its weights are copied.
-        metadata (dict): str to str, kept in the model's metadata.
-        probabilities (bool): what to put out.
+        metadata (dict): str -> str, for the model's metadata.
+        probabilities (bool): output softmax at image size instead of logits.
 
     Returns:
         bytes: an onnx.ModelProto, validated, from 'image' (1, 3, H, W),
@@ -41,7 +40,7 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
         H, W). H and W are free.
 
     Raises:
-        BackendError: a part of the link was replaced by one not known here.
+        BackendError: a part of the link was replaced by an unknown one.
 
     """
     model = onnx.ModelProto(
@@ -49,7 +48,7 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
         opset_import=[helper.make_opsetid('', OPSET)])
     helper.set_model_props(model, metadata or {})
     graph = _Graph(model.graph, link)
-    logits = graph.add(link, INPUT)
+    logits = _deeplab(graph, link, INPUT)
     if probabilities:
         sides = 'H', 'W'
         output = graph.node('Softmax', graph.resize(logits, INPUT), axis=1,
@@ -73,7 +72,7 @@ class _Graph:
 
     """Adds nodes and constants to an onnx.GraphProto.
 
-    Names of tensors stand for the tensors, and a node has its output's name.
+    A tensor is given by its name; a node has the name of its output.
     """
 
     def __init__(self, proto, root):
@@ -82,7 +81,7 @@ class _Graph:
                        for path, link in root.namedlinks()}
 
     def add(self, link, *xs):
-        """Add what a link does to xs; return what its `forward` returns."""
+        """Add the nodes of a link; return what its `forward` returns."""
         known = _FORWARD.get(type(link).forward)
         if known is None:
             raise self._unknown(link)
@@ -91,7 +90,7 @@ class _Graph:
     def _unknown(self, link):
         return BackendError(
             f'{self._paths[id(link)] or "the link"}, a {type(link).__name__}, '
-            'cannot be turned into ONNX')
+            'has no ONNX form')
 
     def node(self, op, *inputs, name=None, **attributes):
         """Add a node; return its output."""
@@ -147,7 +146,7 @@ class _Graph:
                          coordinate_transformation_mode='align_corners')
 
 
-# What each link's `forward` does, in the order of xception.py, head.py and
+# Each link's `forward`, in the order of xception.py, head.py and
 # deeplab_v3_plus.py.
 
 def _conv_bn(graph, link, x):
@@ -225,5 +224,4 @@ _FORWARD = {
     Xception65.forward: _xception65,
     SeparableASPP.forward: _separable_aspp,
     Decoder.forward: _decoder,
-    DeepLabV3plusXception65.forward: _deeplab,
 }

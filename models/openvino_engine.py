@@ -1,7 +1,7 @@
-"""Run a link's network through OpenVINO: the fast way on a CPU.
+"""Run a link's network through OpenVINO: fast on a CPU.
 
-The link stays the definition. Its ONNX graph is compiled at the first use,
-and again when the link has changed since; float32 throughout.
+The link stays the definition. Its ONNX graph is compiled at the first use and
+again after the link has changed; all in float32.
 """
 import importlib
 import threading
@@ -13,24 +13,23 @@ from .utils.errors import BackendError, InputError
 from .utils.memory import check_memory
 from .weights import named_arrays
 
-MODULES = ('openvino', 'onnx', 'xxhash')  # needed beside Chainer
-# An image of up to this many pixels is run by a graph compiled for any size.
-# A larger one is worth a compilation (half a second) for its own size, which
-# plans the memory and takes a third less.
+MODULES = ('openvino', 'onnx', 'xxhash')  # needed besides Chainer
+# One graph, compiled for any size, runs images of up to so many pixels. A
+# larger image gets its own (half a second), which takes a third less memory.
 SHARED_PIXELS = 1 << 20
-# Measured, in bytes: to compile the network; then for the weights as it packs
-# them, and for each pixel, the shared way and the own way.
+# Measured, in bytes: to compile the network; then for the packed weights, and
+# for each pixel in the shared graph and in one for a single size.
 COMPILE_MEMORY = 750e6
 PACKED_MEMORY, SHARED_PIXEL, OWN_PIXEL = 200e6, 660, 500
-# Of a link, what it computes depends on beside its arrays.
+# Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
             'dw_activ', 'pw_activ')
 OPTIONS = {
     'INFERENCE_PRECISION_HINT': 'f32',  # else bfloat16, where there is AMX
     'PERFORMANCE_HINT': 'LATENCY',  # all threads work on one image
-    # Several processes would be pinned to the same cores.
+    # It would pin several processes to the same cores.
     'ENABLE_CPU_PINNING': False,
-    # For each size ever seen it would keep some megabytes.
+    # It would keep some megabytes for each image size.
     'CPU_RUNTIME_CACHE_CAPACITY': '0',
 }
 
@@ -40,7 +39,7 @@ class OpenVINOEngine:
     """Computes logits with OpenVINO.
 
     Args:
-        threads (int): how many threads to use; by default one for each core.
+        threads (int): number of threads; by default one for each core.
 
     Raises:
         InputError: `threads` is not positive.
@@ -60,7 +59,7 @@ class OpenVINOEngine:
         self._largest = 0  # pixels of the largest image so far
 
     def __reduce__(self):
-        """Copies and pickles start afresh: what is compiled cannot move."""
+        """Copies and pickles start uncompiled."""
         return OpenVINOEngine, (self.threads,)
 
     def check_installed(self):
@@ -70,16 +69,19 @@ class OpenVINOEngine:
                 importlib.import_module(name)
             except ImportError as error:
                 raise BackendError(
-                    f'OpenVINO cannot be used ({error}; requirements.txt has '
-                    'what it needs)') from None
+                    f'OpenVINO cannot be used ({error}): install '
+                    'requirements.txt') from None
 
-    def follow(self, link):
-        """Take over a link's weights; quick when they have not changed.
+    def update(self, link):
+        """Take a link's weights; quick when they have not changed.
+
+        Args:
+            link (chainer.Link): with a method `onnx_model`.
 
         Raises:
-            BackendError: OpenVINO is not installed, or a part of the link is
-                not known to `onnx_graph`.
-            InputError: the memory is too little to compile the network.
+            BackendError: OpenVINO is not installed, or the link has no ONNX
+                form.
+            InputError: too little memory to compile the network.
 
         """
         self.check_installed()
@@ -101,7 +103,7 @@ class OpenVINOEngine:
             numpy.ndarray, (1, n_class, ceil(H/4), ceil(W/4)), float32.
 
         Raises:
-            InputError: the image needs more memory than there is.
+            InputError: too little memory for the image.
 
         """
         with self._lock:
@@ -110,7 +112,7 @@ class OpenVINOEngine:
                                  share_inputs=True)[0]
 
     def memory_needed(self, height, width):
-        """Return about how many bytes an image takes beyond what is held."""
+        """Return about how many more bytes an image takes."""
         pixels = height * width
         if pixels <= self._largest:
             return 0
@@ -118,12 +120,12 @@ class OpenVINOEngine:
             SHARED_PIXEL if pixels <= SHARED_PIXELS else OWN_PIXEL)
 
     def _request(self, height, width):
-        """Return what runs images of this size, compiled if need be."""
+        """Return what runs images of this size; compile it at first use."""
         pixels = height * width
         shared = pixels <= SHARED_PIXELS
         key = 'any' if shared else (height, width)
         if key not in self._requests:
-            # At most two are kept: the shared one, and one for a large size.
+            # At most two are kept: the shared one and one for a large size.
             self._requests = {size: request for size, request
                               in self._requests.items() if size == 'any'}
             self._largest = min(self._largest, SHARED_PIXELS)
@@ -132,9 +134,9 @@ class OpenVINOEngine:
                          self.memory_needed(height, width))
             self._largest = pixels
         if key not in self._requests:
+            import openvino
             self._model.reshape([1, 3, -1, -1] if shared else
                                 [1, 3, height, width])
-            import openvino
             compiled = openvino.compile_model(
                 self._model, 'CPU', self._options)
             self._requests[key] = compiled.create_infer_request()
@@ -143,15 +145,13 @@ class OpenVINOEngine:
 
 def _read_model(link):
     import openvino
-
-    from .onnx_graph import onnx_model
     check_memory('compiling the network', COMPILE_MEMORY,
                  'free some, or run it on Chainer')
-    return openvino.Core().read_model(onnx_model(link))
+    return openvino.Core().read_model(link.onnx_model())
 
 
 def _fingerprint(link):
-    """Return a digest of all that the output of the network depends on."""
+    """Return a digest of all that affects the network's output."""
     from xxhash import xxh3_128
     settings = [(path, type(child), [vars(child).get(key) for key in SETTINGS])
                 for path, child in link.namedlinks()]

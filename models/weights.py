@@ -1,26 +1,29 @@
 """Weights in an npz file: written whole, checked before a value is used.
 
 The file is a plain `numpy.savez` archive of the link's parameters under
-ChainerCV's names ('aspp/proj/conv/W', ...), readable by
-`chainer.serializers.load_npz`. Arrays under 'metadata/' say what the weights
-are for (see `METADATA_FORMS`); `load_npz` passes over them, and a file without
-them is welcome.
+ChainerCV's names ('aspp/proj/conv/W', ...), which
+`chainer.serializers.load_npz` reads as well. Arrays under 'metadata/' say
+what the weights are for (see `METADATA_FORMS`); they are optional.
 """
+import contextlib
 import math
 import pathlib
 import tokenize
+import typing
 import zipfile
 import zlib
 
 import numpy as np
 
-from .utils.errors import InputError, names_that_differ
+from .classes import dataset_of
+from .constants import DATASETS, MIN_INPUT_SIZE, OUTPUT_STRIDE
+from .utils.errors import InputError, describe_differences
 
 FORMAT_VERSION = 1
 METADATA = 'metadata/'
 METADATA_FORMS = {  # type, and sides (None: any but 0)
     'format_version': (np.integer, ()),
-    'task': (np.str_, ()),
+    'task': (np.str_, ()),  # the dataset, or 'custom'
     'n_class': (np.integer, ()),
     'output_stride': (np.integer, ()),
     'min_input_size': (np.integer, (2,)),  # height, width in pixels
@@ -29,26 +32,26 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'class_names': (np.str_, (None,)),  # of a user's own classes
     'class_colors': (np.uint8, (None, 3)),  # RGB
 }
-_METADATA_LIMIT = 1 << 20  # bytes in one metadata array
-# What zipfile, zlib and NumPy raise on damaged files, as found by fuzzing.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
-           NotImplementedError, RuntimeError, OverflowError, SyntaxError,
-           tokenize.TokenError, OSError)
+METADATA_LIMIT = 1 << 20  # bytes in one metadata array
+LOGITS = 'decoder/conv_logits/W'
+# What zipfile, zlib and NumPy raise for damaged files, as found by fuzzing.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
+          NotImplementedError, RuntimeError, OverflowError, SyntaxError,
+          tokenize.TokenError, OSError)
 
 
 def write_npz(path, arrays, metadata):
     """Write weights and what they are for.
 
     Args:
-        path (str or pathlib.Path): the npz file. That it appears whole is up
-            to `models.files.atomic_path`.
-        arrays (iterable of (str, numpy.ndarray)): names and values. They are
-            taken one at a time, so that a generator needs little memory.
-        metadata (dict): see `METADATA_FORMS`; stored under 'metadata/'
-            together with 'format_version'.
+        path (str or pathlib.Path): the npz file; `atomic_path` gives one that
+            appears whole.
+        arrays (iterable of (str, numpy.ndarray)): names and values, taken one
+            at a time: a generator needs little memory.
+        metadata (dict): see `METADATA_FORMS`; 'format_version' is added.
 
     Raises:
-        InputError: metadata are larger than `read_npz` takes.
+        InputError: metadata are larger than `WeightsFile` reads.
         OSError: the file cannot be written.
 
     """
@@ -56,9 +59,9 @@ def write_npz(path, arrays, metadata):
     with zipfile.ZipFile(path, 'w') as archive:
         for name, value in metadata.items():
             array = np.asarray(value)
-            if array.nbytes > _METADATA_LIMIT:
-                raise InputError(f'{name} takes {array.nbytes} bytes, and at '
-                                 f'most {_METADATA_LIMIT} are kept in an npz')
+            if array.nbytes > METADATA_LIMIT:
+                raise InputError(f'{name} takes {array.nbytes} bytes, and an '
+                                 f'npz holds at most {METADATA_LIMIT}')
             _write_array(archive, METADATA + name, array)
         for name, array in arrays:
             _write_array(archive, name, array)
@@ -71,164 +74,189 @@ def _write_array(archive, name, array):
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-def read_npz(path):
-    """Read what an npz file says of itself, and the shapes it holds.
+class _Header(typing.NamedTuple):
+    """What an npy file says of its array."""
+
+    member: str  # name in the zip archive
+    shape: tuple
+    fortran_order: bool
+    dtype: np.dtype
+    size: int  # bytes of the header itself
+
+
+class WeightsFile:
+    """An npz file of weights: its headers and metadata; the rest on demand.
 
     Args:
         path (str or pathlib.Path): the npz file.
 
-    Returns:
-        (dict, dict): metadata, name of `METADATA_FORMS` to int, str or list
-        (empty for a file that was not written by `write_npz`); and the
-        shapes, name to tuple.
+    Attributes:
+        path (pathlib.Path): the same.
+        metadata (dict): a name of `METADATA_FORMS` -> int, str or list; empty
+            for a file that was not written by `write_npz`.
+        n_class (int): number of classes.
+        output_stride (int): of the exported graph, else the default.
+        min_input_size (pair of int): height and width in pixels to which
+            smaller images are padded: the file's own, else that of the
+            dataset with as many classes, else the default.
 
     Raises:
-        InputError: the file is not a whole npz, holds pickled objects, or
-            its metadata have another form.
-        OSError: the file cannot be opened.
+        InputError: the file is damaged, holds pickled objects or another
+            network.
+        OSError: it cannot be opened.
 
     """
-    metadata, shapes = {}, {}
 
-    def is_metadata(name, shape, dtype):
-        if not name.startswith(METADATA):
-            shapes[name] = shape
-            return False
-        form = METADATA_FORMS.get(name.removeprefix(METADATA))
-        if form is not None and not _has_form(shape, dtype, *form):
-            raise InputError(f'{path}: {name} is {dtype} of shape {shape}, '
-                             'not what it is in a file of this program')
-        return form is not None
+    def __init__(self, path):
+        self.path = pathlib.Path(path)
+        self._headers, self.metadata = {}, {}
+        with self._opened() as archive:
+            for member in archive.namelist():
+                self._read_header(archive, member)
+        self._check_metadata()
+        self.n_class = self._count_classes()
+        self.output_stride = self.metadata.get('output_stride', OUTPUT_STRIDE)
+        dataset = dataset_of(self.n_class, self.metadata.get('task'))
+        self.min_input_size = self.metadata.get(
+            'min_input_size',
+            DATASETS[dataset]['min_input_size'] if dataset else MIN_INPUT_SIZE)
 
-    for name, array in _read_arrays(path, is_metadata):
-        metadata[name.removeprefix(METADATA)] = array.tolist()
-    version = metadata.get('format_version', FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise InputError(f'{path} has format version {version}, and this '
-                         f'program reads {FORMAT_VERSION}: convert it again')
-    if len(metadata.get('class_names', [])) != len(
-            metadata.get('class_colors', [])):
-        raise InputError(f'{path} does not have a colour for each of its '
-                         'class names: convert it again')
-    return metadata, shapes
+    def load_into(self, link):
+        """Give a link these weights, once all of them are known to fit.
 
+        Raises:
+            InputError: names, shapes or types are not the link's, a value is
+                not finite, or the file is damaged. The link is unchanged.
 
-def _has_form(shape, dtype, kind, sides):
-    return (np.issubdtype(dtype, kind) and len(shape) == len(sides)
-            and all(side == wanted or (wanted is None and side > 0)
-                    for side, wanted in zip(shape, sides, strict=True))
-            and math.prod(shape) * dtype.itemsize <= _METADATA_LIMIT)
+        """
+        from chainer import serializers
+        expected = named_arrays(link)
+        self._check_names(expected)
+        with self._opened() as archive:
+            arrays = {name: self._read_weight(archive, name)
+                      for name in self._headers if name in expected}
+        serializers.NpzDeserializer(arrays).load(link)
 
+    @contextlib.contextmanager
+    def _opened(self):
+        """Open the zip archive; say in one line how it is damaged."""
+        if self.path.stat().st_size == 0:
+            raise InputError(f'{self.path} is empty: an npz file is needed')
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                yield archive
+        except InputError:
+            raise
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.filename:
+                raise  # it cannot be opened
+            advice = ('convert it with tf2npz.py' if self.path.name.endswith(
+                ('.pb', '.tar.gz', '.tgz', '.index')) else
+                'download or convert it again')
+            raise InputError(f'{self.path} is not a whole npz file ({error}): '
+                             f'{advice}') from None
 
-def load_weights(path, link):
-    """Load an npz file into a link once every name and shape fits.
+    def _read_header(self, archive, member):
+        name = member.removesuffix('.npy')
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            if version != (1, 0):  # others may have headers of gigabytes
+                raise ValueError(f'npy version {version} is not supported')
+            header = _Header(member, *np.lib.format.read_array_header_1_0(
+                file), file.tell())
+        if header.dtype.hasobject:
+            raise InputError(
+                f'{self.path}: {name} holds pickled Python objects, which can '
+                'run code and are never loaded')
+        if name in self._headers:
+            raise ValueError(f'two arrays are named {name}')
+        self._headers[name] = header
+        key = name.removeprefix(METADATA)
+        if key != name and key in METADATA_FORMS:
+            self._check_form(name, header, *METADATA_FORMS[key])
+            self.metadata[key] = self._read(archive, name).tolist()
 
-    Args:
-        path (str or pathlib.Path): the npz file.
-        link (chainer.Link): changed only when the whole file is in order.
+    def _check_form(self, name, header, kind, sides):
+        shape, dtype = header.shape, header.dtype
+        if not (np.issubdtype(dtype, kind) and len(shape) == len(sides)
+                and all(side == wanted or (wanted is None and side > 0)
+                        for side, wanted in zip(shape, sides, strict=True))
+                and math.prod(shape) * dtype.itemsize <= METADATA_LIMIT):
+            raise InputError(f'{self.path}: {name} is {dtype} of shape '
+                             f'{shape}, which this program never writes')
 
-    Raises:
-        InputError: the file is damaged, holds pickled objects, its names,
-            shapes or types are not the link's, or a value is not finite.
-        OSError: the file cannot be opened.
+    def _check_metadata(self):
+        version = self.metadata.get('format_version', FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f'{self.path} has format version {version}, and this program '
+                f'reads {FORMAT_VERSION}: convert it again')
+        if len(self.metadata.get('class_names', [])) != len(
+                self.metadata.get('class_colors', [])):
+            raise InputError(f'{self.path} does not have a colour for each of '
+                             'its class names: convert it again')
 
-    """
-    from chainer import serializers
-    expected = named_arrays(link)
-    _, found = read_npz(path)
-    _check_shapes(path, expected, found)
+    def _count_classes(self):
+        shape = self._headers[LOGITS].shape if LOGITS in self._headers else ()
+        if len(shape) != 4:
+            raise InputError(f'{self.path} does not hold a DeepLabV3+ '
+                             f'Xception65: it has no {LOGITS} with four axes')
+        n_class = self.metadata.get('n_class', shape[0])
+        if n_class != shape[0]:
+            raise InputError(f'{self.path} says that it has {n_class} classes '
+                             f'and has {shape[0]}: convert it again')
+        return n_class
 
-    def is_weight(name, shape, dtype):
+    def _check_names(self, expected):
+        shapes = {name: header.shape for name, header in self._headers.items()
+                  if not name.startswith(METADATA)}
+        differences = describe_differences(
+            [(name, expected[name].shape)
+             for name in sorted(expected.keys() - shapes.keys())],
+            [(name, shapes[name])
+             for name in sorted(shapes.keys() - expected.keys())],
+            expected,
+            [f'{name} has shape {shapes[name]} where the link has '
+             f'{expected[name].shape}'
+             for name in sorted(expected.keys() & shapes.keys())
+             if shapes[name] != expected[name].shape])
+        if differences:
+            raise InputError(f'{self.path} does not hold the weights of this '
+                             f'DeepLabV3+ Xception65: {differences}')
+
+    def _read_weight(self, archive, name):
+        dtype = self._headers[name].dtype
         kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
-        if name in expected and dtype.kind not in kinds:
-            raise InputError(f'{path}: {name} holds {dtype}, not '
+        if dtype.kind not in kinds:
+            raise InputError(f'{self.path}: {name} holds {dtype}, not '
                              + ('integers' if kinds == 'iu' else 'numbers'))
-        return name in expected
-
-    arrays = {}
-    for name, array in _read_arrays(path, is_weight):
+        array = self._read(archive, name)
         if not np.isfinite(array).all():
-            raise InputError(f'{path}: {name} holds a value that is not '
+            raise InputError(f'{self.path}: {name} holds a value that is not '
                              'finite')
-        arrays[name] = array
-    serializers.NpzDeserializer(arrays).load(link)
+        return array
+
+    def _read(self, archive, name):
+        header = self._headers[name]
+        size = math.prod(header.shape) * header.dtype.itemsize
+        with archive.open(header.member) as file:
+            file.read(header.size)
+            data = file.read(size)
+            if len(data) != size:
+                raise EOFError(f'{len(data)} bytes of {size}')
+            if file.read(1):  # this also checks the CRC
+                raise ValueError('more bytes than the shape needs')
+        return np.frombuffer(data, header.dtype).reshape(
+            header.shape, order='F' if header.fortran_order else 'C')
 
 
 def leave_unset(array):
-    """An initializer that does nothing: the weights come from elsewhere."""
+    """An initializer that does nothing: a file gives the weights."""
 
 
 def named_arrays(link):
-    """Return name to array for all that an npz of this link must hold."""
+    """Return name -> array of all that an npz of this link must hold."""
     from chainer import serializers
     serializer = serializers.DictionarySerializer()
     serializer.save(link)
     return serializer.target
-
-
-def _check_shapes(path, expected, found):
-    differences = names_that_differ(
-        [(name, expected[name].shape)
-         for name in sorted(expected.keys() - found.keys())],
-        [(name, found[name])
-         for name in sorted(found.keys() - expected.keys())],
-        expected,
-        [f'{name} has shape {found[name]} where the link has '
-         f'{expected[name].shape}'
-         for name in sorted(expected.keys() & found.keys())
-         if found[name] != expected[name].shape])
-    if differences:
-        raise InputError(f'{path} does not hold the weights of this '
-                         f'DeepLabV3+ Xception65: {differences}')
-
-
-def _read_arrays(path, wanted):
-    """Yield (name, array) of the members that wanted(name, shape, dtype).
-
-    Every header is read and every object array refused, wanted or not; the
-    data of an unwanted member is never touched.
-    """
-    path = pathlib.Path(path)
-    if path.stat().st_size == 0:
-        raise InputError(f'{path} is empty: an npz file is needed')
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                name = member.removesuffix('.npy')
-                with archive.open(member) as file:
-                    shape, fortran_order, dtype = _read_header(file)
-                    if dtype.hasobject:
-                        raise InputError(
-                            f'{path}: {name} holds pickled Python objects, '
-                            'which can run code and are never loaded')
-                    if wanted(name, shape, dtype):
-                        yield name, _read_data(
-                            file, shape, fortran_order, dtype)
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        if isinstance(error, OSError) and error.filename:
-            raise  # it cannot be opened
-        advice = ('convert it with tf2npz.py' if path.name.endswith(
-            ('.pb', '.tar.gz', '.tgz', '.index')) else
-            'download or convert it again')
-        raise InputError(f'{path} is not a whole npz file ({error}): {advice}'
-                         ) from None
-
-
-def _read_header(file):
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # the others may have headers of gigabytes
-        raise ValueError(f'npy version {version} is not read')
-    return np.lib.format.read_array_header_1_0(file)
-
-
-def _read_data(file, shape, fortran_order, dtype):
-    size = math.prod(shape) * dtype.itemsize
-    data = file.read(size)
-    if len(data) != size:
-        raise EOFError(f'{len(data)} bytes of {size}')
-    if file.read(1):
-        raise ValueError('more bytes than the shape needs')  # also checks CRC
-    order = 'F' if fortran_order else 'C'
-    return np.frombuffer(data, dtype).reshape(shape, order=order)

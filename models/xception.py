@@ -7,9 +7,9 @@ import chainer
 import chainer.functions as F
 from chainercv.links import Conv2DBNActiv, SeparableConv2DBNActiv
 
-from .constants import MIDDLE_BLOCKS, OUTPUT_STRIDES
+from .constants import MIDDLE_BLOCKS, OUTPUT_STRIDE, OUTPUT_STRIDES
 
-BACKBONE_EPS = 1e-3  # batch norm's epsilon, as below `xception_65`
+BACKBONE_EPS = 1e-3  # batch norm's epsilon, as in TensorFlow's graph
 BN_DECAY = 0.9997  # of the moving statistics, in training
 
 
@@ -32,7 +32,7 @@ def separable_conv_bn(in_channels, out_channels, stride=1, dilate=1,
 
 
 def _without_grads(link):
-    """Chainer begins with gradients of NaN, which double the memory."""
+    """Drop the NaN gradients that Chainer starts with: half of the memory."""
     link.cleargrads()
     return link
 
@@ -110,7 +110,7 @@ class ExitBlock(chainer.Chain):
 
 class Xception65(chainer.Chain):
 
-    """The backbone: image in, a fine and a coarse feature map out.
+    """The backbone: image in, low and high level features out.
 
     Args:
         output_stride (int): 8 or 16.
@@ -118,7 +118,7 @@ class Xception65(chainer.Chain):
 
     """
 
-    def __init__(self, output_stride, initialW=None):
+    def __init__(self, output_stride=OUTPUT_STRIDE, initialW=None):
         super().__init__()
         strides = OUTPUT_STRIDES[output_stride]
         options = {'eps': BACKBONE_EPS, 'initialW': initialW}

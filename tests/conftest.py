@@ -10,15 +10,30 @@ from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights, random_weights, write_palette_graph
 
 import models  # before Chainer is imported
-from convert import conversion
+from convert.conversion import check, write
+from convert.sources import open_source
 from media.images import read_image
 from models.classes import label_colors
-from models.pretrained import PRETRAINED_MODELS
+from models.constants import DATASETS
+from models.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
     os.environ.pop(variable, None)
 CROP = 513, 513
+
+
+def n_outputs(dataset):
+    known = DATASETS[dataset]
+    return known['n_class'] + known['background_offset']
+
+
+def convert(source, dataset, target):
+    """Convert as tf2npz.py does, in this process."""
+    conversion = check(open_source(source), dataset)
+    with atomic_path(target) as temporary:
+        write(conversion, temporary)
+    return conversion
 
 
 @pytest.fixture(scope='session')
@@ -29,13 +44,13 @@ def random_graphs(tmp_path_factory):
     def get(task, output_stride=8, era=2018):
         key = task, output_stride, era
         if key not in made:
-            n_output = PRETRAINED_MODELS[task]['tf_class']
+            n_output = n_outputs(task)
             graph = FixtureGraph(random_weights(n_output), n_output, CROP,
                                  output_stride, era).graph
             pb = folder / f'{task}{output_stride}{era}.pb'
             pb.write_bytes(graph.SerializeToString())
             npz = pb.with_suffix('.npz')
-            conversion.convert(pb, task, npz)
+            convert(pb, task, npz)
             made[key] = pb, npz
         return made[key]
 
@@ -51,7 +66,7 @@ def palette_graphs(tmp_path_factory):
         if task not in made:
             pb = folder / f'{task}.pb'
             write_palette_graph(pb, task, CROP)
-            conversion.convert(pb, task, pb.with_suffix('.npz'))
+            convert(pb, task, pb.with_suffix('.npz'))
             made[task] = pb, pb.with_suffix('.npz')
         return made[task]
 

@@ -1,13 +1,12 @@
-"""Pictures and data sets that the stand-in weights can tell apart."""
+"""Images and datasets that the stand-in weights can tell apart."""
 import numpy as np
 from PIL import Image
 
-from evaluation.labelled_images import CITYSCAPES_IDS
+from evaluation.labelled_images import CLASS_VALUES
 from models.classes import label_colors, label_names
 
-# The value that stands for each class in the data sets' label pictures.
-VALUES = {'cityscapes': np.array(CITYSCAPES_IDS), 'voc': np.arange(21),
-          'ade20k': np.arange(1, 151)}
+# The value of each class in the label images.
+VALUES = {name: np.array(values) for name, values in CLASS_VALUES.items()}
 PATCH = 24  # pixels
 
 
@@ -22,7 +21,7 @@ def patches(dataset, n_images, seed=0, size=(72, 96)):
     return labels[:, :size[0], :size[1]].astype(np.int32)
 
 
-def write_picture(path, seed=0, size=(72, 96)):
+def write_image(path, seed=0, size=(72, 96)):
     """Write patches in the colours of Cityscapes; return the path."""
     label, = patches('cityscapes', 1, seed, size)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from PIL import Image
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from models.classes import label_colors
-from models.pretrained import PRETRAINED_MODELS
+from models.constants import DATASETS
 from models.utils.errors import report_errors
 from models.utils.files import atomic_path
 
@@ -160,10 +160,10 @@ def write_palette_graph(path, dataset, crop_size, **options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('dataset', choices=PRETRAINED_MODELS)
+    parser.add_argument('dataset', choices=DATASETS)
     parser.add_argument('target', help='the .pb file to write')
     args = parser.parse_args()
-    crop_size = PRETRAINED_MODELS[args.dataset]['min_input_size']
+    crop_size = DATASETS[args.dataset]['min_input_size']
     with report_errors():
         write_palette_graph(args.target, args.dataset, crop_size)
 

@@ -15,7 +15,7 @@ from media import images
 
 
 @pytest.mark.slow
-def test_writes_a_picture(palette_graphs, run_script):
+def test_writes_an_image(palette_graphs, run_script):
     _, npz = palette_graphs('cityscapes')
     Image.open(ROOT / 'assets/street.png').crop((200, 200, 420, 350)).save(
         run_script.folder / 'a street.png')
@@ -41,9 +41,9 @@ def test_refuses_bad_input(fails, palette_graphs, tmp_path):
     good = tmp_path / 'image.png'
     (tmp_path / 'text.png').write_text('no picture')
     (tmp_path / 'cut.png').write_bytes(good.read_bytes()[:-120])
-    fails('cannot be read as a picture', 'demo.py', *model,
+    fails('cannot be read as an image', 'demo.py', *model,
           tmp_path / 'text.png')
-    fails('cannot be read as a picture', 'demo.py', *model,
+    fails('cannot be read as an image', 'demo.py', *model,
           tmp_path / 'cut.png')
     fails('No such file', 'demo.py', *model, tmp_path / 'no.png')
     fails('no.npz is no file', 'demo.py', '--pretrained-model', 'no.npz', good)
@@ -99,8 +99,8 @@ def test_without_openvino(palette_graphs, run_script, tmp_path):
     result = run_script(*arguments, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0
     assert result.stderr.startswith(
-        'warning: OpenVINO cannot be used (not here; requirements.txt has '
-        'what it needs): predict runs on Chainer instead, several times as '
+        'warning: OpenVINO cannot be used (not here): install '
+        'requirements.txt: predict runs on Chainer instead, several times as '
         'slow\n')
     assert (run_script.folder / 'image_segmentation.png').exists()
     result = run_script(*arguments, '--backend', 'openvino', '--force',
@@ -147,10 +147,10 @@ def test_refuses_backends(run_script, arguments, words):
 
 
 def test_refuses_input_sizes(run_script):
-    for sizes in (['0'], ['1', '2', '3']):
-        result = run_script('demo.py', '--input-size', *sizes, 'a.png')
+    for size in '0', '1x2x3', '513,', 'large', '99999':
+        result = run_script('demo.py', '--input-size', size, 'a.png')
         assert result.returncode == 2
-        assert 'one or two positive numbers' in result.stderr
+        assert 'a size is one or two numbers up to 16384' in result.stderr
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'LA', 'CMYK', '1', 'I;16'])
@@ -181,8 +181,8 @@ def test_reads_formats(tmp_path, kind):
         images.read_image(tmp_path / 'a'), np.full((3, 10, 20), 204), atol=2)
 
 
-def test_postscript_is_no_picture(tmp_path):
+def test_postscript_is_no_image(tmp_path):
     """Pillow would have Ghostscript run it."""
     Image.new('RGB', (20, 10)).save(tmp_path / 'a.png', 'EPS')
-    with pytest.raises(images.InputError, match='its format is not known'):
+    with pytest.raises(images.InputError, match='unknown format'):
         images.read_image(tmp_path / 'a.png')

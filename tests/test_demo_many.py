@@ -9,12 +9,13 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT, start_script
-from fixture_images import write_picture
+from fixture_images import write_image
 from PIL import Image
 
+from command_line.model_options import image_scales, image_size
 from media.images import read_image
 from media.inputs import find_inputs
-from media.outputs import Outputs
+from media.outputs import plan_outputs
 from media.tiling import predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
@@ -31,7 +32,7 @@ def test_a_tree(demo, tmp_path):
     tree = tmp_path / 'tree'
     names = ['a.png', 'b/ü ö.jpg', 'b/new\nline.png', 'b/1 pixel.png']
     for seed, name in enumerate(names[:3]):
-        write_picture(tree / name, seed)
+        write_image(tree / name, seed)
     Image.new('RGB', (1, 1), (0, 0, 142)).save(tree / names[3])
     os.write(os.open(bytes(tree) + b'/latin\xfc.png', os.O_CREAT | os.O_WRONLY),
              (tree / 'a.png').read_bytes())
@@ -68,8 +69,8 @@ def test_a_tree(demo, tmp_path):
 
 @pytest.mark.slow
 def test_existing_files(demo, tmp_path):
-    picture = write_picture(tmp_path / 'a.png')
-    other = write_picture(tmp_path / 'b.png', 1)
+    picture = write_image(tmp_path / 'a.png')
+    other = write_image(tmp_path / 'b.png', 1)
     assert demo(picture, '--output', 'out').returncode == 0
     first = (demo.folder / 'out/a.png').read_bytes()
     (demo.folder / 'out/a.png').write_bytes(b'mine')
@@ -79,7 +80,7 @@ def test_existing_files(demo, tmp_path):
     result = demo(picture, other, '--output', 'out', '--skip-existing')
     assert result.returncode == 0
     assert result.stdout == 'out/b.png\n'
-    assert '1 left out' in result.stderr
+    assert 'skipped 1 with existing results' in result.stderr
     assert (demo.folder / 'out/a.png').read_bytes() == b'mine'
     assert demo(picture, '--output', 'out', '--force').returncode == 0
     assert (demo.folder / 'out/a.png').read_bytes() == first
@@ -87,23 +88,24 @@ def test_existing_files(demo, tmp_path):
 
 def test_two_that_would_write_the_same(tmp_path):
     for name in 'a.png', 'a.jpg', 'c.png':
-        write_picture(tmp_path / name)
+        write_image(tmp_path / name)
     inputs, _ = find_inputs([str(tmp_path)])
-    outputs = Outputs(['figure'], str(tmp_path), inputs)
-    assert len(outputs.problems) == 3  # a.jpg would be written where a.png lies
-    assert 'where it lies' in outputs.problems[1]
-    outputs = Outputs(['figure'], str(tmp_path / 'out'), inputs)
-    assert len(outputs.problems) == 1
-    assert 'a.jpg goes' in outputs.problems[0]
+    plan, problems = plan_outputs(['figure'], str(tmp_path), inputs)
+    assert not plan
+    assert 'a.png would both be written to' in problems[0]  # and a.jpg
+    assert 'input and output are the same file' in problems[1]
+    plan, problems = plan_outputs(['figure'], str(tmp_path / 'out'), inputs)
+    assert len(plan) == 2
+    assert 'a.jpg would both be written to' in problems[0]
     with pytest.raises(InputError, match='several results: name a folder'):
-        Outputs(['figure'], 'out.png', inputs)
+        plan_outputs(['figure'], 'out.png', inputs)
     with pytest.raises(InputError, match='must end in one of'):
-        Outputs(['indexed'], 'out.jpg', inputs[:1])
+        plan_outputs(['indexed'], 'out.jpg', inputs[:1])
 
 
 @pytest.mark.slow
 def test_chosen_classes_and_size(demo, tmp_path):
-    picture = write_picture(tmp_path / 'a.png', size=(240, 240))
+    picture = write_image(tmp_path / 'a.png', size=(240, 240))
     result = demo(picture, '--indexed', '--max-size', 121, '--json', 'a.json',
                   '--classes', 'car', 'road')
     assert result.returncode == 0, result.stderr
@@ -120,7 +122,7 @@ def test_chosen_classes_and_size(demo, tmp_path):
 @pytest.mark.slow
 def test_tiles_agree_with_the_whole(palette_graphs, tmp_path):
     _, npz = palette_graphs('cityscapes')
-    image = read_image(write_picture(tmp_path / 'a.png', size=(409, 729)))
+    image = read_image(write_image(tmp_path / 'a.png', size=(409, 729)))
     model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
     whole, count = predict_within(model, image, 8e9)
     assert count == 1
@@ -135,7 +137,7 @@ def test_tiles_agree_with_the_whole(palette_graphs, tmp_path):
 
 @pytest.mark.slow
 def test_a_picture_beyond_the_memory(demo, tmp_path):
-    picture = write_picture(tmp_path / 'a.png', size=(601, 905))
+    picture = write_image(tmp_path / 'a.png', size=(601, 905))
     assert demo(picture, '--indexed').returncode == 0
     result = demo(picture, '--indexed', '--memory', '0.3', '--output', 'tiled')
     assert result.returncode == 0, result.stderr
@@ -147,7 +149,7 @@ def test_a_picture_beyond_the_memory(demo, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk(demo, tmp_path):
-    small, large = (write_picture(tmp_path / name, size=size) for name, size in
+    small, large = (write_image(tmp_path / name, size=size) for name, size in
                     (('small.png', (65, 65)), ('large.png', (300, 300))))
     noise = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
     Image.fromarray(noise).save(large)
@@ -165,7 +167,7 @@ def test_a_full_disk(demo, tmp_path):
 @pytest.mark.slow
 def test_the_reader_of_its_output_leaves(demo, tmp_path):
     for seed in range(4):
-        write_picture(tmp_path / f'in/{seed}.png', seed)
+        write_image(tmp_path / f'in/{seed}.png', seed)
     with subprocess.Popen(
             [sys.executable, ROOT / 'demo.py', tmp_path / 'in', '--output',
              'out', '--pretrained-model', demo.npz, '--input-size', '65'],
@@ -181,7 +183,7 @@ def test_the_reader_of_its_output_leaves(demo, tmp_path):
 @pytest.mark.slow
 def test_interrupted(demo, tmp_path):
     for seed in range(40):
-        write_picture(tmp_path / f'in/{seed}.png', seed)
+        write_image(tmp_path / f'in/{seed}.png', seed)
     process = start_script(
         'demo.py', tmp_path / 'in', '--output', 'out', '--pretrained-model',
         demo.npz, '--input-size', 65, '--html', 'a.html', '--indexed',
@@ -211,8 +213,8 @@ def test_interrupted(demo, tmp_path):
     (['a.png', '--max-size', '0'], '--max-size must be positive'),
     (['a.png', '--memory', 'nan'], '--memory must be positive'),
     (['a.png', '--force', '--skip-existing'], 'not allowed with'),
-    (['a.png', '--skip-existing', '--html', 'a.html'], 'leaves results out'),
-    (['a.png', '--scales', '0'], 'positive numbers up to'),
+    (['a.png', '--skip-existing', '--html', 'a.html'], '--skip-existing skips'),
+    (['a.png', '--scales', '0'], 'scales are positive numbers up to'),
 ])
 def test_refuses_combinations(run_script, arguments, words):
     result = run_script('demo.py', *arguments)
@@ -220,12 +222,25 @@ def test_refuses_combinations(run_script, arguments, words):
     assert words in result.stderr
 
 
-def test_numbers_end_where_the_inputs_begin(run_script):
-    result = run_script('demo.py', '--scales', '0.5', '1', 'no.png',
-                        '--input-size', '65', 'gone.png')
+@pytest.mark.parametrize(('text', 'size'), [
+    ('513', (513, 513)), ('513x1025', (513, 1025)), ('513 1025', (513, 1025))])
+def test_image_size(text, size):
+    assert image_size(text) == size
+
+
+@pytest.mark.parametrize('text', ['0.5,1', '0.5 1', ' .5, 1.0'])
+def test_image_scales(text):
+    assert image_scales(text) == (0.5, 1.0)
+
+
+def test_a_number_after_a_size_is_an_input(run_script):
+    (run_script.folder / '2024').mkdir()
+    result = run_script('demo.py', '--scales', '0.5,1', '2025', '--input-size',
+                        '65x65', '2024')
     assert result.stderr.splitlines()[:2] == [
-        'error: gone.png: No such file or directory',
-        'error: no.png: No such file or directory']
+        'error: 2025: No such file or directory (a size or scales are one '
+        'word, as 513x1025 or 0.75,1.0)',
+        'error: 2024: this folder has no image or video']
 
 
 @pytest.mark.parametrize('script', SCRIPTS)

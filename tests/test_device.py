@@ -15,11 +15,11 @@ import chainer
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_images import patches, write_picture, write_tree
+from fixture_images import patches, write_image, write_tree
 
 import demo
 from command_line import evaluation as evaluation_script
-from command_line import model as command_line
+from command_line import model_options
 from media.images import read_image
 from models import DeepLabV3plusXception65, chainer_compat, label_map
 from models.utils.errors import InputError
@@ -119,7 +119,7 @@ def device(monkeypatch):
     monkeypatch.setattr(label_map, 'get_array_module', get_array_module)
     monkeypatch.setattr(label_map, 'to_cpu', _inside)
     monkeypatch.setattr(DeepLabV3plusXception65, 'to_gpu', to_gpu)
-    monkeypatch.setattr(command_line, 'check_gpu', lambda gpu: None)
+    monkeypatch.setattr(model_options, 'check_gpu', lambda gpu: None)
     monkeypatch.setattr(chainer.cuda, 'get_device_from_id', lambda i: Used())
 
 
@@ -140,7 +140,7 @@ def test_the_stand_in_is_strict(device):
     {}, {'scales': (0.5, 1.0), 'flip': True}])
 def test_predict(device, palette_graphs, tmp_path, options):
     _, npz = palette_graphs('cityscapes')
-    image = read_image(write_picture(tmp_path / 'a.png'))
+    image = read_image(write_image(tmp_path / 'a.png'))
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, **options)
     expected = model.predict([image])[0]
@@ -154,7 +154,7 @@ def test_predict(device, palette_graphs, tmp_path, options):
 @pytest.mark.slow
 def test_demo(device, palette_graphs, tmp_path, monkeypatch):
     _, npz = palette_graphs('cityscapes')
-    write_picture(tmp_path / 'in/a.png')
+    write_image(tmp_path / 'in/a.png')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', [
         'demo.py', 'in', '--gpu', '0', '--pretrained-model', str(npz),
@@ -187,6 +187,7 @@ def test_benchmark(device, palette_graphs, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location(
         'gpu', ROOT / 'benchmarks/gpu.py')
     gpu = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
     spec.loader.exec_module(gpu)
     gpu.measure(palette_graphs('cityscapes')[1], (65, 65), 16)
     words = capsys.readouterr().out.split()
@@ -206,7 +207,7 @@ def no_driver():
 @pytest.mark.parametrize(('available', 'count', 'words'), [
     (False, None, r'Chainer cannot load it \(libcublas.so.12: .* file\)'),
     (True, no_driver, r'a GPU and its driver \(driver version is insuff'),
-    (True, lambda: 2, '--gpu 2 is not there: the GPUs are numbered 0 to 1'),
+    (True, lambda: 2, 'there is no GPU 2: they are numbered 0 to 1'),
 ])
 def test_a_gpu_that_is_not_there(monkeypatch, available, count, words):
     cuda = chainer.backends.cuda
@@ -218,7 +219,7 @@ def test_a_gpu_that_is_not_there(monkeypatch, available, count, words):
     monkeypatch.setattr(cuda, 'cupy', types.SimpleNamespace(
         cuda=types.SimpleNamespace(runtime=runtime)))
     with pytest.raises(InputError, match=words):
-        command_line.check_gpu(2)
+        model_options.check_gpu(2)
 
 
 def test_cuda_libraries_that_pip_installed(monkeypatch, tmp_path):

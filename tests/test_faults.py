@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 import pytest
 from conftest import ROOT
-from fixture_images import patches, write_picture, write_tree
+from fixture_images import patches, write_image, write_tree
 from PIL import Image
 
-from models.weights import read_npz
+from models.weights import WeightsFile
 
 KILLS = int(os.environ.get('FAULTS', '5'))
 
@@ -27,7 +27,7 @@ def files(palette_graphs, tmp_path):
     """Inputs for each script, and a folder to work in."""
     write_tree('voc', tmp_path / 'data', patches('voc', 6), 30)
     for seed in range(6):
-        write_picture(tmp_path / f'in/{seed}.png', seed)
+        write_image(tmp_path / f'in/{seed}.png', seed)
     (tmp_path / 'work').mkdir()
     pb, npz = palette_graphs('voc')
     return {'pb': pb, 'npz': npz, 'root': tmp_path, 'work': tmp_path / 'work'}
@@ -63,7 +63,7 @@ def check_whole(folder):
         if path.name.startswith('.') or path.is_dir():
             continue
         if path.suffix == '.npz' and path.parent == folder:
-            read_npz(path)
+            WeightsFile(path)
         elif path.suffix == '.npz':
             assert {'matrix', 'image_miou'} <= set(np.load(path))
         elif path.suffix == '.png':
@@ -126,7 +126,7 @@ def test_the_clock_is_set_back(files):
             env={**os.environ, 'PYTHONPATH': str(ROOT)})
         assert process.returncode == 0, process.stderr
         if name == 'eval':
-            assert f'going on after {done} of 6' in process.stdout
+            assert f'resuming after {done} of 6' in process.stdout
     check_whole(files['work'])
     check_same_matrix(files)
 

@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-from convert.conversion import Conversion
+from convert.conversion import check, converted_arrays
 from convert.frozen_graph import FrozenGraph
+from convert.graph_layers import convolution
 from convert.sources import open_source
 from media.images import read_image
 from models import DeepLabV3plusXception65
 from models.classes import labels_of
 from models.utils.errors import InputError
-from models.weights import METADATA, METADATA_FORMS, load_weights, read_npz
+from models.weights import LOGITS, METADATA, METADATA_FORMS, WeightsFile
 
 TIMES = int(os.environ.get('FUZZ', '0'))
 MEMORY = 2 << 30  # bytes beyond what the tests have at the start
@@ -99,7 +100,7 @@ def test_graph_bytes():
         graph = FrozenGraph(data, 'graph.pb')
         for name in graph.weights:
             graph.weight(name)
-            graph.convolution(name)
+            convolution(graph, name)
 
     fuzz(damaged(small_graph()), use, 1000)
 
@@ -147,7 +148,7 @@ def change_attribute(draw, value):
 
 def test_graph_nodes(skeleton):
     def use(data):
-        for _ in Conversion(FrozenGraph(data, 'graph.pb'), 'voc').arrays():
+        for _ in converted_arrays(check(FrozenGraph(data, 'g.pb'), 'voc')):
             pass
 
     fuzz(rewired(skeleton), use, 60)
@@ -175,14 +176,23 @@ def test_archive(tmp_path, layer):
     fuzz(damaged(gzip.compress(tar) if layer == 'gzip' else tar), use, 500)
 
 
+B = 'decoder/conv_logits/b'
+
+
 def small_link():
     import chainer
-    return chainer.links.Linear(3, 4)
+    decoder = chainer.Chain(conv_logits=chainer.links.Convolution2D(3, 4, 1))
+    return chainer.Chain(decoder=decoder)
+
+
+def load(path, link):
+    WeightsFile(path).load_into(link)
 
 
 def npz_bytes(**metadata):
     file = io.BytesIO()
-    np.savez(file, W=np.ones((4, 3), 'f'), b=np.ones(4, 'f'), **{
+    np.savez(file, **{
+        LOGITS: np.ones((4, 3, 1, 1), 'f'), B: np.ones(4, 'f')}, **{
         METADATA + name: value for name, value in metadata.items()})
     return file.getvalue()
 
@@ -192,8 +202,7 @@ def test_npz_bytes(tmp_path):
 
     def use(data):
         path.write_bytes(data)
-        read_npz(path)
-        load_weights(path, link)
+        load(path, link)
 
     fuzz(damaged(npz_bytes(task='voc', min_input_size=[513, 513])), use, 500)
 
@@ -204,12 +213,13 @@ KINDS = (stnp.scalar_dtypes() | stnp.unicode_string_dtypes()
 
 def test_npz_arrays(tmp_path):
     path, link = tmp_path / 'a.npz', small_link()
-    names = st.sampled_from(['W', 'b']) | st.text(max_size=9)
-    arrays = stnp.arrays(KINDS, st.sampled_from([(4, 3), (4,), (), (2, 0)]))
+    names = st.sampled_from([LOGITS, B]) | st.text(max_size=9)
+    arrays = stnp.arrays(KINDS, st.sampled_from(
+        [(4, 3, 1, 1), (4,), (), (2, 0)]))
 
     def use(arrays):
         write_arrays(path, arrays)
-        load_weights(path, link)
+        load(path, link)
 
     fuzz(st.dictionaries(names, arrays, max_size=3), use, 300)
 
@@ -243,8 +253,8 @@ def test_npz_metadata(tmp_path):
     classifier = np.zeros((2, 256, 1, 1), 'f')
 
     def use(arrays):
-        write_arrays(path, {**arrays, 'decoder/conv_logits/W': classifier})
-        found, _ = read_npz(path)
+        write_arrays(path, {**arrays, LOGITS: classifier})
+        found = WeightsFile(path).metadata
         with contextlib.suppress(InputError):
             labels_of(SimpleNamespace(n_class=2, metadata=found))
         DeepLabV3plusXception65(pretrained_model=path)  # lacks most weights
@@ -252,33 +262,35 @@ def test_npz_metadata(tmp_path):
     fuzz(metadata(), use, 60)
 
 
-@pytest.mark.parametrize('shape', ['(1099511627776,)', '(1048576, 1048576)',
-                                   '(-1, 3)', '(4, 3.0)', '(4, 9**9**9)'])
+@pytest.mark.parametrize('shape', [
+    '(1099511627776, 3, 1, 1)', '(1048576, 1048576, 1, 1)', '(-1, 3, 1, 1)',
+    '(4, 3.0, 1, 1)', '(4, 9**9**9, 1, 1)'])
 def test_absurd_shapes(tmp_path, shape):
     header = (f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, "
               '}').ljust(117) + '\n'
     write_member(tmp_path / 'a.npz', b'\x93NUMPY\x01\x00' + len(
         header).to_bytes(2, 'little') + header.encode() + bytes(48))
     with pytest.raises(InputError):
-        load_weights(tmp_path / 'a.npz', small_link())
+        load(tmp_path / 'a.npz', small_link())
 
 
 def write_member(path, data):
-    """Write an npz whose W.npy is data, with a right checksum."""
+    """Write an npz whose classifier is data, with a right checksum."""
     with (zipfile.ZipFile(io.BytesIO(npz_bytes())) as good,
           zipfile.ZipFile(path, 'w') as bad):
         for name in good.namelist():
-            bad.writestr(name, data if name == 'W.npy' else good.read(name))
+            bad.writestr(name, data if name == f'{LOGITS}.npy'
+                         else good.read(name))
 
 
 def test_npy_header(tmp_path):
     path, link = tmp_path / 'a.npz', small_link()
     npy = io.BytesIO()
-    np.save(npy, np.ones((4, 3), 'f'))
+    np.save(npy, np.ones((4, 3, 1, 1), 'f'))
 
     def use(data):
         write_member(path, data)
-        load_weights(path, link)
+        load(path, link)
 
     fuzz(damaged(npy.getvalue()), use, 500)
 
@@ -286,7 +298,7 @@ def test_npy_header(tmp_path):
 def test_zip_bomb(tmp_path):
     with zipfile.ZipFile(tmp_path / 'a.npz', 'w',
                          zipfile.ZIP_DEFLATED) as archive:
-        for name in 'W', 'b', 'metadata/task':
+        for name in LOGITS, B, 'metadata/task':
             with archive.open(f'{name}.npy', 'w') as file:
                 np.lib.format.write_array_header_1_0(file, {
                     'descr': '<f4', 'fortran_order': False,
@@ -294,13 +306,13 @@ def test_zip_bomb(tmp_path):
                 for _ in range(64):
                     file.write(bytes(1 << 22))
     with pytest.raises(InputError):
-        load_weights(tmp_path / 'a.npz', small_link())
+        load(tmp_path / 'a.npz', small_link())
 
 
 @pytest.mark.filterwarnings('ignore')  # Pillow's, of the damage
 @pytest.mark.parametrize('ending', ['png', 'jpeg', 'bmp', 'gif', 'tiff',
                                     'webp'])
-def test_pictures(tmp_path, ending):
+def test_images(tmp_path, ending):
     from PIL import Image
     path, file = tmp_path / f'a.{ending}', io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)

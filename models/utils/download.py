@@ -1,47 +1,51 @@
-"""Download a large file without losing what has come."""
-import http.client
+"""Download over http(s): tried again, resumed where it broke off, checked."""
 import re
+import shutil
 import socket
 import sys
-import time
-import urllib.error
 import urllib.parse
 import urllib.request
 import zlib
 
+import requests
+from urllib3.exceptions import HTTPError, MaxRetryError
+from urllib3.util import Retry
+
 from .errors import InputError
 
 TIMEOUT = 30  # seconds without a byte
-PAUSES = (1, 2, 4, 8)  # seconds before each try after one that brought nothing
-MAX_TRIES = 50  # of one address, however much each brought
+RETRIES = 4  # after attempts that brought no byte
+BACKOFF = 1  # the retries wait 0, 2, 4, 8 times as many seconds
+MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
+NETWORK_ERRORS = requests.RequestException, HTTPError
+# Retrying does not help: an unknown host, an invalid address or certificate.
+FINAL_ERRORS = (socket.gaierror, ValueError, requests.TooManyRedirects,
+                requests.exceptions.SSLError)
+BUSY = {408, 429, 500, 502, 503, 504}  # HTTP statuses that may pass
 
 
 def download(url, folder, check):
-    """Download a file, going on where an earlier try was broken off.
+    """Download a file; resume what an earlier attempt left.
 
     Args:
-        url (str): http, https or file; proxies come from the environment.
-        folder (pathlib.Path): where the file lies while it is incomplete.
+        url (str): http, https or file. Proxies come from the environment.
+        folder (pathlib.Path): for the incomplete file.
         check (callable): called with the path of the whole file; raises
-            InputError where it is not what was wanted. It is then downloaded
-            once more.
+            InputError for a wrong one, which is then downloaded once more.
 
     Returns:
         pathlib.Path: the file, under a temporary name.
 
     Raises:
-        InputError: it is not to be had, or not what was wanted.
-        OSError: it cannot be written.
+        InputError: the file is unavailable or wrong.
+        OSError: it cannot be read (file:) or written.
 
     """
-    if urllib.parse.urlsplit(url).scheme not in {'http', 'https', 'file'}:
-        raise InputError('not an address that begins with http://, https:// '
-                         'or file://')
-    # Named after the address: what two hosts have may differ.
+    # Named after the address: two hosts may have different files.
     part = folder / f'.{zlib.crc32(url.encode()):08x}.part'
-    resumed = part.exists()
+    kind = 'resumed' if part.exists() else 'downloaded'
     for is_last in (False, True):
         _complete(url, part)
         try:
@@ -49,130 +53,147 @@ def download(url, folder, check):
         except InputError as error:
             part.unlink()
             if is_last:
-                raise InputError(f'what came is not usable: {error}'
+                raise InputError(f'the downloaded file is corrupt: {error}'
                                  ) from None
-            print('what came is not usable'
-                  f'{" after going on" if resumed else ""}: once more',
+            print(f'the {kind} file is corrupt; downloading it again',
                   file=sys.stderr, flush=True)
         else:
             return part
 
 
+def read_url(url, max_bytes):
+    """Return what an http(s) address holds, as bytes.
+
+    Raises:
+        InputError: it is unavailable, or larger than max_bytes.
+
+    """
+    data = bytearray()
+    try:
+        with _get(url) as response:
+            while block := response.raw.read1(BLOCK):
+                data += block
+                if len(data) > max_bytes:
+                    raise InputError(f'more than {max_bytes} bytes')
+    except (_Interrupted, *NETWORK_ERRORS) as error:
+        raise InputError(_reason(error)) from None
+    return bytes(data)
+
+
+class _Interrupted(Exception):  # noqa: N818  (a state, not an error)
+    """The file is incomplete, and another attempt may complete it."""
+
+
 def _complete(url, part):
-    """Try until the file is whole."""
-    failures = 0
-    for _ in range(MAX_TRIES):
+    """Request the file until it is whole."""
+    address = urllib.parse.urlsplit(url)
+    if address.scheme == 'file':
+        shutil.copyfile(urllib.request.url2pathname(address.path), part)
+        return
+    if address.scheme not in {'http', 'https'}:
+        raise InputError('an address begins with http://, https:// or file://')
+    retry = fresh = Retry(RETRIES, backoff_factor=BACKOFF)
+    for _ in range(MAX_ATTEMPTS):
         before = _size(part)
         try:
-            _try(url, part)
-        except _Broken as error:
-            failures = failures + 1 if _size(part) <= before else 0
-            if failures > len(PAUSES):
-                raise InputError(str(error)) from None
-            pause = PAUSES[max(failures - 1, 0)]
-            print(f'{error}: trying again in {pause} s', file=sys.stderr,
-                  flush=True)
-            time.sleep(pause)
-        else:
+            _transfer(url, part)
             return
-    raise InputError(f'broken off {MAX_TRIES} times')
-
-
-class _Broken(Exception):  # noqa: N818  (a state, not an error)
-    """A try failed, and another may succeed."""
+        except (_Interrupted, *NETWORK_ERRORS) as error:
+            reason = _reason(error)
+            if isinstance(error, FINAL_ERRORS) or isinstance(
+                    _cause(error), FINAL_ERRORS):
+                raise InputError(reason) from None
+        try:
+            retry = (fresh if _size(part) > before else retry).increment()
+        except MaxRetryError:
+            raise InputError(reason) from None
+        print(f'{reason}: trying again', file=sys.stderr, flush=True)
+        retry.sleep()
+    raise InputError(f'broken off {MAX_ATTEMPTS} times')
 
 
 def _size(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def _try(url, part):
-    """Fetch what is missing of the file.
+def _get(url, **headers):
+    """Send a request; raise InputError for a status that will not change."""
+    response = requests.get(url, stream=True, timeout=TIMEOUT, headers={
+        'Accept-Encoding': 'identity', **headers})
+    if not response.ok and response.status_code != 416:
+        response.close()
+        message = f'HTTP {response.status_code} {response.reason}'
+        if response.status_code in BUSY:
+            raise _Interrupted(message)
+        raise InputError(message)
+    return response
+
+
+def _transfer(url, part):
+    """Append what is missing of the file.
 
     Raises:
-        _Broken: it is not whole yet.
+        _Interrupted, NETWORK_ERRORS: it is not whole yet.
         InputError: it never will be.
 
     """
     have = _size(part)
     headers = {'Range': f'bytes={have}-'} if have else {}
-    request = urllib.request.Request(url, headers=headers)
-    try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and have:  # nothing after what is there
-            if _total(error.headers) == have:
+    with _get(url, **headers) as response:
+        first, total = _content_range(response.headers)
+        if response.status_code == 416:  # nothing after what is here
+            if total == have:
                 return
+            part.unlink(missing_ok=True)
+            raise _Interrupted('the file has changed')
+        if response.status_code == 206 and first != have:
             part.unlink()
-            raise _Broken('the file has changed') from None
-        _raise_http(error)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        _raise_unreachable(error)
-    with response:
-        resumes = response.status == 206
-        if resumes and _start(response.headers) != have:
-            part.unlink()
-            raise _Broken('the host sent another part than was asked for')
-        _receive(response, part, have if resumes else 0)
+            raise _Interrupted('the host sent another part')
+        if response.status_code != 206:
+            have = 0
+            length = response.headers.get('Content-Length', '')
+            total = int(length) if length.isdigit() else None
+        response.raw.enforce_content_length = False  # _receive checks it
+        _receive(response.raw, part, have, total)
 
 
-def _raise_http(error):
-    message = f'HTTP {error.code} {error.reason}'
-    if error.code in {408, 429} or error.code >= 500:
-        raise _Broken(message) from None
-    raise InputError(message) from None
+def _content_range(headers):
+    """Return first byte and total length of a partial answer, or None."""
+    match = re.fullmatch(r'bytes (?:(\d+)-\d+|\*)/(\d+|\*)',
+                         headers.get('Content-Range', ''))
+    return [int(text) if text and text.isdigit() else None
+            for text in (match.groups() if match else ('', ''))]
 
 
-def _raise_unreachable(error):
-    reason = getattr(error, 'reason', error)
-    if isinstance(reason, (socket.gaierror, FileNotFoundError, ValueError,
-                           IsADirectoryError, NotADirectoryError,
-                           PermissionError)):
-        raise InputError(f'{reason}') from None
-    raise _Broken(f'{reason or type(error).__name__}') from None
-
-
-def _total(headers):
-    """Return the whole file's length, or None."""
-    match = re.search(r'/(\d+)$', headers.get('Content-Range') or '')
-    return int(match[1]) if match else None
-
-
-def _start(headers):
-    match = re.match(r'bytes (\d+)-', headers.get('Content-Range') or '')
-    return int(match[1]) if match else None
-
-
-def _receive(response, part, have):
+def _receive(raw, part, have, total):
     from tqdm import tqdm
-    length = response.headers.get('Content-Length') or ''
-    total = _total(response.headers) or (
-        have + int(length) if length.isdigit() else None)
     if (total or 0) > MAX_BYTES:
-        raise InputError(f'it has {total} bytes, and at most {MAX_BYTES} are '
-                         'taken')
+        raise InputError(f'the file has {total} bytes, and at most '
+                         f'{MAX_BYTES} are downloaded')
     with (open(part, 'r+b' if have else 'wb') as file,
           tqdm(total=total, initial=have, unit='B', unit_scale=True,
                disable=not sys.stderr.isatty()) as progress):
         file.seek(have)
-        while block := _block(response):
+        while block := raw.read1(BLOCK):
             file.write(block)
             progress.update(len(block))
             if file.tell() > (total or MAX_BYTES):
                 part.unlink()
-                raise InputError('more came than was announced')
+                raise InputError('the host sent more than it announced')
         size = file.tell()
     if total is not None and size < total:
-        raise _Broken(f'broken off after {size} of {total} bytes')
+        raise _Interrupted(f'broken off after {size} of {total} bytes')
 
 
-def _block(response):
-    try:
-        return response.read1(BLOCK) if hasattr(response, 'read1') else (
-            response.read(BLOCK))
-    except http.client.IncompleteRead as error:
-        return error.partial
-    except (OSError, http.client.HTTPException) as error:
-        raise _Broken(f'broken off ({error or type(error).__name__})'
-                      ) from None
+def _reason(error):
+    cause = _cause(error)
+    return getattr(cause, 'strerror', None) or str(cause) or type(
+        cause).__name__
+
+
+def _cause(error):
+    """Return the first of a chain of exceptions."""
+    while before := error.__cause__ or (
+            None if error.__suppress_context__ else error.__context__):
+        error = before
+    return error

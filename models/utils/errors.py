@@ -6,93 +6,103 @@ import os
 import sys
 import warnings
 
-SHOWN = 3  # names in a line
+SHOWN = 3  # items of a list in one line
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used.
+    """The user's input is invalid.
 
     The message is one line: what was given, what is allowed, what to do.
     """
 
 
 class BackendError(InputError):
-    """A way to run the network is not to be had; another may be."""
+    """This backend is unavailable; another may work."""
+
+
+class DownloadError(InputError):
+    """A pretrained model cannot be downloaded."""
 
 
 @contextlib.contextmanager
 def report_errors():
-    """End a script with one line on stderr where its user can mend the cause.
+    """End a script with one line on stderr for an error its user can fix.
 
-    An error that is not the user's keeps its traceback; warnings take one
-    line as well, and Matplotlib, which ChainerCV loads, does not tell where it
-    keeps its cache.
+    Other errors keep their traceback. Warnings take one line as well.
     """
-    logging.getLogger('matplotlib').setLevel(logging.ERROR)
+    for name in 'matplotlib', 'urllib3':  # their log lines help no user
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
-    if hasattr(sys.stdout, 'reconfigure'):  # names may be in any encoding
+    if hasattr(sys.stdout, 'reconfigure'):  # file names may be no UTF-8
         sys.stdout.reconfigure(errors='surrogateescape')
     try:
         yield
     except InputError as error:
-        sys.exit(_one_line(error))
+        sys.exit(error_line(error))
     except ModuleNotFoundError as error:
-        sys.exit(_one_line(
+        sys.exit(error_line(
             f'{sys.executable} has no module {error.name!r}: run `make setup` '
             'and use .venv/bin/python, or install requirements.txt'))
     except MemoryError as error:
-        sys.exit(_one_line(f'the memory does not suffice {error}'))
+        sys.exit(error_line(f'out of memory {error}'))
     except BrokenPipeError:
         drop_output()
         sys.exit(1)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        sys.exit(_one_line(describe_os_error(error)))
+        sys.exit(error_line(describe(error)))
     except KeyboardInterrupt:
         sys.exit('interrupted')
 
 
 def drop_output():
-    """Print no more: who reads it has seen enough, as with `| head`."""
+    """Print no more: the reader of stdout has left, as `| head` does."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def names_that_differ(missing, unknown, known, others):
-    """Return one line on names that do not fit.
-
-    Args:
-        missing, unknown (list of (str, tuple)): names and shapes.
-        known (collection of str): what an unknown name may have been meant
-            to be.
-        others (list of str): further differences.
-
-    Returns:
-        str: the first three of all and how many there are beyond; empty
-        where there is none.
-
-    """
-    lines = [f'{name} {shape} is missing' for name, shape in missing]
-    for name, shape in unknown:
-        near = difflib.get_close_matches(name, known, 1) if (
-            len(lines) < SHOWN) else []  # it takes a while
-        lines.append(f'{name} {shape} is unknown' + (
-            f' (nearest name: {near[0]})' if near else ''))
-    lines += others
-    more = len(lines) - SHOWN
-    return '; '.join(lines[:SHOWN]) + (f'; and {more} more' if more > 0 else '')
-
-
-def describe_os_error(error):
-    """Return 'path: reason' of an `OSError`."""
+def describe(error):
+    """Return an error as text; of an `OSError`, 'path: reason'."""
+    if not isinstance(error, OSError):
+        return str(error)
     reason = error.strerror or str(error)
     return f'{error.filename}: {reason}' if error.filename else reason
 
 
-def _one_line(message):
+def error_line(message):
+    """Return 'error: ' and a message in one line."""
     return f'error: {_joined(message)}'
 
 
 def _joined(message):
     return ' '.join(str(message).split())
+
+
+def shortened(items, separator=', '):
+    """Join the first three items; a count stands for the others."""
+    items = list(map(str, items))
+    more = len(items) - SHOWN
+    return separator.join(items[:SHOWN]) + (
+        f'{separator}and {more} more' if more > 0 else '')
+
+
+def describe_differences(missing, unknown, known, others):
+    """Return one line on names that do not match.
+
+    Args:
+        missing, unknown (list of (str, tuple)): names and shapes.
+        known (collection of str): candidates for an unknown name.
+        others (list of str): further differences.
+
+    Returns:
+        str: the first three and a count of the rest; '' where there are none.
+
+    """
+    lines = [f'{name} {shape} is missing' for name, shape in missing]
+    for name, shape in unknown:
+        near = difflib.get_close_matches(name, known, 1) if (
+            len(lines) < SHOWN) else []  # slow
+        lines.append(f'{name} {shape} is unknown' + (
+            f' (nearest name: {near[0]})' if near else ''))
+    return shortened(lines + others, '; ')

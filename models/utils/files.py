@@ -5,8 +5,8 @@ import glob
 import hashlib
 import os
 import pathlib
+import secrets
 import sys
-import tempfile
 
 from .errors import InputError
 
@@ -15,8 +15,8 @@ from .errors import InputError
 def atomic_path(path):
     """Give the path of a temporary file that becomes `path` on success.
 
-    The temporary file lies in the same folder, so that `os.replace` is
-    atomic. When the body raises, it is removed and `path` is left as it was.
+    The temporary file is in the same folder, so that `os.replace` is atomic.
+    When the body raises, it is removed and `path` is left as it was.
 
     Args:
         path (str or pathlib.Path): the final name.
@@ -25,8 +25,7 @@ def atomic_path(path):
         pathlib.Path: the name to write to.
 
     Raises:
-        OSError: the folder does not exist or cannot be written; `filename`
-            of the error is the folder or the final name.
+        OSError: the folder does not exist or cannot be written.
 
     """
     path = pathlib.Path(path)
@@ -39,72 +38,68 @@ def atomic_path(path):
     with file:
         try:
             yield temporary
-            os.chmod(temporary, _default_mode())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 def _open_temporary(path):
-    """Make a locked file beside another; remove what a killed process left."""
-    prefix, suffix = f'.{path.name}.', '.tmp'
-    for left in path.parent.glob(f'{glob.escape(prefix)}*{suffix}'):
+    """Make a locked file beside `path`; remove those of killed processes."""
+    for left in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
         with contextlib.suppress(OSError), open(left, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     while True:
-        handle, name = tempfile.mkstemp(suffix, prefix, path.parent)
-        with contextlib.suppress(OSError):  # not every file system has locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.path.exists(name):
-            return open(handle, 'wb'), pathlib.Path(name)
-        os.close(handle)  # before it was locked, it looked like left behind
+        temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+        file = open(temporary, 'xb')  # noqa: SIM115  (it is returned)
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if temporary.exists():
+            return file, temporary
+        file.close()  # another process removed it before it was locked
 
 
 def check_not_source(target, source):
-    """Raise InputError where a file is to be written over its own source."""
+    """Raise InputError where a file would be written over its own source."""
     if os.path.exists(target) and os.path.exists(source) and (
             os.path.samefile(target, source)):
-        raise InputError(f'{target} is what is read as well: name another '
-                         'file to write')
-
-
-def _default_mode():
-    """The permissions a plain `open` would give (mkstemp gives 0o600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
+        raise InputError(f'input and output are the same file, {target}: name '
+                         'another file to write')
 
 
 @contextlib.contextmanager
 def locked(path, wait=True):
     """Let one process at a time work on a file.
 
-    The lock is a file beside it, and ends with the process that has it.
+    The lock is a file beside it; it ends with its process.
 
     Args:
-        path (pathlib.Path): the file, there or not.
-        wait (bool): for the other process to end; if false, raise.
+        path (pathlib.Path): the file; it need not exist.
+        wait (bool): for another process to end; if false, raise.
 
     Raises:
-        InputError: another process works on it.
+        InputError: another process works on the file.
 
     """
-    with open(path.with_name(f'.{path.name}.lock'), 'w') as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                raise InputError(f'another process works on {path}: wait for '
-                                 'its end, or name another folder') from None
-            print(f'waiting for another process that works on {path.name}',
-                  file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    import filelock
+    lock = filelock.FileLock(path.with_name(f'.{path.name}.lock'))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        if not wait:
+            raise InputError(f'another process works on {path}: wait until it '
+                             'ends, or name another folder') from None
+        print(f'waiting for another process that works on {path.name}',
+              file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def sha256(*paths):
-    """Return the digest of a file, or of several in turn, in hexadecimal."""
+    """Return the SHA-256 of files, one after another, in hexadecimal."""
     digest = hashlib.sha256()
     for path in paths:
         with open(path, 'rb') as file:

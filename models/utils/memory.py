@@ -1,4 +1,4 @@
-"""How much memory this process can still take."""
+"""Memory that this process can still allocate."""
 import pathlib
 import resource
 
@@ -8,17 +8,16 @@ GB = 1e9
 
 
 def available_memory():
-    """Return the bytes that this process can still take (Linux).
+    """Return how many bytes this process can still allocate (Linux).
 
-    It is the least of what the machine has free, what a container's limit
-    (cgroup) leaves, and what `ulimit -v` leaves; infinity where nothing is
-    known.
+    The least of: free memory of the machine, and what the limits of a
+    container (cgroup) and of `ulimit -v` leave. Infinity if all are unknown.
     """
     return max(0, min(_machine(), _cgroup(), _address_space()))
 
 
 def check_memory(what, needed, advice='free some, or take a smaller image'):
-    """Raise InputError where `what` needs more bytes than there are."""
+    """Raise InputError where `what` needs more bytes than are free."""
     available = available_memory()
     if needed > available:
         raise InputError(
@@ -29,12 +28,12 @@ def check_memory(what, needed, advice='free some, or take a smaller image'):
 def _machine():
     try:
         return _field('/proc/meminfo', 'MemAvailable') * 1024
-    except (OSError, ValueError):  # it does not say
+    except (OSError, ValueError):  # no such line
         return float('inf')
 
 
 def _cgroup(root=pathlib.Path('/sys/fs/cgroup')):
-    """Version 2, or version 1; a process sees its own limit at the root."""
+    """Version 2, then 1; a container sees its own limit at the root."""
     for limit, usage, statistics, reclaimable in (
             ('memory.max', 'memory.current', 'memory.stat', 'inactive_file'),
             ('memory/memory.limit_in_bytes', 'memory/memory.usage_in_bytes',
@@ -56,7 +55,7 @@ def _address_space():
 
 
 def _field(path, name):
-    """Return the number after `name` in a file of such lines."""
+    """Return the number after `name` in a file of 'name number' lines."""
     for line in pathlib.Path(path).read_text().splitlines():
         words = line.replace(':', ' ').split()
         if words[0] == name:

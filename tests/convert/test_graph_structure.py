@@ -1,13 +1,15 @@
 """Graphs with the right weights, wired in another way or with bad values."""
 import numpy as np
 import pytest
+from conftest import convert
 from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
 
-from convert.conversion import Conversion, convert, weight_table
+from convert.conversion import check, converted_arrays
 from convert.frozen_graph import FrozenGraph
+from convert.name_table import weight_table
 from models.classes import label_colors
 from models.utils.errors import InputError
 
@@ -166,8 +168,8 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (set_integers('ResizeBilinear_2/size', 65, 65),
      r'ResizeBilinear_2 has size \[65, 65\]'),
     (retarget('ArgMax', 0, 'logits/semantic/BiasAdd'),
-     'BiasAdd is read by ResizeBilinear ResizeBilinear_2, ArgMax ArgMax'),
-    (retarget('ArgMax', 0, 'nowhere'), 'ResizeBilinear_3 must be read by an '
+     'BiasAdd feeds ResizeBilinear ResizeBilinear_2, ArgMax ArgMax'),
+    (retarget('ArgMax', 0, 'nowhere'), 'ResizeBilinear_3 should feed an '
      'ArgMax'),
     (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
               0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
@@ -177,8 +179,9 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
               'xception_module/add'), 'unit_3/.*add reads Add .*unit_1/.*, '
      'and must read .*unit_2/'),
-    (softmax_first, 'logits/semantic/BiasAdd is read by Softmax Early'),
-    (retarget('aspp0/Conv2D', 0, 'nowhere'), 'has no node nowhere'),
+    (softmax_first, 'logits/semantic/BiasAdd feeds Softmax Early'),
+    (retarget('aspp0/Conv2D', 0, 'nowhere'),
+     'nowhere is read by a node, and is missing'),
     (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
      'decoder/ResizeBilinear has align_corners False'),
     (set_attribute('ResizeBilinear_3', 'half_pixel_centers', 'b', True),
@@ -192,12 +195,12 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (set_constant('mul_1/x', 1 / 255), 'mul_1 has scale'),
     (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
               'concat_projection/BatchNorm/gamma/read'),
-     'BatchNorm/gamma is read by'),
+     'BatchNorm/gamma feeds'),
     (twice, "two nodes of the same name, .*: 'aspp0/weights'"),
     (loop, 'aspp0/BatchNorm/gamma'),
     (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
     (huge, r'aspp0/weights has shape \(1, 1, 2048, 1099511627776\)'),
-    (content('aspp0/weights', b'short'), 'aspp0/weights is damaged'),
+    (content('aspp0/weights', b'short'), 'aspp0/weights is a damaged constant'),
     (int64, 'aspp0/BatchNorm/beta is int64'),
     (set_constant('aspp0/weights', float('nan')), 'not finite'),
     (reverse_channels, 'is a ReverseV2 of the image'),
@@ -214,10 +217,10 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (other_block, 'has the block .*, and .*BatchToSpaceND'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], which is not all '
-     r'that labels of \[513, 513\] pixels'),
+    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], which does not '
+     r'span the features of \[513, 513\] pixels'),
     (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'kernel \[\]'),
-    (labels_of_quarter_size, r'which is not all that labels of \[129, 129\]'),
+    (labels_of_quarter_size, r'does not span the features of \[129, 129\]'),
     (nameless, "or one of none: ''"),
     (set_integers('ArgMax/dimension', 1), 'ArgMax has axis 1'),
     (set_attribute('strided_slice_6', 'begin_mask', 'i', 1), 'begin_mask 1'),
@@ -299,18 +302,16 @@ def plain_epsilons(graph):
 def test_official_graphs_convert(skeleton, change):
     graph = GraphDef.FromString(skeleton)
     change(graph)
-    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
-                            'voc')
-    assert conversion.crop_size == [513, 513]
-    assert len(list(conversion.arrays())) > 732
+    conversion = check(FrozenGraph(graph.SerializeToString(), 'g.pb'), 'voc')
+    assert conversion.min_input_size == [513, 513]
+    assert len(list(converted_arrays(conversion))) > 732
 
 
 def test_a_crop_of_any_size():
     weights = palette_weights(label_colors('voc'))
     graph = FixtureGraph(weights, 21, (512, 402)).graph
-    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
-                            'voc')
-    assert conversion.crop_size == [512, 402]
+    conversion = check(FrozenGraph(graph.SerializeToString(), 'g.pb'), 'voc')
+    assert conversion.min_input_size == [512, 402]
 
 
 def test_half_weights_are_widened(skeleton):
@@ -320,8 +321,8 @@ def test_half_weights_are_widened(skeleton):
     tensor.ClearField('float_val')
     half = np.random.default_rng(0).normal(size=(2048, 256)).astype('e')
     tensor.tensor_content = half.tobytes()
-    conversion = Conversion(FrozenGraph(graph.SerializeToString(), 'g.pb'),
-                            'voc')
-    array = dict(conversion.arrays())[weight_table()['aspp0/weights'][0]]
+    conversion = check(FrozenGraph(graph.SerializeToString(), 'g.pb'), 'voc')
+    target, _ = weight_table()['aspp0/weights']
+    array = dict(converted_arrays(conversion))[target]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array[:, :, 0, 0], half.T)

@@ -10,14 +10,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, convert
 from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert import sources
-from convert.conversion import Conversion, convert
 from convert.sources import open_source
+from convert.verification import built_in_image, verify
 from models import DeepLabV3plusXception65
 from models.classes import label_colors
 from models.utils.errors import InputError
@@ -129,7 +129,7 @@ def test_checkpoint(checkpoint, run_script, palette_graphs):
     result = run_script('tf2npz.py', 'voc', checkpoint, 'a.npz',
                         '--output-stride', 16)
     assert result.returncode == 0, result.stderr
-    assert ('ignored, needed for training only: aspp0/BatchNorm/gamma/'
+    assert ('ignored, only needed for training: aspp0/BatchNorm/gamma/'
             'Momentum, beta1_power, global_step') in result.stdout
     found = dict(np.load(run_script.folder / 'a.npz'))
     assert found['metadata/output_stride'] == 16
@@ -161,9 +161,11 @@ def test_inspect(skeleton, tmp_path, run_script):
     found = json.loads(result.stdout)
     assert found['problem'] is None
     expected = {
-        'task': 'voc', 'classes': 21, 'outputs': 21, 'backbone': 'xception_65',
-        'output_stride': 8, 'atrous_rates': [12, 24, 36], 'era': 2018,
-        'epsilons': {'0.001': 132, '1.001e-05': 14}, 'crop_size': [513, 513],
+        'dataset': 'voc', 'classes': 21, 'outputs': 21,
+        'backbone': 'xception_65', 'output_stride': 8,
+        'atrous_rates': [12, 24, 36], 'era': 2018,
+        'epsilons': {'0.001': 132, '1.001e-05': 14},
+        'min_input_size': [513, 513],
         'parameters': 41258213, 'dropped': [], 'kind': 'frozen graph'}
     assert {key: found[key] for key in expected} == expected
     assert len(found['weights']) == 732
@@ -198,41 +200,34 @@ def test_verify_finds_a_difference(random_graphs, run_script, tmp_path,
     assert 'labels 99.99' in result.stdout or 'labels 100' in result.stdout
     assert not result.stderr  # nor what TensorFlow logs
 
-    from convert import verification
-    conversion = Conversion(open_source(pb), 'voc')
-    conversion.write(tmp_path / 'a.npz')
-    original = Conversion.arrays
-
-    def changed(self):
-        for name, array in original(self):
-            wrong = name == 'decoder/conv2/pw_bn/beta'
-            yield name, array + np.float32(0.2) if wrong else array
+    conversion = convert(pb, 'voc', tmp_path / 'a.npz')
+    image = {'built-in': built_in_image(conversion.min_input_size)}
 
     # The fault must not be Chainer's training mode, nor the image's name.
     link = DeepLabV3plusXception65
     monkeypatch.setattr(link, 'to_openvino', lambda self, required: None)
     monkeypatch.setattr(link, '_engine', None, raising=False)
-    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    list(verify(conversion, tmp_path / 'a.npz', image))
     monkeypatch.undo()
 
-    monkeypatch.setattr(Conversion, 'arrays', changed)
-    conversion.write(tmp_path / 'b.npz')
-    list(verification.verify(conversion, tmp_path / 'a.npz', []))
+    list(verify(conversion, tmp_path / 'a.npz', image))
+    arrays = dict(np.load(tmp_path / 'a.npz'))
+    arrays['decoder/conv2/pw_bn/beta'] += np.float32(0.2)
+    np.savez(tmp_path / 'b.npz', **arrays)
     with pytest.raises(InputError, match='does not do what the graph does'):
-        list(verification.verify(conversion, tmp_path / 'b.npz', []))
+        list(verify(conversion, tmp_path / 'b.npz', image))
 
 
 @pytest.mark.slow
 def test_verify_finds_other_padding(random_graphs, tmp_path):
-    from convert import verification
     graph = GraphDef.FromString(random_graphs('voc')[0].read_bytes())
     mean, = (node for node in graph.node if node.name == 'Reshape/tensor')
     mean.attr['value'].tensor.tensor_content = bytes(12)  # black, for grey
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
-    conversion = Conversion(open_source(tmp_path / 'g.pb'), 'voc')
-    conversion.write(tmp_path / 'a.npz')
+    conversion = convert(tmp_path / 'g.pb', 'voc', tmp_path / 'a.npz')
     with pytest.raises(InputError, match='does not do what the graph does'):
-        list(verification.verify(conversion, tmp_path / 'a.npz', []))
+        list(verify(conversion, tmp_path / 'a.npz', {
+            'built-in': built_in_image(conversion.min_input_size)}))
 
 
 @pytest.mark.slow
@@ -245,7 +240,7 @@ def test_verify_feeds_an_image_of_any_name(random_graphs, run_script,
             node.input[i] = name.replace('ImageTensor', 'Photograph')
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
     result = run_script('tf2npz.py', 'voc', tmp_path / 'g.pb', 'a.npz',
-                        '--verify', ROOT / 'assets/street.png')
+                        '--verify-on', ROOT / 'assets/street.png')
     assert result.returncode == 0, result.stderr
 
 
@@ -260,16 +255,16 @@ def test_never_writes_over_the_source(skeleton, fails, tmp_path):
     (tmp_path / 'g.pb').write_bytes(skeleton)
     (tmp_path / 'link.pb').symlink_to('g.pb')
     for target in 'g.pb', 'link.pb':
-        fails('is what is read as well', 'tf2npz.py', 'voc',
+        fails('input and output are the same file', 'tf2npz.py', 'voc',
               tmp_path / 'g.pb', tmp_path / target)
     assert (tmp_path / 'g.pb').read_bytes() == skeleton
 
 
-def test_tasks_of_python(tmp_path):
+def test_datasets_of_python(tmp_path):
     (tmp_path / 'g.pb').write_bytes(FixtureGraph(
         lambda name, shape: np.ones(shape, 'f'), 7, (65, 65)
     ).graph.SerializeToString())
-    with pytest.raises(InputError, match='the task is coco, and must be one'):
+    with pytest.raises(InputError, match='the dataset is coco, and must'):
         convert(tmp_path / 'g.pb', 'coco', tmp_path / 'a.npz')
     convert(tmp_path / 'g.pb', 'custom', tmp_path / 'a.npz')
     assert DeepLabV3plusXception65(

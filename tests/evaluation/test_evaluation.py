@@ -16,13 +16,12 @@ from fixture_images import VALUES, patches, write_tree
 from PIL import Image
 
 from evaluation.labelled_images import LabelledImages, write_prediction
-from evaluation.report import verdict
-from evaluation.run import (
+from evaluation.published import PUBLISHED, verdict
+from evaluation.run import State, evaluate
+from evaluation.scores import (
     CITYSCAPES_CATEGORIES,
-    State,
     category_iou,
     confusion_matrix,
-    evaluate,
     scores,
 )
 from models import DeepLabV3plusXception65
@@ -225,7 +224,7 @@ def test_killed_and_taken_up_again(palette_graphs, tmp_path):
     assert 'Traceback' not in text
     result = subprocess.run(broken, check=True, capture_output=True,
                             text=True, timeout=300)
-    assert f'going on after {done} of 24 images' in result.stdout
+    assert f'resuming after {done} of 24 images' in result.stdout
     same_matrix(tmp_path / 'whole', tmp_path / 'broken')
     other = subprocess.run([*broken, '--flip'], capture_output=True,
                            text=True, check=False, timeout=300)
@@ -244,7 +243,14 @@ def test_verdict(miou, images, stride, words):
     settings = {'dataset': 'cityscapes', 'split': 'val', 'images': images,
                 'images_of_split': 500, 'output_stride': stride,
                 'scales': [1.0], 'flip': False}
-    assert words in verdict({'miou': miou, 'settings': settings})
+    assert words in verdict(miou, settings)
+
+
+def test_readme_has_the_published_scores():
+    table = (ROOT / 'README.md').read_text()
+    for (_, _, stride, scales, _), miou in PUBLISHED.items():
+        if (stride, scales) == (8, (1.0,)):
+            assert f'| {miou:.2f} % |' in table
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_refuses_names_that_lead_elsewhere(tmp_path):
     root = write_tree('voc', tmp_path, patches('voc', 1))
     listing = root / 'VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt'
     listing.write_text('../../evil\n')
-    with pytest.raises(InputError, match=r'names ../../evil, and must'):
+    with pytest.raises(InputError, match=r'lists ../../evil, and must'):
         LabelledImages('voc', root, 'val')
 
 

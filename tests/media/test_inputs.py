@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_images import write_picture
+from fixture_images import write_image
 from PIL import Image
 
 from media.images import read_image
@@ -23,7 +23,7 @@ from models.utils.errors import InputError
 
 @pytest.mark.slow
 def test_standard_input_and_addresses(demo, tmp_path):
-    data = write_picture(tmp_path / 'a b.png').read_bytes()
+    data = write_image(tmp_path / 'a b.png').read_bytes()
     handler = functools.partial(http.server.SimpleHTTPRequestHandler,
                                 directory=tmp_path)
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
@@ -96,7 +96,7 @@ def test_video_of_a_turned_phone(tmp_path, matrix, change):
 def test_video(demo, tmp_path):
     frames = []
     for seed in range(4):
-        path = write_picture(tmp_path / f'frame_{seed + 8}.png', seed, (71, 95))
+        path = write_image(tmp_path / f'frame_{seed + 8}.png', seed, (71, 95))
         frames.append(np.asarray(Image.open(path)))
     write_video(tmp_path / 'film.mp4', 12, frames)
     result = demo(tmp_path / 'film.mp4', tmp_path / 'frame_%d.png', '--output',

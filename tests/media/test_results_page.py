@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from fixture_images import write_picture
+from fixture_images import write_image
 
 CHECK_PAGE = '''<script>
 const painted = () => {
@@ -35,7 +35,7 @@ addEventListener('load', () => {
 
 @pytest.mark.slow
 def test_page(demo, tmp_path):
-    picture = write_picture(tmp_path / 'a <b>.png')
+    picture = write_image(tmp_path / 'a <b>.png')
     result = demo(picture, '--html', 'a.html')
     assert result.returncode == 0, result.stderr
     assert os.listdir(demo.folder) == ['a.html']
@@ -59,7 +59,7 @@ def test_page(demo, tmp_path):
 
 @pytest.mark.slow
 def test_page_beside_pictures(demo, tmp_path):
-    picture = write_picture(tmp_path / 'a.png')
+    picture = write_image(tmp_path / 'a.png')
     result = demo(picture, '--html', 'a.html', '--output', 'out')
     assert result.returncode == 0, result.stderr
     assert sorted(os.listdir(demo.folder)) == ['a.html', 'out']

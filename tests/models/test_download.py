@@ -2,6 +2,7 @@
 import http.server
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from models import pretrained
+from convert.official import fetch
+from models import DeepLabV3plusXception65, pretrained
 from models.utils import download
 from models.utils.errors import InputError
 
@@ -103,7 +105,7 @@ class Host:
 @pytest.fixture
 def host(monkeypatch):
     monkeypatch.setattr(download, 'TIMEOUT', 0.5)
-    monkeypatch.setattr(download, 'PAUSES', (0.01, 0.01, 0.01))
+    monkeypatch.setattr(download, 'BACKOFF', 0.01)
     host = Host()
     yield host
     host.stop()
@@ -133,8 +135,8 @@ def test_arrives(host, tmp_path, plan, n_requests):
 
 @pytest.mark.parametrize(('plan', 'words'), [
     (['404'], 'HTTP 404'), (['403'], 'HTTP 403'), (['500'], 'HTTP 500'),
-    (['hang'], 'timed out'), (['corrupt'], 'not usable: it is damaged'),
-    (['endless'], 'more came'),
+    (['hang'], 'timed out'), (['corrupt'], 'file is corrupt: it is damaged'),
+    (['endless'], 'more than it announced'),
     (['wrong length', '500'], 'HTTP 500'),
 ])
 def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
@@ -148,10 +150,27 @@ def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_not_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(download.time, 'sleep', pytest.fail)
-    with pytest.raises(InputError, match='directory'):
+def test_a_folder_is_not_tried_again(tmp_path):
+    with pytest.raises(IsADirectoryError):
         download.download(tmp_path.as_uri(), tmp_path, None)
+
+
+def test_an_unknown_host_is_final(tmp_path, monkeypatch, capsys):
+    def resolve(*args, **kwargs):
+        raise socket.gaierror(-2, 'Name or service not known')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', resolve)
+    with pytest.raises(InputError, match='Name or service not known'):
+        download.download('http://host.invalid/a', tmp_path, None)
+    assert 'trying again' not in capsys.readouterr().err
+
+
+def test_a_closed_port_is_tried_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(download, 'BACKOFF', 0.01)
+    with pytest.raises(InputError, match=r'^Connection refused$'):
+        download.download('http://127.0.0.1:9/a', tmp_path, None)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ['Connection refused: trying again'] * 4
 
 
 def test_only_addresses_that_make_sense(tmp_path):
@@ -190,9 +209,8 @@ def models_host(host, palette_graphs, monkeypatch, tmp_path):
         file.add(pb, 'model/frozen_inference_graph.pb')
     host.files = {'voc.npz': npz.read_bytes(),
                   'voc.tar.gz': archive.read_bytes()}
-    monkeypatch.setitem(pretrained.PRETRAINED_MODELS, 'voc', {
-        **pretrained.PRETRAINED_MODELS['voc'],
-        'npz': f'{host.url}/voc.npz', 'tarball': f'{host.url}/voc.tar.gz'})
+    monkeypatch.setitem(pretrained.URLS, 'voc', {
+        'npz': f'{host.url}/voc.npz', 'archive': f'{host.url}/voc.tar.gz'})
     monkeypatch.setenv('CHAINER_DATASET_ROOT', str(tmp_path / 'cache'))
     monkeypatch.setattr('chainer.dataset.download._dataset_root',
                         str(tmp_path / 'cache'))
@@ -201,36 +219,42 @@ def models_host(host, palette_graphs, monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_npz_is_kept_and_watched(models_host):
-    path = pretrained.pretrained_path('voc')
+    path = fetch('voc')
     assert path.read_bytes() == models_host.files['voc.npz']
-    assert pretrained.pretrained_path('voc') == path
+    assert fetch('voc') == path
     assert models_host.requests == [('voc.npz', None)]
     with open(path, 'r+b') as file:
         file.seek(1000)
         file.write(b'changed')
     with pytest.raises(InputError, match='has changed since'):
-        pretrained.pretrained_path('voc')
+        fetch('voc')
+    with pytest.raises(InputError, match='has changed since'):
+        DeepLabV3plusXception65(pretrained_model='voc')
 
 
 @pytest.mark.slow
 def test_archive_stands_in(models_host):
     models_host.files['voc.npz'] = b'<html>moved</html>'
-    path = pretrained.pretrained_path('voc')
-    pretrained._check('voc', path)
+    with pytest.raises(InputError, match=r'python tf2npz\.py voc voc\.tar'):
+        DeepLabV3plusXception65(pretrained_model='voc')
+    path = fetch('voc')
+    assert DeepLabV3plusXception65(pretrained_model=path).n_class == 21
     names = {entry.name for entry in path.parent.iterdir()}
     assert names == {path.name, f'{path.name}.sha256', f'.{path.name}.lock'}
 
 
-def test_says_what_was_tried(models_host, monkeypatch):
+def test_says_what_was_tried(models_host, monkeypatch, capsys):
     models_host.files.clear()
     monkeypatch.setenv(pretrained.MIRROR, 'file:///nowhere/')
     with pytest.raises(InputError) as caught:
-        pretrained.pretrained_path('voc')
-    message = str(caught.value)
+        fetch('voc')
+    assert str(caught.value) == (
+        'the voc model cannot be downloaded (HTTP 404 Not Found): run `python '
+        'tf2npz.py voc voc.tar.gz voc.npz` and give voc.npz')
+    tried = capsys.readouterr().err
     for words in ('file:///nowhere/voc.npz: ', '/voc.npz: HTTP 404',
-                  'file:///nowhere/voc.tar.gz: ', '/voc.tar.gz: HTTP 404',
-                  'python tf2npz.py voc ARCHIVE.tar.gz'):
-        assert words in message
+                  'file:///nowhere/voc.tar.gz: ', '/voc.tar.gz: HTTP 404'):
+        assert words in tried
 
 
 @pytest.mark.slow
@@ -239,8 +263,7 @@ def test_two_at_once_download_once(models_host, tmp_path):
     file_name = 'deeplabv3plus_xception65_voc_converted_2019_02_15.npz'
     models_host.files[file_name] = models_host.files['voc.npz']
     script = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import models;'
-              'from models.pretrained import pretrained_path;'
-              'print(pretrained_path("voc"))')
+              'from convert.official import fetch; print(fetch("voc"))')
     children = [subprocess.Popen(
         [sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
         env={**os.environ, pretrained.MIRROR: models_host.url})

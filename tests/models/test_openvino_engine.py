@@ -23,7 +23,7 @@ def image(height, width, seed=0):
 def both_logits(model, x):
     """Return the logits of an image by OpenVINO and by Chainer."""
     engine = OpenVINOEngine()
-    engine.follow(model)
+    engine.update(model)
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         return engine(x), model(x).array
 
@@ -74,7 +74,7 @@ def test_sizes_in_turn(model, monkeypatch):
     """Sizes of one compilation and of their own, back and forth."""
     monkeypatch.setattr(openvino_engine, 'SHARED_PIXELS', 80 * 80)
     engine = OpenVINOEngine()
-    engine.follow(model)
+    engine.update(model)
     for size in (65, 65), (97, 81), (33, 50), (81, 97), (97, 81):
         x = model.prepare(image(*size))[np.newaxis]
         with chainer.using_config('train', False), chainer.no_backprop_mode():
@@ -130,12 +130,12 @@ def test_loaded_weights_are_noticed(model, tmp_path):
 @pytest.mark.slow
 def test_a_changed_epsilon_is_noticed(model):
     engine = OpenVINOEngine()
-    engine.follow(model)
+    engine.update(model)
     kept = engine._model
-    engine.follow(model)
+    engine.update(model)
     assert engine._model is kept  # nothing had changed
     model.aspp.proj.bn.eps = 0.5
-    engine.follow(model)
+    engine.update(model)
     assert engine._model is not kept
 
 
@@ -161,7 +161,7 @@ class OtherClassifier(L.Convolution2D):
 @pytest.mark.slow
 def test_an_unknown_part_goes_to_chainer(model):
     model.decoder.conv_logits = OtherClassifier(256, 21, 1)
-    with pytest.warns(match='OtherClassifier, cannot be turned into ONNX'):
+    with pytest.warns(match='OtherClassifier, has no ONNX form'):
         label = model.predict([image(65, 65)])[0]
     assert (label == 3).all()
     with pytest.raises(BackendError, match='decoder/conv_logits'):

@@ -98,7 +98,7 @@ def test_a_long_header_is_not_read(tmp_path):
         size = 1 << 28
         file.writestr('decoder/conv_logits/W.npy', b'\x93NUMPY\x02\x00'
                       + size.to_bytes(4, 'little') + bytes(size))
-    with pytest.raises(InputError, match=r'npy version \(2, 0\) is not read'):
+    with pytest.raises(InputError, match=r'npy version \(2, 0\) is not supp'):
         load(tmp_path / 'a.npz')
 
 

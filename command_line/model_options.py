@@ -1,0 +1,139 @@
+"""Options that several scripts share: which model to load, what runs it."""
+import argparse
+import re
+
+from models.constants import DATASETS, MAX_INPUT_SIDE, OUTPUT_STRIDES
+from models.utils.errors import InputError
+
+MAX_SCALE = 8
+
+
+def add_model_options(parser, default):
+    """Add the options that `load_model` takes.
+
+    Args:
+        parser (argparse.ArgumentParser): the script's.
+        default (str): the pretrained model where none is given.
+
+    """
+    parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
+                        help='number of the GPU to run on (default: the CPU)')
+    parser.add_argument(
+        '--pretrained-model', default=default, metavar='MODEL',
+        help=f'an npz file, or one of {", ".join(DATASETS)}, downloaded at '
+             'the first use (default: %(default)s)')
+    parser.add_argument(
+        '--input-size', '--min-input-size', type=image_size, metavar='SIZE',
+        help='pad smaller images to this size, 513 or 1025x2049 (height x '
+             "width; default: the model's)")
+    parser.add_argument(
+        '--output-stride', type=int, choices=OUTPUT_STRIDES,
+        help='16 is three times as fast and a little less accurate (default: '
+             "the model's, mostly 8)")
+    parser.add_argument('--scales', type=image_scales, default=(1.,),
+                        metavar='SCALES', help='average over scales, as '
+                        '0.75,1.0,1.25 (default: 1.0)')
+    parser.add_argument('--flip', action='store_true',
+                        help='average over the mirrored image, too')
+    parser.add_argument(
+        '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
+        help='what runs the network on a CPU (default: OpenVINO where it is '
+             'installed, else Chainer)')
+    parser.add_argument('--threads', type=int, metavar='N',
+                        help='threads on a CPU (default: one for each core)')
+
+
+def image_size(text):
+    """Parse '513', '513x1025' or '513 1025' as (height, width) in pixels."""
+    sides = re.split('[x, ]+', text.strip())
+    if len(sides) > 2 or not all(
+            side.isdecimal() and 0 < int(side) <= MAX_INPUT_SIDE
+            for side in sides):
+        raise argparse.ArgumentTypeError(
+            f'a size is one or two numbers up to {MAX_INPUT_SIDE}, as 513 or '
+            f'513x1025, not {text!r}')
+    return int(sides[0]), int(sides[-1])
+
+
+def image_scales(text):
+    """Parse '0.75,1.0' or '0.75 1.0' as scales, a tuple of float."""
+    try:
+        scales = tuple(map(float, re.split('[, ]+', text.strip())))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale <= MAX_SCALE for scale in scales):
+        raise argparse.ArgumentTypeError(
+            f'scales are positive numbers up to {MAX_SCALE}, as 0.75,1.0, not '
+            f'{text!r}')
+    return scales
+
+
+def check_model_options(parser, args):
+    """Refuse combinations that cannot work."""
+    if args.threads is not None and args.threads < 1:
+        parser.error(f'--threads is {args.threads}, and must be positive')
+    if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
+        parser.error('--backend and --threads are for a CPU, not for --gpu')
+
+
+def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
+               gpu, backend, threads):
+    """Return the link on its device; see `add_model_options`.
+
+    Args:
+        pretrained_model (str or pathlib.Path): a key of `DATASETS`, fetched
+            at the first use, or the path of an npz.
+        min_input_size, scales, flip, output_stride: the link's.
+        gpu (int): number of the GPU; negative: the CPU.
+        backend (str): on a CPU 'auto', 'openvino' or 'chainer'.
+        threads (int): on a CPU; None: one for each core.
+
+    Raises:
+        InputError: there is no such GPU or model, or it does not fit.
+
+    """
+    from convert.official import fetch
+    from models import DeepLabV3plusXception65
+    if gpu >= 0:
+        check_gpu(gpu)
+    model = DeepLabV3plusXception65(
+        pretrained_model=fetch(pretrained_model),
+        min_input_size=min_input_size, scales=scales, flip=flip,
+        output_stride=output_stride)
+    if gpu >= 0:
+        import chainer
+        chainer.cuda.get_device_from_id(gpu).use()
+        model.to_gpu(gpu)
+    else:
+        set_backend(model, backend, threads)
+    return model
+
+
+def set_backend(model, backend, threads):
+    """Choose what runs the link on a CPU, with how many threads."""
+    if threads is not None:
+        from threadpoolctl import threadpool_limits
+        threadpool_limits(threads)  # of NumPy's matrix products
+    if backend == 'chainer':
+        model.to_chainer()
+    else:
+        model.to_openvino(threads, required=backend == 'openvino')
+
+
+def check_gpu(gpu):
+    """Raise InputError where Chainer cannot use the GPU of this number."""
+    from chainer.backends import cuda
+    advice = ('leave --gpu out to run on the CPU, or see "On a GPU" in '
+              'README.md')
+    if not cuda.available:
+        raise InputError(f'--gpu {gpu} needs CuPy, and Chainer cannot load it '
+                         f'({cuda._resolution_error}): {advice}')
+    runtime = cuda.cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        raise InputError(f'--gpu {gpu} needs a GPU and its driver ({error}): '
+                         f'{advice}') from None
+    if gpu >= count:
+        raise InputError(f'there is no GPU {gpu}: they are numbered 0 to '
+                         f'{count - 1}')

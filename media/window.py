@@ -1,0 +1,58 @@
+"""Show results in windows."""
+import os
+import sys
+import time
+
+from media.visualization import figure
+from models.utils.errors import InputError
+
+SIZE = 1280, 720  # width, height in pixels at most
+DPI = 100
+
+
+def has_display():
+    """Return whether a window can be opened."""
+    if sys.platform == 'linux' and not (
+            os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+        return False
+    from matplotlib import pyplot as plt
+    canvas = plt.figure().canvas
+    plt.close()
+    return canvas.required_interactive_framework is not None
+
+
+def show_results(segmenter, inputs, max_pixels):
+    """Open a window for each image, one after another.
+
+    Args:
+        segmenter (Segmenter): see there; its tally counts.
+        inputs (list of Input): what to segment.
+        max_pixels (int): larger images are refused.
+
+    """
+    for each in inputs:
+        with segmenter.tally.reporting(each.name):
+            if each.is_video:
+                raise InputError(f'{each.name} is a video: give --output')
+            begun = time.perf_counter()
+            image = each.read(max_pixels)
+            label, _ = segmenter.segment(each.name, image)
+            segmenter.tally.times.append(time.perf_counter() - begun)
+            _show(each.name, figure(image, label, segmenter.names,
+                                    segmenter.colors, segmenter.class_filter))
+            segmenter.tally.done()
+
+
+def _show(title, page):
+    """Show a PIL.Image.Image until its window is closed."""
+    from matplotlib import pyplot as plt
+    scale = min(1, *(most / side for most, side in zip(
+        SIZE, page.size, strict=True))) / DPI
+    window = plt.figure(title, dpi=DPI, figsize=(
+        page.width * scale, page.height * scale))
+    window.add_axes((0, 0, 1, 1)).imshow(page)
+    window.axes[0].set_axis_off()
+    plt.show(block=False)
+    # In show's own waiting, Ctrl-C takes effect at the next mouse move.
+    while plt.fignum_exists(window.number):
+        window.canvas.start_event_loop(0.1)
