@@ -81,19 +81,9 @@ def metadata(link):
 
 
 def compare(path, link, probabilities):
-    """Compare an ONNX model with the link that it was made from.
+    """Return how far ONNX model and link differ, relative to the largest output.
 
-    Args:
-        path (str or pathlib.Path): of the model.
-        link (DeepLabV3plusXception65): the link.
-        probabilities (bool): whether the model outputs these.
-
-    Returns:
-        float: the largest difference, relative to the largest output.
-
-    Raises:
-        InputError: it is more than `TOLERANCE`.
-
+    Raise InputError where that is more than `TOLERANCE`.
     """
     import chainer
     import chainer.functions as F

@@ -43,13 +43,7 @@ def parse_args(dataset, description):
 
 
 def main(dataset, description):
-    """Evaluate a model on a dataset, as the command line says.
-
-    Args:
-        dataset (str): 'cityscapes', 'voc' or 'ade20k'.
-        description (str): for `--help`.
-
-    """
+    """Evaluate a model on a dataset, as the command line says."""
     args = parse_args(dataset, description)
     with report_errors():
         processes = Processes()
@@ -157,9 +151,7 @@ def evaluate_share(args, images, n_images, model, colors, settings, processes):
 def state_path(folder, processes):
     """Return where this process saves its state.
 
-    Raises:
-        InputError: there are states of another number of processes.
-
+    Raise InputError where states of another number of processes exist.
     """
     ending = '' if processes.size == 1 else (
         f'_{processes.rank}_of_{processes.size}')

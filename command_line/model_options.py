@@ -9,13 +9,7 @@ MAX_SCALE = 8
 
 
 def add_model_options(parser, default):
-    """Add the options that `load_model` takes.
-
-    Args:
-        parser (argparse.ArgumentParser): the script's.
-        default (str): the pretrained model where none is given.
-
-    """
+    """Add the options that `load_model` takes, with a default model."""
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
     parser.add_argument(
@@ -78,19 +72,9 @@ def check_model_options(parser, args):
 
 def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
                gpu, backend, threads):
-    """Return the link on its device; see `add_model_options`.
+    """Return the link on its device; the arguments are the options above.
 
-    Args:
-        pretrained_model (str or pathlib.Path): a key of `DATASETS`, fetched
-            at the first use, or the path of an npz.
-        min_input_size, scales, flip, output_stride: the link's.
-        gpu (int): number of the GPU; negative: the CPU.
-        backend (str): on a CPU 'auto', 'openvino' or 'chainer'.
-        threads (int): on a CPU; None: one for each core.
-
-    Raises:
-        InputError: there is no such GPU or model, or it does not fit.
-
+    Raise InputError where there is no such GPU or model, or it does not fit.
     """
     from convert.official import fetch
     from models import DeepLabV3plusXception65

@@ -28,7 +28,6 @@ class Checkpoint:
 
     Raises:
         InputError: TensorFlow is not installed or cannot read it.
-
     """
 
     is_graph = False

@@ -30,7 +30,6 @@ class Conversion:
         wiring (graph_structure.Wiring): of a graph; None for a checkpoint.
         min_input_size (list of two ints): height and width in pixels to which
             the source pads images.
-
     """
 
     source: object
@@ -44,14 +43,9 @@ class Conversion:
 def check(source, dataset: str) -> Conversion:
     """Compare all of a source with the link that takes its weights.
 
-    Args:
-        source (FrozenGraph or Checkpoint): see `sources.open_source`.
-        dataset (str): a key of `DATASETS`, or `CUSTOM`.
-
-    Raises:
-        InputError: the source is another network or of another dataset, or a
-            weight, layer or connection is not the link's.
-
+    Raise InputError where the source is another network or of another dataset
+    (a key of `DATASETS`, or `CUSTOM`), or where a weight, layer or connection
+    is not the link's.
     """
     check_network(source)
     n_output = count_outputs(source)
@@ -64,17 +58,9 @@ def check(source, dataset: str) -> Conversion:
 
 
 def write(conversion, path, classes=None):
-    """Write the npz, and check that it can be read.
+    """Write the npz, with a user's own classes if there are, and read it again.
 
-    Args:
-        conversion (Conversion): see `check`.
-        path (str or pathlib.Path): from `models.utils.files.atomic_path`.
-        classes (dict): a user's own, see `models.classes.read_classes`.
-
-    Raises:
-        InputError: a value is not finite, or a variance is negative.
-        OSError: the file cannot be written.
-
+    Raise InputError where a value is not finite, or a variance is negative.
     """
     from models.weights import WeightsFile, write_npz
     source = conversion.source

@@ -35,7 +35,6 @@ class FrozenGraph:
 
     Raises:
         InputError: the data is no GraphDef.
-
     """
 
     is_graph = True

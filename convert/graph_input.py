@@ -14,14 +14,8 @@ FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
 def check_image(graph, reader, node):
     """Check that the network reads pixel * SCALE - OFFSET of a padded image.
 
-    Args:
-        graph (FrozenGraph): see there.
-        reader (str): name of the network's first node.
-        node (NodeDef): what it reads.
-
-    Returns:
-        str: name of the node that the image is fed to.
-
+    `reader` is the name of the network's first node, `node` what it reads.
+    Return the name of the node that the image is fed to.
     """
     source, offset = _with_constant(graph, reader, node, 'Sub')
     image, scale = _with_constant(graph, reader, source, 'Mul')

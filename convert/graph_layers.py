@@ -28,13 +28,7 @@ def batch_norm(graph, gamma):
 def convolution(graph, kernel):
     """Return the `Convolution` that applies the weight `kernel`.
 
-    Args:
-        graph (FrozenGraph): see there.
-        kernel (str): name of the weight.
-
-    Raises:
-        InputError: it is applied in a way that the link does not have.
-
+    Raise InputError where it is applied in a way that the link does not have.
     """
     node = graph.reader_of_weight(kernel, *CONVOLUTIONS)
     stride = graph.sides(node, 'strides')

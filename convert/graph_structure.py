@@ -48,13 +48,7 @@ def read_output_stride(graph):
 def check_structure(graph, link) -> Wiring:
     """Compare how layers are set and connected with the link.
 
-    Args:
-        graph (FrozenGraph): its weights are the link's.
-        link (DeepLabV3plusXception65): its output stride is the graph's.
-
-    Raises:
-        InputError: graph and link differ; the node is named.
-
+    Raise InputError with the node's name where graph and link differ.
     """
     return _Comparison(graph, link).network()
 

@@ -9,16 +9,10 @@ from models.utils.errors import InputError
 
 
 def inspect(source):
-    """Return what is known of a source.
+    """Return what is known of a source, ready for JSON; else None.
 
-    Args:
-        source (FrozenGraph or Checkpoint): see `sources.open_source`.
-
-    Returns:
-        dict: plain values, ready for JSON; None for what is unknown.
-        'problem' is why it cannot be converted, or None. 'weights' has the
-        shape of each weight, its name in the link and its shape there.
-
+    'problem' is why it cannot be converted, or None. 'weights' has the shape
+    of each weight, its name in the link and its shape there.
     """
     n_output = count_outputs(source)
     dataset = guess_dataset(n_output)

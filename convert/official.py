@@ -17,15 +17,9 @@ from models.utils.files import atomic_path
 def fetch(pretrained_model) -> pathlib.Path:
     """Return the path of the npz of a pretrained model.
 
-    Args:
-        pretrained_model (str or pathlib.Path): a key of
-            `models.pretrained.URLS`, downloaded at the first use, from the
-            official archive where the npz is unavailable; or a path.
-
-    Raises:
-        InputError: no such name or file, the download fails, or the npz has
-            changed since it was downloaded.
-
+    It is a key of `models.pretrained.URLS`, downloaded at the first use, from
+    the official archive where the npz is unavailable; or a path. Raise
+    InputError where that fails.
     """
     from models.deeplab_v3_plus import check_weights
     try:

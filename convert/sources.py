@@ -35,7 +35,6 @@ def open_source(path, output_stride=None, min_input_size=None):
     Raises:
         InputError: it is none of these, damaged, or several.
         OSError: it cannot be read.
-
     """
     path = pathlib.Path(path)
     if path.is_dir():

@@ -16,22 +16,13 @@ MIN_EQUAL_LABELS = 0.999
 
 
 def verify(conversion, npz, images):
-    """Compare the source of a conversion with its result on images.
+    """Compare the source of a conversion with its npz on images.
 
-    Args:
-        conversion (Conversion): of a graph.
-        npz (str or pathlib.Path): what was written.
-        images (dict): name -> float32, (3, H, W), RGB in [0, 255]. An image
-            that the graph cannot take is made smaller.
-
-    Yields:
-        dict: for each image its 'name' and 'size'; 'max_difference' and
-        'mean_difference' of the logits, 'std' of them; and 'equal_labels', a
-        share, over the classes of the link.
-
-    Raises:
-        InputError: TensorFlow is missing, or the two do not agree.
-
+    `images` is name -> float32, (3, H, W), RGB in [0, 255]; one that exceeds
+    the graph's crop is made smaller. Yield for each image a dict: 'name',
+    'size', 'max_difference' and 'mean_difference' of the logits and their
+    'std', and 'equal_labels', a share. Raise InputError where TensorFlow is
+    missing or the two do not agree.
     """
     from models import DeepLabV3plusXception65
     run_graph = _session(conversion)

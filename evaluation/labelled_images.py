@@ -26,7 +26,6 @@ MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
 
 
 class LabelledImages:
-
     """Images of a dataset with their labels, in a fixed order.
 
     An item is (image, label): float32 (3, H, W), RGB in [0, 255], and int32
@@ -43,7 +42,6 @@ class LabelledImages:
 
     Raises:
         InputError: there is no image, or an image or label is missing.
-
     """
 
     def __init__(self, dataset, data_dir, split):
@@ -63,12 +61,8 @@ class LabelledImages:
         return len(self.names)
 
     def __getitem__(self, i):
-        """Return item i.
-
-        Raises:
-            InputError: a file cannot be read, the sizes differ, or the label
-                holds a value that the dataset does not have.
-
+        """Return item i; raise InputError where a file is unreadable, the
+        sizes differ, or the label holds a value that the dataset does not have.
         """
         image = read_image(self.image_paths[i])
         label = _read_label(self.label_paths[i], self._classes)
@@ -80,7 +74,6 @@ class LabelledImages:
 
 
 class Subset:
-
     """Some items of a sequence."""
 
     def __init__(self, sequence, indices):
@@ -192,15 +185,7 @@ def _read_label(path, classes):
 
 
 def write_prediction(path, label, dataset, colors):
-    """Write a label map in the form of the dataset's benchmark.
-
-    Args:
-        path (str or pathlib.Path): the PNG file; it appears whole.
-        label (numpy.ndarray, (H, W), int32): the class of each pixel.
-        dataset (str): 'cityscapes', 'voc' (with the palette) or 'ade20k'.
-        colors (numpy.ndarray, (n_class, 3), uint8): the palette.
-
-    """
+    """Write a label map (H, W) in the form of the dataset's benchmark."""
     from PIL import Image
     values = (np.arange(len(colors)) if dataset == 'voc'
               else np.array(CLASS_VALUES[dataset]))

@@ -4,13 +4,11 @@ import time
 
 
 class Processes:
-
     """This process among those that mpiexec started, else one alone.
 
     Attributes:
         rank, size (int): number of this process, and of all.
         local_rank, local_size (int): the same on this machine.
-
     """
 
     def __init__(self):

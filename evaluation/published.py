@@ -18,13 +18,7 @@ TOLERANCE = 0.1  # percent
 
 
 def verdict(miou, settings):
-    """Return one line: the published figure, and how far this one is.
-
-    Args:
-        miou (float): in [0, 1].
-        settings (dict): of the run, see result.json.
-
-    """
+    """Return one line: the published figure, and how far mIoU in [0, 1] is."""
     published = PUBLISHED.get((
         settings['dataset'], settings['split'], settings['output_stride'],
         tuple(settings['scales']), settings['flip']))

@@ -21,16 +21,7 @@ PACKAGES = 'chainer', 'numpy', 'openvino', 'cupy-cuda12x'
 
 
 def result_of(matrix, names, settings, model, seconds):
-    """Return what result.json holds.
-
-    Args:
-        matrix (numpy.ndarray, (n_class, n_class), int64): true by predicted.
-        names (sequence of str): of the classes.
-        settings (dict): of the run.
-        model (str): name or path of the pretrained model.
-        seconds (float): of the run.
-
-    """
+    """Return what result.json holds; the arguments are those of the run."""
     found = scores(matrix)
     result = {
         'miou': _number(found['miou']),
@@ -96,15 +87,8 @@ def best_and_worst(image_miou):
 def example(title, name, miou, image, label, prediction, colors):
     """Return an image of the page with its truth and prediction.
 
-    Args:
-        title (str): 'Best' or 'Worst'.
-        name (str): of the image.
-        miou (float): of the image.
-        image (numpy.ndarray, (3, H, W)): RGB in [0, 255].
-        label, prediction (numpy.ndarray, (H, W), int): true and predicted
-            classes; ignored pixels become black.
-        colors (numpy.ndarray, (n_class, 3), uint8): of the classes.
-
+    `image` is (3, H, W), RGB in [0, 255]; `label` and `prediction` are (H, W);
+    ignored pixels become black.
     """
     from PIL import Image
     with_black = np.vstack([colors, [[0, 0, 0]]])  # the last: index -1
@@ -120,13 +104,8 @@ def example(title, name, miou, image, label, prediction, colors):
 def write_report(folder, result, matrix, colors, examples):
     """Write result.json, the confusion matrix, charts and report.html.
 
-    Args:
-        folder (pathlib.Path): exists.
-        result (dict): see `result_of`.
-        matrix (numpy.ndarray, (n_class, n_class), int64): true by predicted.
-        colors (numpy.ndarray, (n_class, 3), uint8): of the classes.
-        examples (list of dict): see `example`.
-
+    `result` is from `result_of`, `matrix` int64, (n_class, n_class), true by
+    predicted, and `examples` a list of what `example` returns.
     """
     names = list(result['iou'])
     lines = [','.join(['true \\ predicted', *names])]

@@ -16,16 +16,7 @@ LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
 
 
 class State:
-
-    """What is known of a run so far.
-
-    Args:
-        n_class (int): number of classes.
-
-    Attributes:
-        seconds (float): of all its parts.
-
-    """
+    """What is known of a run so far; `seconds` are those of all its parts."""
 
     def __init__(self, n_class):
         self._counts = np.zeros((n_class, n_class), np.int64), []
@@ -59,11 +50,8 @@ class State:
 
     @classmethod
     def load(cls, path, settings):
-        """Resume a run that was saved with the same settings.
-
-        Raises:
-            InputError: the settings differ, or the file is damaged.
-
+        """Resume a run; raise InputError where its settings differ or the
+        file is damaged.
         """
         state = cls(0)
         try:
@@ -89,18 +77,14 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
              show=True):
     """Evaluate the images that are left, one after another.
 
-    The next image is read while the present one is computed.
-
     Args:
         images (sequence): of (image, label), see `LabelledImages`.
         model: with ChainerCV's `predict` and `n_class`.
         state (State): where to begin; it is updated.
-        save (callable): called without arguments at intervals, at the end, and
-            when the run is interrupted or an image cannot be used.
-        save_interval (float): seconds between two saves.
+        save (callable): called at intervals of so many seconds, and at the
+            end, after an interrupt or error as well.
         use (callable): called with index and prediction of each image.
         show (bool): print progress to stderr.
-
     """
     saved = time.monotonic()
     begun = saved - state.seconds

@@ -21,7 +21,6 @@ def confusion_matrix(label: np.ndarray, prediction: np.ndarray,
 
     Returns:
         numpy.ndarray, (n_class, n_class), int64: row true, column predicted.
-
     """
     pairs = n_class * (label.astype(np.int64) - IGNORED) + prediction
     counts = np.bincount(pairs.ravel(), minlength=n_class * (n_class + 1))
@@ -39,7 +38,6 @@ def scores(matrix: np.ndarray) -> dict:
         dict: 'iou' and 'class_accuracy' (n_class,), nan for an absent class;
         'miou' and 'mean_class_accuracy', their means over the other classes;
         and 'pixel_accuracy'. All in [0, 1].
-
     """
     right = np.diag(matrix)
     with np.errstate(invalid='ignore', divide='ignore'):

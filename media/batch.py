@@ -15,16 +15,14 @@ class Batch:
     """Writes the results of inputs; one failure does not stop the others.
 
     Args:
-        segmenter (Segmenter): see there; its tally counts.
-        outputs (dict): Input -> {kind: path}, see `outputs.plan_outputs`.
+        segmenter (Segmenter): its tally counts.
+        outputs (dict): see `outputs.plan_outputs`.
         page (ResultsPage): to add results to; or None.
         opacity (float): of overlays, 0 to 1.
         max_pixels (int): larger images are refused.
 
     Attributes:
-        records (list of dict): of the written images, see
-            `Segmenter.segment`.
-
+        records (list of dict): of the images, see `Segmenter.segment`.
     """
 
     def __init__(self, segmenter, outputs, page, opacity, max_pixels):

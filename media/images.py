@@ -34,7 +34,6 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     Raises:
         InputError: the file is no image, or not a whole one.
         OSError: it does not exist or cannot be opened.
-
     """
     with contextlib.ExitStack() as stack:
         if isinstance(file, str | PathLike):

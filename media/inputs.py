@@ -29,7 +29,6 @@ class Input:
             without an ending.
         path (pathlib.Path): of the file; None where there is none.
         is_video (bool): whether it has many images.
-
     """
 
     name: str
@@ -38,12 +37,7 @@ class Input:
     is_video: bool = False
 
     def read(self, max_pixels):
-        """Return the image: float32, (3, H, W), RGB in [0, 255].
-
-        Raises:
-            InputError, OSError: see `images.read_image`.
-
-        """
+        """Return the image: float32, (3, H, W), RGB in [0, 255]."""
         if self.path is not None:
             return read_image(self.path, max_pixels)
         data = (_standard_input() if self.name == '-'
@@ -52,17 +46,11 @@ class Input:
 
 
 def find_inputs(arguments):
-    """Return the inputs that the arguments name, and the problems.
+    """Return the inputs that arguments name, and a line for each without one.
 
-    Args:
-        arguments (list of str): files, folders (all images and videos below
-            them, sorted), patterns with * ? [ or **, numbered frames as
-            frame_%04d.png, http(s) addresses, or - for standard input.
-
-    Returns:
-        (list of Input, list of str): and one line for each argument without
-        an input.
-
+    An argument is a file, a folder (all images and videos below it, sorted), a
+    pattern with * ? [ or **, numbered frames as frame_%04d.png, an http(s)
+    address, or - for standard input.
     """
     found, problems = [], []
     for argument in arguments:

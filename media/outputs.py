@@ -20,16 +20,10 @@ def plan_outputs(kinds, output, inputs):
         kinds (list of str): of images, see `visualization.draw`.
         output (str): a folder; a file, for one input and one kind; or None,
             for this folder.
-        inputs (list of Input): all there are.
 
     Returns:
         (dict, list of str): Input -> {kind: pathlib.Path}; and a problem for
         each input whose result would overwrite another one or an input.
-
-    Raises:
-        InputError: the file has a wrong ending, or the folder cannot be
-            written.
-
     """
     file = _one_file(kinds, output, inputs)
     folder = pathlib.Path(output or '.')

@@ -5,14 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 def prefetch(read, items):
     """Call `read` on items in a thread, one item ahead.
 
-    Args:
-        read (callable): from an item to what is read.
-        items (iterable): taken in this thread.
-
-    Yields:
-        (item, callable): the callable returns what `read` returned, or raises
-        what it raised.
-
+    Yield (item, callable): the callable returns what `read` returned, or
+    raises what it raised.
     """
     with ThreadPoolExecutor(1) as thread:
         previous = None

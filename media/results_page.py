@@ -12,13 +12,7 @@ TEMPLATE = pathlib.Path(__file__).with_name('results.html')
 
 
 class ResultsPage:
-    """A page that grows with each result; its file appears at the end.
-
-    Args:
-        path (str or pathlib.Path): the HTML file.
-        names, colors, class_filter: see `visualization`.
-
-    """
+    """A page that grows with each result; its file appears at the end."""
 
     def __init__(self, path, names, colors, class_filter):
         self.path, self.names, self.colors = path, list(names), colors

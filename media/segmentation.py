@@ -15,16 +15,12 @@ from models.utils.memory import available_memory
 class Tally:
     """Counts and times inputs; prints one line for each failure.
 
-    Args:
-        total (int): number of inputs.
-
     Attributes:
-        n_done, n_failed (int): how many are written, and how many failed.
+        total, n_done, n_failed (int): how many there are, were written, failed.
         interrupted (bool): whether Ctrl-C ended the work.
         seconds_to_load (float): until the network was ready.
         times (list of float): seconds for each image, with the wait for it.
         bar (tqdm.tqdm): a progress bar to print above; or None.
-
     """
 
     def __init__(self, total):
@@ -88,7 +84,6 @@ class Segmenter:
             pixels; None: never.
         memory (float): bytes that may be taken; None: what is free.
         tally (Tally): prints what a user should know.
-
     """
 
     def __init__(self, model, names, colors, class_filter, max_size, memory,
@@ -100,11 +95,9 @@ class Segmenter:
     def segment(self, name, image):
         """Segment an image (3, H, W), RGB in [0, 255].
 
-        Returns:
-            (numpy.ndarray, dict): the label map, int32, (H, W); and its
-            record: 'name', 'height' and 'width' in pixels, number of 'tiles',
-            'seconds', and 'shares' (class name -> share in [0, 1]).
-
+        Return the label map, int32, (H, W), and its record: 'name', 'height'
+        and 'width' in pixels, number of 'tiles', 'seconds', and 'shares'
+        (class name -> share in [0, 1]).
         """
         begun = time.perf_counter()
         memory = available_memory() if self.memory is None else self.memory

@@ -11,24 +11,13 @@ MARGIN = 256  # pixels at most that a tile sees beyond its own part
 
 
 def predict_within(model, image, memory):
-    """Segment an image within a limit of memory.
+    """Segment an image (3, H, W), RGB in [0, 255], within a limit of memory.
 
-    Tiles are sampled where the whole image would be, exactly so if its sides
-    are a multiple of 8, plus 1. A tile sees nothing beyond its margin, and
-    image pooling sees the tile only.
-
-    Args:
-        model (DeepLabV3plusXception65): the network.
-        image (numpy.ndarray, (3, H, W)): RGB in [0, 255].
-        memory (float): bytes that may be taken.
-
-    Returns:
-        (numpy.ndarray, int): int32, (H, W), the class of each pixel; and the
-        number of tiles, 1 for the whole image.
-
-    Raises:
-        InputError: not even a small tile fits.
-
+    Return the label map, int32, (H, W), and the number of tiles, 1 for the
+    whole image. Tiles are sampled where the whole image would be, exactly so
+    if its sides are a multiple of 8, plus 1. A tile sees nothing beyond its
+    margin, and image pooling sees the tile only. Raise InputError where not
+    even a small tile fits into `memory` bytes.
     """
     height, width = image.shape[1:]
     if model.memory_needed(height, width) <= memory:

@@ -20,9 +20,6 @@ ONLY_VIDEOS = {'protocol_whitelist': 'file',
 def open_video(path):
     """Open a video, or numbered images such as frame_%04d.png.
 
-    Args:
-        path (pathlib.Path): see `inputs.Input`.
-
     Yields:
         (fractions.Fraction or int, int, iterator): frames a second; number of
         frames, 0 if unknown; and the frames, upright, float32, (3, H, W), RGB
@@ -30,7 +27,6 @@ def open_video(path):
 
     Raises:
         InputError: it cannot be read, or not to its end.
-
     """
     if FRAME_NUMBER.search(path.name):
         paths = _numbered(path)
@@ -88,16 +84,9 @@ def _upright(frame):
 def write_video(path, rate, frames):
     """Write an MP4 (H.264) that appears when it is whole.
 
-    Args:
-        path (pathlib.Path): ends in .mp4; its folder is made.
-        rate (fractions.Fraction or int): frames a second.
-        frames (iterable of numpy.ndarray, (H, W, 3), uint8): RGB, all of one
-            size; an odd last row or column is doubled, as the format needs
-            even sides.
-
-    Raises:
-        InputError: there is no frame, or their sizes differ.
-
+    `frames` yields (H, W, 3), uint8, RGB, all of one size; an odd last row or
+    column is doubled, as the format needs even sides. Raise InputError where
+    there is no frame or their sizes differ.
     """
     import av
     path.parent.mkdir(parents=True, exist_ok=True)

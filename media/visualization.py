@@ -68,15 +68,9 @@ def colorize(label: np.ndarray, colors: np.ndarray,
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray,
             opacity: float = OPACITY, class_filter=None) -> np.ndarray:
-    """Lay the colours of the classes over an image.
+    """Lay the colours of the classes over an image; `opacity` is 0 to 1.
 
-    Args:
-        image, label, colors, class_filter: see above.
-        opacity (float): of the colours, 0 to 1.
-
-    Returns:
-        numpy.ndarray, (H, W, 3), uint8, RGB.
-
+    Return (H, W, 3), uint8, RGB.
     """
     weight = np.full(len(colors), opacity, np.float32)
     weight[_hidden(len(colors), class_filter)] = 0

@@ -22,14 +22,7 @@ def has_display():
 
 
 def show_results(segmenter, inputs, max_pixels):
-    """Open a window for each image, one after another.
-
-    Args:
-        segmenter (Segmenter): see there; its tally counts.
-        inputs (list of Input): what to segment.
-        max_pixels (int): larger images are refused.
-
-    """
+    """Open a window for each image, one after another."""
     for each in inputs:
         with segmenter.tally.reporting(each.name):
             if each.is_video:

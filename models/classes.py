@@ -40,12 +40,8 @@ ADE20K_NAMES = (
 
 
 def dataset_of(n_class: int, dataset: str | None = None) -> str | None:
-    """Return the dataset with so many classes; None where there is none.
-
-    Args:
-        n_class (int): number of classes of a model.
-        dataset (str): what the model's npz says it was trained on; wins.
-
+    """Return the dataset that an npz names, else the one with so many classes;
+    None where there is none.
     """
     if dataset is not None:
         return dataset if dataset in DATASETS else None
@@ -69,7 +65,6 @@ def labels_of(model, dataset: str | None = None
     Raises:
         InputError: the dataset has another number of classes, or the classes
             are unknown.
-
     """
     if dataset is None and 'class_names' in model.metadata:
         names = tuple(model.metadata['class_names'])
@@ -109,23 +104,18 @@ def label_colors(dataset: str) -> np.ndarray:
 
 
 def read_classes(names_path, colors_path, n_class):
-    """Read a user's own classes.
+    """Read a user's own n_class classes, as an npz holds them.
 
     Args:
         names_path (str): a text file in UTF-8, one name a line.
         colors_path (str): a text file, one colour a line, '128 64 128' or
             '#804080'. None: a palette like VOC2012's.
-        n_class (int): number of classes.
 
     Returns:
-        dict: 'class_names' (list of str) and 'class_colors' (uint8, (n_class,
-        3)), as an npz holds them.
+        dict: 'class_names' (list of str), 'class_colors' (uint8, (n, 3)).
 
     Raises:
-        InputError: another number of lines, a name given twice, or a line
-            that is no colour.
-        OSError: a file cannot be read.
-
+        InputError: another number of lines, a name twice, or no colour.
     """
     names = _lines(names_path, n_class)
     repeated = [name for name in names if names.count(name) > 1]

@@ -43,7 +43,6 @@ CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
 
 
 class DeepLabV3plusXception65(chainer.Chain):
-
     """DeepLabV3+ with Xception65, with ChainerCV's interface and names.
 
     Args:
@@ -73,7 +72,6 @@ class DeepLabV3plusXception65(chainer.Chain):
     Raises:
         InputError: an argument is invalid, or the model is missing or does
             not fit.
-
     """
 
     def __init__(self, n_class: int | None = None,
@@ -118,7 +116,6 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Returns:
             Variable, (B, n_class, ceil(H/4), ceil(W/4)), float32.
-
         """
         low_level, high_level = self.feature_extractor(x)
         return self.decoder(low_level, self.aspp(high_level))
@@ -135,7 +132,6 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Raises:
             InputError: the image has another shape.
-
         """
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f'an image has shape {image.shape}, and must be '
@@ -160,7 +156,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         Raises:
             InputError: an image has another shape or needs more memory than
                 is free, or a required backend is unavailable.
-
         """
         network = self.compile()
         with _inference():
@@ -175,16 +170,11 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Args:
             threads (int): number of threads; by default one for each core.
-            required (bool): raise where OpenVINO is not installed or cannot
-                run the link; if false, warn and use Chainer.
+            required (bool): raise BackendError where OpenVINO is not installed
+                or cannot run the link; if false, warn and use Chainer.
 
         Returns:
             The link itself.
-
-        Raises:
-            InputError: threads is not positive.
-            BackendError: OpenVINO is required and not installed.
-
         """
         self._engine = OpenVINOEngine(threads)
         self._engine_is_required = required
@@ -200,14 +190,10 @@ class DeepLabV3plusXception65(chainer.Chain):
     def compile(self):
         """Return the network on the chosen backend, with present weights.
 
-        Returns:
-            callable: from a prepared image (1, 3, H, W) to logits (1,
-            n_class, ceil(H/4), ceil(W/4)), both arrays, float32. It runs in
-            Chainer's test mode.
-
-        Raises:
-            BackendError: see `to_openvino`.
-
+        It is a callable from a prepared image (1, 3, H, W) to logits (1,
+        n_class, ceil(H/4), ceil(W/4)), both arrays, float32, and never in
+        training mode.
+        Raise BackendError, see `to_openvino`.
         """
         if self._engine is not None and self.xp is np:
             try:
@@ -234,10 +220,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Return about how many more bytes `predict` takes for an image.
 
         It is known on a CPU, after `compile`; on a GPU it is 0.
-
-        Args:
-            height, width (int): of the image, in pixels.
-
         """
         if self.xp is not np:
             return 0

@@ -15,7 +15,6 @@ HEAD_EPS = 1.001e-5
 
 
 class SeparableASPP(chainer.Chain):
-
     """Atrous spatial pyramid pooling: features at five scales, joined.
 
     Args:
@@ -23,7 +22,6 @@ class SeparableASPP(chainer.Chain):
         out_channels (int): channels of each branch and of the output.
         dilate_list (tuple of three ints): dilations of the atrous branches.
         initialW: Chainer's initializer of the convolution weights.
-
     """
 
     def __init__(self, in_channels, out_channels,
@@ -58,7 +56,6 @@ class SeparableASPP(chainer.Chain):
 
 
 class Decoder(chainer.Chain):
-
     """Join high level features with low level ones and classify each pixel.
 
     Args:
@@ -68,7 +65,6 @@ class Decoder(chainer.Chain):
         proj_channels (int): channels to which these are reduced.
         channels (int): channels of the two convolutions.
         initialW: Chainer's initializer of the convolution weights.
-
     """
 
     def __init__(self, in_channels, n_class, low_channels=256,
@@ -91,7 +87,6 @@ class Decoder(chainer.Chain):
             low_level (B, low_channels, H/4, W/4): fine features.
             high_level (B, in_channels, H/s, W/s): coarse features; s is the
                 output stride.
-
         """
         low = self.feature_proj(low_level)  # (B, 48, H/4, W/4)
         high = F.resize_images(

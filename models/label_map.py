@@ -21,7 +21,6 @@ def label_map(logits, size, crop):
     Returns:
         numpy.ndarray, crop, int32: the class of each pixel; of equally good
         classes the lowest.
-
     """
     if get_array_module(logits[0]) is not np:
         return to_cpu(_whole_label_map(logits, size, crop))
@@ -47,7 +46,6 @@ def _softmax(scores):
 
 
 class _ResizedRows:
-
     """Rows of resized logits; fast when read from top to bottom.
 
     A row between two rows of the logits, both resized to width W, is `above`

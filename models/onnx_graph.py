@@ -41,7 +41,6 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
 
     Raises:
         BackendError: a part of the link was replaced by an unknown one.
-
     """
     model = onnx.ModelProto(
         ir_version=IR_VERSION, producer_name='deeplab_v3_plus',
@@ -69,7 +68,6 @@ def _float_value(name, *shape):
 
 
 class _Graph:
-
     """Adds nodes and constants to an onnx.GraphProto.
 
     A tensor is given by its name; a node has the name of its output.

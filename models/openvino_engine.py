@@ -35,16 +35,7 @@ OPTIONS = {
 
 
 class OpenVINOEngine:
-
-    """Computes logits with OpenVINO.
-
-    Args:
-        threads (int): number of threads; by default one for each core.
-
-    Raises:
-        InputError: `threads` is not positive.
-
-    """
+    """Computes logits with OpenVINO, on one thread for each core by default."""
 
     def __init__(self, threads=None):
         if threads is not None and threads < 1:
@@ -75,14 +66,8 @@ class OpenVINOEngine:
     def update(self, link):
         """Take a link's weights; quick when they have not changed.
 
-        Args:
-            link (chainer.Link): with a method `onnx_model`.
-
-        Raises:
-            BackendError: OpenVINO is not installed, or the link has no ONNX
-                form.
-            InputError: too little memory to compile the network.
-
+        Raise BackendError where OpenVINO is not installed or the link has no
+        ONNX form, and InputError where the memory is too small.
         """
         self.check_installed()
         with self._lock:
@@ -94,17 +79,8 @@ class OpenVINOEngine:
                 self._fingerprint = fingerprint
 
     def __call__(self, x):
-        """Compute logits.
-
-        Args:
-            x (numpy.ndarray, (1, 3, H, W), float32): a prepared image.
-
-        Returns:
-            numpy.ndarray, (1, n_class, ceil(H/4), ceil(W/4)), float32.
-
-        Raises:
-            InputError: too little memory for the image.
-
+        """Return logits (1, n_class, ceil(H/4), ceil(W/4)) of a prepared image
+        (1, 3, H, W), float32; raise InputError where the memory is too small.
         """
         with self._lock:
             request = self._request(*x.shape[2:])

@@ -31,16 +31,14 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
     """Return the path of the npz of a pretrained model.
 
     Args:
-        pretrained_model (str or pathlib.Path): a key of `URLS`, downloaded
-            at the first use to where ChainerCV keeps its models; or a path.
+        pretrained_model (str or pathlib.Path): a key of `URLS`, downloaded at
+            the first use to where ChainerCV keeps its models; or a path.
         check (callable): called with the path of a new npz; raises InputError
             where its weights do not fit the network.
 
     Raises:
         DownloadError: no host has the npz; the message says what to do.
-        InputError: no such name or file, or the npz has changed since it was
-            downloaded.
-
+        InputError: the path is no file, or the npz has changed since.
     """
     if pretrained_model not in URLS:
         path = pathlib.Path(pretrained_model)
@@ -70,20 +68,11 @@ def cached_path(name):
 
 
 def obtain(name, kind, check, install):
-    """Download a file of a model from the first host that has it.
+    """Download the 'npz' or 'archive' of a model from the first host that has it.
 
+    `check` is called with the path of the downloaded file and raises
+    InputError for a wrong one; `install` with that path and that of the npz.
     Another process that wants the same model waits.
-
-    Args:
-        name (str): a key of `URLS`.
-        kind (str): 'npz' or 'archive'.
-        check (callable): called with the path of the downloaded file; raises
-            InputError for a wrong one.
-        install (callable): called with that path and `cached_path(name)`.
-
-    Raises:
-        DownloadError: no host has it.
-
     """
     from .utils.download import download
     from .utils.files import locked

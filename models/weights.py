@@ -44,16 +44,10 @@ def write_npz(path, arrays, metadata):
     """Write weights and what they are for.
 
     Args:
-        path (str or pathlib.Path): the npz file; `atomic_path` gives one that
-            appears whole.
+        path (str or pathlib.Path): the npz file, see `atomic_path`.
         arrays (iterable of (str, numpy.ndarray)): names and values, taken one
-            at a time: a generator needs little memory.
+            at a time.
         metadata (dict): see `METADATA_FORMS`; 'format_version' is added.
-
-    Raises:
-        InputError: metadata are larger than `WeightsFile` reads.
-        OSError: the file cannot be written.
-
     """
     metadata = {'format_version': FORMAT_VERSION, **metadata}
     with zipfile.ZipFile(path, 'w') as archive:
@@ -104,7 +98,6 @@ class WeightsFile:
         InputError: the file is damaged, holds pickled objects or another
             network.
         OSError: it cannot be opened.
-
     """
 
     def __init__(self, path):
@@ -124,10 +117,8 @@ class WeightsFile:
     def load_into(self, link):
         """Give a link these weights, once all of them are known to fit.
 
-        Raises:
-            InputError: names, shapes or types are not the link's, a value is
-                not finite, or the file is damaged. The link is unchanged.
-
+        Raise InputError where names, shapes or types are not the link's, a value
+        is not finite, or the file is damaged; the link is then unchanged.
         """
         from chainer import serializers
         expected = named_arrays(link)

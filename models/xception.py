@@ -38,7 +38,6 @@ def _without_grads(link):
 
 
 class XceptionBlock(chainer.Chain):
-
     """Three separable convolutions, a ReLU before each, beside a shortcut.
 
     Args:
@@ -48,7 +47,6 @@ class XceptionBlock(chainer.Chain):
         dilate (int): dilation of the three depthwise convolutions.
         shortcut (str): 'conv' (1x1 convolution and batch norm) or 'identity'.
         options: `eps` and `initialW`, passed to every convolution.
-
     """
 
     def __init__(self, in_channels, channels, stride=1, dilate=1,
@@ -81,7 +79,6 @@ class XceptionBlock(chainer.Chain):
 
 
 class ExitBlock(chainer.Chain):
-
     """Three separable convolutions, a ReLU after each half; no shortcut.
 
     Args:
@@ -89,7 +86,6 @@ class ExitBlock(chainer.Chain):
         channels (tuple of three ints): channels of the convolutions.
         dilate (int): dilation of the three depthwise convolutions.
         options: `eps` and `initialW`, passed to every convolution.
-
     """
 
     def __init__(self, in_channels, channels, dilate, **options):
@@ -109,13 +105,11 @@ class ExitBlock(chainer.Chain):
 
 
 class Xception65(chainer.Chain):
-
     """The backbone: image in, low and high level features out.
 
     Args:
         output_stride (int): 8 or 16.
         initialW: Chainer's initializer of the convolution weights.
-
     """
 
     def __init__(self, output_stride=OUTPUT_STRIDE, initialW=None):
@@ -148,7 +142,6 @@ class Xception65(chainer.Chain):
 
         Returns:
             low level (B, 256, H/4, W/4), high level (B, 2048, H/s, W/s).
-
         """
         h = self.entryflow_conv1(x)  # (B, 32, H/2, W/2)
         h = self.entryflow_conv2(h)  # (B, 64, H/2, W/2)

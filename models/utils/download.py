@@ -41,7 +41,6 @@ def download(url, folder, check):
     Raises:
         InputError: the file is unavailable or wrong.
         OSError: it cannot be read (file:) or written.
-
     """
     # Named after the address: two hosts may have different files.
     part = folder / f'.{zlib.crc32(url.encode()):08x}.part'
@@ -62,11 +61,8 @@ def download(url, folder, check):
 
 
 def read_url(url, max_bytes):
-    """Return what an http(s) address holds, as bytes.
-
-    Raises:
-        InputError: it is unavailable, or larger than max_bytes.
-
+    """Return what an http(s) address holds, as bytes; raise InputError where it
+    is unavailable or larger than max_bytes.
     """
     data = bytearray()
     try:
@@ -130,12 +126,7 @@ def _get(url, **headers):
 
 
 def _transfer(url, part):
-    """Append what is missing of the file.
-
-    Raises:
-        _Interrupted, NETWORK_ERRORS: it is not whole yet.
-        InputError: it never will be.
-
+    """Append what is missing; raise `_Interrupted` while the file is not whole.
     """
     have = _size(part)
     headers = {'Range': f'bytes={have}-'} if have else {}

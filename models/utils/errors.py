@@ -88,16 +88,10 @@ def shortened(items, separator=', '):
 
 
 def describe_differences(missing, unknown, known, others):
-    """Return one line on names that do not match.
+    """Return one line on missing and unknown (name, shape) pairs.
 
-    Args:
-        missing, unknown (list of (str, tuple)): names and shapes.
-        known (collection of str): candidates for an unknown name.
-        others (list of str): further differences.
-
-    Returns:
-        str: the first three and a count of the rest; '' where there are none.
-
+    `known` are candidates for an unknown name, `others` further differences;
+    the line has the first three and a count, or is empty.
     """
     lines = [f'{name} {shape} is missing' for name, shape in missing]
     for name, shape in unknown:

@@ -26,7 +26,6 @@ def atomic_path(path):
 
     Raises:
         OSError: the folder does not exist or cannot be written.
-
     """
     path = pathlib.Path(path)
     if path.is_dir():
@@ -69,17 +68,10 @@ def check_not_source(target, source):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Let one process at a time work on a file.
+    """Let one process at a time work on a file, which need not exist.
 
-    The lock is a file beside it; it ends with its process.
-
-    Args:
-        path (pathlib.Path): the file; it need not exist.
-        wait (bool): for another process to end; if false, raise.
-
-    Raises:
-        InputError: another process works on the file.
-
+    The lock is a file beside it; it ends with its process. Wait for another
+    process, or, if `wait` is false, raise InputError.
     """
     import filelock
     lock = filelock.FileLock(path.with_name(f'.{path.name}.lock'))
