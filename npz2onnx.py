@@ -81,7 +81,7 @@ def metadata(link):
 
 
 def compare(path, link, probabilities):
-    """Return how far ONNX model and link differ, relative to the largest output.
+    """Return how far they differ, relative to the largest output.
 
     Raise InputError where that is more than `TOLERANCE`.
     """

@@ -68,7 +68,7 @@ def cached_path(name):
 
 
 def obtain(name, kind, check, install):
-    """Download the 'npz' or 'archive' of a model from the first host that has it.
+    """Download a model's 'npz' or 'archive' from the first host that has it.
 
     `check` is called with the path of the downloaded file and raises
     InputError for a wrong one; `install` with that path and that of the npz.

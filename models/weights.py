@@ -117,8 +117,9 @@ class WeightsFile:
     def load_into(self, link):
         """Give a link these weights, once all of them are known to fit.
 
-        Raise InputError where names, shapes or types are not the link's, a value
-        is not finite, or the file is damaged; the link is then unchanged.
+        Raise InputError where names, shapes or types are not the link's, a
+        value is not finite, or the file is damaged; the link is then
+        unchanged.
         """
         from chainer import serializers
         expected = named_arrays(link)
