@@ -111,8 +111,18 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
 def _progress(total, done, show):
     """A bar on a terminal; elsewhere a line now and then."""
     from tqdm import tqdm
-    on_terminal = sys.stderr.isatty()
-    return tqdm(
-        total=total, initial=done, unit=' images', disable=not show,
-        dynamic_ncols=True, bar_format=None if on_terminal else
-        LOG_FORMAT + '\n', mininterval=0.1 if on_terminal else LOG_INTERVAL)
+    log = {} if sys.stderr.isatty() else {
+        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL}
+    return tqdm(total=total, initial=done, unit=' images', disable=not show,
+                dynamic_ncols=True, **log)
+
+
+class _Lines:
+    """Prints each state of a progress bar as a line of stderr."""
+
+    def write(self, text):
+        if text.strip():
+            print(text.strip(), file=sys.stderr, flush=True)
+
+    def flush(self):
+        pass

@@ -23,8 +23,7 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     channel is dropped, and the orientation in EXIF is applied.
 
     Args:
-        file (str, pathlib.Path or binary file): a path; or an open file,
-            which needs a name.
+        file (str, pathlib.Path or binary file): a path, or an open file.
         max_pixels (int): larger images are refused.
         name (str): of an open file, for messages.
 
@@ -39,7 +38,7 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         if isinstance(file, str | PathLike):
             name = pathlib.Path(file)
             file = stack.enter_context(open(file, 'rb'))
-        return to_array(_read(file, max_pixels, name))
+        return to_array(_read(file, max_pixels, name or 'the image'))
 
 
 def _read(file, max_pixels, name):
