@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from models import chainer_compat
+
 SCRIPT = '''
 import models, datasets  # the other project's own
 assert models.NAME == datasets.NAME == 'mine'
@@ -35,3 +37,9 @@ def test_predicts_under_another_name(tmp_path):
         [sys.executable, '-c', SCRIPT], cwd=tmp_path, env=environment,
         capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def test_prepares_twice():
+    """On Python 3.12 and later, the second call met the first one's work."""
+    chainer_compat.prepare()
+    chainer_compat.prepare()
