@@ -118,10 +118,10 @@ def _progress(total, done, show):
 
 
 class _Lines:
-    """Prints each state of a progress bar as a line of stderr."""
+    """Prints a progress bar as lines of stderr, once its rate is known."""
 
     def write(self, text):
-        if text.strip():
+        if text.strip() and '?' not in text:
             print(text.strip(), file=sys.stderr, flush=True)
 
     def flush(self):
