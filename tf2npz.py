@@ -80,12 +80,12 @@ def main():
     args = parse_args()
     with report_errors():
         if args.inspect is not None:
-            inspect(args)
+            print_inspection(args)
         else:
             convert(args)
 
 
-def inspect(args):
+def print_inspection(args):
     from convert.inspection import describe, inspect
     from convert.sources import open_source
     source = open_source(args.inspect, args.output_stride, args.input_size)
@@ -111,11 +111,11 @@ def convert(args):
     with atomic_path(args.target) as temporary:
         write(conversion, temporary, classes)
         if args.verify:
-            verify(conversion, temporary, args.verify_on)
+            print_verification(conversion, temporary, args.verify_on)
     print_summary(conversion, args.target)
 
 
-def verify(conversion, npz, paths):
+def print_verification(conversion, npz, paths):
     """Print how far graph and npz agree; raise InputError if too little."""
     from convert.verification import built_in_image, verify
     from media.images import read_image

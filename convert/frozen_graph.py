@@ -82,7 +82,8 @@ class FrozenGraph:
 
     def _without_values(self, node):
         if node.op != 'Const' or 'value' not in node.attr:
-            self.refuse(node.name[:80], 'is as large as a constant, and none')
+            self.refuse(node.name[:80],
+                        'is too large for a node that is no constant')
         tensor = node.attr['value'].tensor
         self._shape(node)  # refuses too many sides
         result = type(node)(name=node.name, op=node.op)

@@ -9,7 +9,7 @@ from models.utils.errors import InputError
 
 
 def inspect(source):
-    """Return what is known of a source, ready for JSON; else None.
+    """Return a dict about a source, ready for JSON; unknown values are None.
 
     'problem' is why it cannot be converted, or None. 'weights' has the shape
     of each weight, its name in the link and its shape there.

@@ -1,4 +1,5 @@
 """Fetch a pretrained model: its npz, or the official archive, converted."""
+import contextlib
 import pathlib
 
 from convert.conversion import check, write
@@ -22,11 +23,10 @@ def fetch(pretrained_model) -> pathlib.Path:
     InputError where that fails.
     """
     from models.deeplab_v3_plus import check_weights
-    try:
+    with contextlib.suppress(DownloadError):
         return pretrained_path(pretrained_model, check_weights)
-    except DownloadError:
-        _convert_archive(pretrained_model, check_weights)
-        return cached_path(pretrained_model)
+    _convert_archive(pretrained_model, check_weights)
+    return cached_path(pretrained_model)
 
 
 def _convert_archive(name, check_weights):

@@ -112,7 +112,8 @@ def _progress(total, done, show):
     """A bar on a terminal; elsewhere a line now and then."""
     from tqdm import tqdm
     log = {} if sys.stderr.isatty() else {
-        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL}
+        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
+        'maxinterval': LOG_INTERVAL}
     return tqdm(total=total, initial=done, unit=' images', disable=not show,
                 dynamic_ncols=True, **log)
 
@@ -120,9 +121,14 @@ def _progress(total, done, show):
 class _Lines:
     """Prints a progress bar as lines of stderr, once its rate is known."""
 
+    def __init__(self):
+        self._count = None  # of the last line; at its end a bar repeats itself
+
     def write(self, text):
-        if text.strip() and '?' not in text:
+        count = text.strip().partition(' ')[0]
+        if count and '?' not in text and count != self._count:
             print(text.strip(), file=sys.stderr, flush=True)
+            self._count = count
 
     def flush(self):
         pass

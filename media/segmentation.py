@@ -56,7 +56,7 @@ class Tally:
 
     @contextlib.contextmanager
     def interruptible(self):
-        """Let Ctrl-C end the body, and no more than that."""
+        """Ctrl-C ends the body, and the script goes on."""
         try:
             yield
         except KeyboardInterrupt:

@@ -1,8 +1,11 @@
 """Download over http(s): tried again, resumed where it broke off, checked."""
+import http.client
 import re
 import shutil
 import socket
+import ssl
 import sys
+import time
 import urllib.parse
 import urllib.request
 import zlib
@@ -14,16 +17,17 @@ from urllib3.util import Retry
 from .errors import InputError
 
 TIMEOUT = 30  # seconds without a byte
-RETRIES = 4  # after attempts that brought no byte
-BACKOFF = 1  # the retries wait 0, 2, 4, 8 times as many seconds
+RETRIES = 4  # one after another, of attempts that brought no byte
+BACKOFF = 1  # seconds; those retries wait 0, 2, 4, 8 times as long
 MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
 NETWORK_ERRORS = requests.RequestException, HTTPError
 # Retrying does not help: an unknown host, an invalid address or certificate.
-FINAL_ERRORS = (socket.gaierror, ValueError, requests.TooManyRedirects,
-                requests.exceptions.SSLError)
-BUSY = {408, 429, 500, 502, 503, 504}  # HTTP statuses that may pass
+FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
+                requests.TooManyRedirects, requests.exceptions.InvalidURL,
+                requests.exceptions.InvalidSchema)
+BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
 def download(url, folder, check):
@@ -64,7 +68,7 @@ def read_url(url, max_bytes):
     """Return what an http(s) address holds, as bytes; raise InputError where it
     is unavailable or larger than max_bytes.
     """
-    data = bytearray()
+    data, handled = bytearray(), sys.exc_info()[1]
     try:
         with _get(url) as response:
             while block := response.raw.read1(BLOCK):
@@ -72,7 +76,7 @@ def read_url(url, max_bytes):
                 if len(data) > max_bytes:
                     raise InputError(f'more than {max_bytes} bytes')
     except (_Interrupted, *NETWORK_ERRORS) as error:
-        raise InputError(_reason(error)) from None
+        raise InputError(_reason(error, handled)) from None
     return bytes(data)
 
 
@@ -89,21 +93,25 @@ def _complete(url, part):
     if address.scheme not in {'http', 'https'}:
         raise InputError('an address begins with http://, https:// or file://')
     retry = fresh = Retry(RETRIES, backoff_factor=BACKOFF)
+    handled = sys.exc_info()[1]
     for _ in range(MAX_ATTEMPTS):
         before = _size(part)
         try:
             _transfer(url, part)
             return
         except (_Interrupted, *NETWORK_ERRORS) as error:
-            reason = _reason(error)
+            reason = _reason(error, handled)
             if isinstance(error, FINAL_ERRORS) or isinstance(
-                    _cause(error), FINAL_ERRORS):
+                    _cause(error, handled), FINAL_ERRORS):
                 raise InputError(reason) from None
+        progress = _size(part) > before
         try:
-            retry = (fresh if _size(part) > before else retry).increment()
+            retry = fresh if progress else retry.increment()
         except MaxRetryError:
             raise InputError(reason) from None
         print(f'{reason}: trying again', file=sys.stderr, flush=True)
+        if progress:
+            time.sleep(BACKOFF)
         retry.sleep()
     raise InputError(f'broken off {MAX_ATTEMPTS} times')
 
@@ -119,7 +127,7 @@ def _get(url, **headers):
     if not response.ok and response.status_code != 416:
         response.close()
         message = f'HTTP {response.status_code} {response.reason}'
-        if response.status_code in BUSY:
+        if response.status_code in BUSY or response.status_code >= 500:
             raise _Interrupted(message)
         raise InputError(message)
     return response
@@ -141,9 +149,10 @@ def _transfer(url, part):
             part.unlink()
             raise _Interrupted('the host sent another part')
         if response.status_code != 206:
-            have = 0
-            length = response.headers.get('Content-Length', '')
-            total = int(length) if length.isdigit() else None
+            have, total = 0, None
+        length = response.headers.get('Content-Length', '')
+        if total is None and length.isdigit():
+            total = have + int(length)
         response.raw.enforce_content_length = False  # _receive checks it
         _receive(response.raw, part, have, total)
 
@@ -176,15 +185,22 @@ def _receive(raw, part, have, total):
         raise _Interrupted(f'broken off after {size} of {total} bytes')
 
 
-def _reason(error):
-    cause = _cause(error)
+def _reason(error, handled):
+    cause = _cause(error, handled)
+    if isinstance(cause, http.client.HTTPException) or (isinstance(
+            error, HTTPError) and isinstance(cause, ValueError)):
+        return 'broken off'  # also inside a chunked transfer
     return getattr(cause, 'strerror', None) or str(cause) or type(
         cause).__name__
 
 
-def _cause(error):
-    """Return the first of a chain of exceptions."""
+def _cause(error, handled):
+    """Return the first of a chain of exceptions, after the one that the
+    caller was handling.
+    """
     while before := error.__cause__ or (
             None if error.__suppress_context__ else error.__context__):
+        if before is handled:
+            break
         error = before
     return error

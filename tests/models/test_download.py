@@ -59,7 +59,10 @@ class Host:
         if how == 'hang':
             time.sleep(2)
             return
-        if how == 'redirect':
+        if how == 'chunked':
+            self.head(request, 200, Transfer_Encoding='chunked')
+            request.wfile.write(b'3e8\r\n' + data[:1000] + b'\r\n')
+        elif how == 'redirect':
             self.head(request, 302, Location=f'/{name}_moved')
         elif data is None or how.isdigit():
             self.head(request, int(how) if how.isdigit() else 404)
@@ -84,6 +87,9 @@ class Host:
             headers, sent = {}, sent * 20
         elif how == 'corrupt':
             sent = bytes(len(sent))
+        elif how == 'total unknown' and start:
+            headers['Content_Range'] = f'bytes {start}-{len(data) - 1}/*'
+            sent = sent[:len(sent) // 2]
         elif how == 'other part':
             headers['Content_Range'] = f'bytes 7-{len(data) - 1}/{len(data)}'
         self.head(request, 206 if start else 200, **headers)
@@ -122,6 +128,8 @@ def check(path):
     (['cut', 'no range'], 2), (['503', 'whole'], 2), (['429', 'whole'], 2),
     (['hang', 'whole'], 2), (['wrong length', 'whole'], 2),
     (['corrupt', 'whole'], 2), (['cut', 'other part', 'whole'], 3),
+    (['cut', 'total unknown', 'whole'], 3), (['chunked', 'whole'], 2),
+    (['520', 'whole'], 2),
 ])
 def test_arrives(host, tmp_path, plan, n_requests):
     host.files = {'a': DATA, 'a_moved': DATA}
@@ -142,10 +150,10 @@ def test_arrives(host, tmp_path, plan, n_requests):
 def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
     monkeypatch.setattr(download, 'MAX_BYTES', 1_000_000)
     host.files['a'] = DATA
-    host.plans['a'] = plan
+    host.plans['a'] = list(plan)
     with pytest.raises(InputError, match=words):
         download.download(f'{host.url}/a', tmp_path, check)
-    assert len(host.requests) <= 5
+    assert len(host.requests) <= len(plan) + download.RETRIES
     if plan == ['endless']:
         assert list(tmp_path.iterdir()) == []
 
@@ -241,6 +249,29 @@ def test_archive_stands_in(models_host):
     assert DeepLabV3plusXception65(pretrained_model=path).n_class == 21
     names = {entry.name for entry in path.parent.iterdir()}
     assert names == {path.name, f'{path.name}.sha256', f'.{path.name}.lock'}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('plan', [['503', 'whole'], ['cut', 'whole']])
+def test_the_archive_is_tried_again(models_host, plan):
+    del models_host.files['voc.npz']
+    models_host.plans['voc.tar.gz'] = plan
+    assert fetch('voc').exists()
+    assert [name for name, _ in models_host.requests] == [
+        'voc.npz', 'voc.tar.gz', 'voc.tar.gz']
+
+
+@pytest.mark.parametrize('handled', [ValueError('mine'), InputError('mine')])
+def test_retries_while_another_error_is_handled(host, tmp_path, handled,
+                                                capsys):
+    host.files['a'] = DATA
+    host.plans['a'] = ['503', 'whole']
+    try:
+        raise handled
+    except ValueError:
+        part = download.download(f'{host.url}/a', tmp_path, check)
+    assert part.read_bytes() == DATA
+    assert capsys.readouterr().err.startswith('HTTP 503')
 
 
 def test_says_what_was_tried(models_host, monkeypatch, capsys):
