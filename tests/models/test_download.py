@@ -133,12 +133,14 @@ def check(path):
 ])
 def test_arrives(host, tmp_path, plan, n_requests):
     host.files = {'a': DATA, 'a_moved': DATA}
-    host.plans['a'] = plan
+    host.plans['a'] = list(plan)
     part = download.download(f'{host.url}/a', tmp_path, check)
     assert part.read_bytes() == DATA
     assert len(host.requests) == n_requests
     if plan == ['cut', 'whole']:
         assert host.requests[1] == ('a', 'bytes=150000-')
+    if 'total unknown' in plan:
+        assert host.requests[2] == ('a', 'bytes=225000-')
 
 
 @pytest.mark.parametrize(('plan', 'words'), [
