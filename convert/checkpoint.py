@@ -1,7 +1,7 @@
 """Read a TensorFlow checkpoint; this needs TensorFlow."""
-import os
 import pathlib
 
+from convert.tensorflow_import import import_tensorflow
 from models.constants import OUTPUT_STRIDE
 from models.utils.errors import InputError
 from models.utils.files import sha256
@@ -63,13 +63,8 @@ def _is_for_training(name):
 
 
 def _reader(prefix):
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise InputError(f'{prefix} is a checkpoint, and reading one needs '
-                         f'TensorFlow ({error}): install requirements.txt, or '
-                         'convert a frozen graph') from None
+    tensorflow = import_tensorflow(f'{prefix} is a checkpoint, and reading one',
+                                   'convert a frozen graph')
     try:
         return tensorflow.train.load_checkpoint(prefix)
     except Exception as error:  # TensorFlow's own, many kinds

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from convert.tensorflow_import import import_tensorflow
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'
@@ -77,7 +78,7 @@ def _resized(image, size):
 
 def _session(conversion):
     """Return a function from an image to logits (CHW) and labels."""
-    tf = _tensorflow()
+    tf = import_tensorflow('--verify', 'leave --verify out')
     source, wiring = conversion.source, conversion.wiring
     graph = tf.Graph()
     with graph.as_default():
@@ -104,16 +105,6 @@ def _session(conversion):
         return logits[0, :, :, classes].transpose(2, 0, 1), label
 
     return run
-
-
-def _tensorflow():
-    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise InputError(f'--verify needs TensorFlow ({error}): install '
-                         'requirements.txt, or leave it out') from None
-    return tensorflow
 
 
 @contextlib.contextmanager

@@ -155,11 +155,15 @@ def _legend(present, colors, width):
 
 @functools.cache
 def _font():
-    """Matplotlib's font, which has the letters of most languages."""
+    """Matplotlib's font, which has the letters of most languages.
+
+    The basic layout draws the same pixels whatever libraries a system has.
+    """
     from PIL import ImageFont
     package = importlib.util.find_spec('matplotlib')
     if package is None:
         return ImageFont.load_default(SIZE)
     folder = pathlib.Path(package.submodule_search_locations[0])
     return ImageFont.truetype(
-        folder / 'mpl-data' / 'fonts' / 'ttf' / 'DejaVuSans.ttf', SIZE)
+        folder / 'mpl-data' / 'fonts' / 'ttf' / 'DejaVuSans.ttf', SIZE,
+        layout_engine=ImageFont.Layout.BASIC)

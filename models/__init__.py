@@ -12,7 +12,12 @@ The network is written down four times, and each one checks another: as a link
 and in convert/ as the wiring of TensorFlow's graph (graph_structure.py) and as
 a table of weight names (name_table.py).
 """
+import sys
 from typing import TYPE_CHECKING
+
+if sys.platform == 'win32':
+    sys.exit('error: this runs on Linux and macOS: on Windows use Linux in '
+             'WSL (wsl --install)')
 
 from . import chainer_compat
 

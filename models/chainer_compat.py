@@ -1,4 +1,4 @@
-"""Let Chainer 7.8.1 and ChainerCV 0.13.1 run on Python 3.10-3.13 and NumPy 2.
+"""Let Chainer 7.8.1 and ChainerCV 0.13.1 run on Python 3.11-3.14 and NumPy 2.
 
 Both are the last releases, made for NumPy below 1.24 and Python up to 3.11.
 The few names that they miss since then are restored here before they are

@@ -58,7 +58,7 @@ class OpenVINOEngine:
         for name in MODULES:
             try:
                 importlib.import_module(name)
-            except ImportError as error:
+            except Exception as error:  # broken ones fail in many ways
                 raise BackendError(
                     f'OpenVINO cannot be used ({error}): install '
                     'requirements.txt') from None

@@ -1,0 +1,23 @@
+"""TensorFlow, for the two uses that need it: `--verify` and checkpoints."""
+import os
+import sys
+
+from models.utils.errors import InputError
+
+
+def import_tensorflow(purpose, instead):
+    """Return the module tensorflow, silent; raise InputError if it is missing.
+
+    The line begins with the purpose and ends with what to do instead.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    try:
+        import tensorflow
+    except ImportError:
+        command = '`make setup-dev`'
+        if sys.version_info >= (3, 14):
+            command = ('`make PYTHON=python3.13 setup-dev` (it has no wheel '
+                       'for Python 3.14)')
+        raise InputError(f'{purpose} needs TensorFlow: install it with '
+                         f'{command}, or {instead}') from None
+    return tensorflow
