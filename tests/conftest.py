@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights, random_weights, write_palette_graph
 
@@ -20,7 +21,12 @@ from models.utils.files import atomic_path
 ROOT = Path(__file__).parents[1]
 for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
     os.environ.pop(variable, None)
+linux_only = pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
 CROP = 513, 513
+SMALL = 129, 129
+needs_tensorflow = pytest.mark.skipif(
+    sys.version_info >= (3, 14),
+    reason='TensorFlow has no wheel for Python 3.14')
 
 
 def n_outputs(dataset):
@@ -37,40 +43,50 @@ def convert(source, dataset, target):
 
 
 @pytest.fixture(scope='session')
-def random_graphs(tmp_path_factory):
-    """Return a function (task, output stride, era) -> (.pb, .npz)."""
-    folder, made = tmp_path_factory.mktemp('random'), {}
+def graphs(tmp_path_factory, worker_id):
+    """Return a function (name, dataset, write) -> (.pb, .npz).
 
-    def get(task, output_stride=8, era=2018):
-        key = task, output_stride, era
-        if key not in made:
-            n_output = n_outputs(task)
-            graph = FixtureGraph(random_weights(n_output), n_output, CROP,
-                                 output_stride, era).graph
-            pb = folder / f'{task}{output_stride}{era}.pb'
-            pb.write_bytes(graph.SerializeToString())
-            npz = pb.with_suffix('.npz')
-            convert(pb, task, npz)
-            made[key] = pb, npz
-        return made[key]
+    `write` is called with the .pb file's path where it is not there yet; the
+    workers of pytest-xdist share the files.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if worker_id != 'master':
+        folder = folder.parent
+
+    def get(name, dataset, write_graph):
+        pb, npz = folder / f'{name}.pb', folder / f'{name}.npz'
+        with FileLock(folder / f'{name}.lock'):
+            if not npz.exists():
+                write_graph(pb)
+                convert(pb, dataset, npz)
+        return pb, npz
 
     return get
 
 
 @pytest.fixture(scope='session')
-def palette_graphs(tmp_path_factory):
-    """Return a function (task) -> (.pb, .npz)."""
-    folder, made = tmp_path_factory.mktemp('palette'), {}
+def random_graphs(graphs):
+    """Return a function (dataset, output stride, era, crop) -> (.pb, .npz)."""
 
-    def get(task):
-        if task not in made:
-            pb = folder / f'{task}.pb'
-            write_palette_graph(pb, task, CROP)
-            convert(pb, task, pb.with_suffix('.npz'))
-            made[task] = pb, pb.with_suffix('.npz')
-        return made[task]
+    def get(dataset, output_stride=8, era=2018, crop=CROP):
+        def write_graph(pb):
+            n_output = n_outputs(dataset)
+            graph = FixtureGraph(random_weights(n_output), n_output, crop,
+                                 output_stride, era).graph
+            pb.write_bytes(graph.SerializeToString())
+
+        return graphs(f'random_{dataset}_{output_stride}_{era}_{crop[0]}',
+                      dataset, write_graph)
 
     return get
+
+
+@pytest.fixture(scope='session')
+def palette_graphs(graphs):
+    """Return a function (dataset, crop) -> (.pb, .npz)."""
+    return lambda dataset, crop=CROP: graphs(
+        f'palette_{dataset}_{crop[0]}', dataset,
+        lambda pb: write_palette_graph(pb, dataset, crop))
 
 
 @pytest.fixture(scope='session')

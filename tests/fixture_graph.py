@@ -31,24 +31,20 @@ class FixtureGraph(Nodes):
         crop_size ((int, int)): height and width the graph works at.
         output_stride (int): 8 or 16.
         era (int): 2018 or 2020, the exporter's year.
-        training (bool): batch norm by the batch's own statistics.
 
     Attributes:
         graph (GraphDef): it.
-        batch_norms (list of str): scopes, in forward order.
 
     """
 
     def __init__(self, weights, n_output, crop_size, output_stride=8,
-                 era=2018, training=False):
+                 era=2018):
         super().__init__()
         self.weights = weights
         self.n_output = n_output
         self.crop_size = crop_size
         self.output_stride = output_stride
         self.era = era
-        self.training = training
-        self.batch_norms = []
         self._build()
 
     # Layers
@@ -64,19 +60,15 @@ class FixtureGraph(Nodes):
 
     def batch_norm(self, scope, x, channels):
         scope += '/BatchNorm'
-        self.batch_norms.append(scope)
         names = ['gamma', 'beta', 'moving_mean', 'moving_variance']
         statistics = [self.weight(f'{scope}/{name}', (channels,))
                       for name in names]
-        if self.training:
-            empty = self.const(f'{scope}/Empty', [], 'float32')
-            statistics[2:] = [empty, empty]
         version = {2018: '', 2020: 'V3'}[self.era]
         types = {'U': DTYPES['float32']} if version else {}
         epsilon = 1e-3 if scope.startswith('xception_65') else 1.001e-5
         return self.node(
             f'{scope}/FusedBatchNorm{version}', f'FusedBatchNorm{version}',
-            [x, *statistics], epsilon=epsilon, is_training=self.training,
+            [x, *statistics], epsilon=epsilon, is_training=False,
             data_format=b'NHWC', **types, **FLOAT)
 
     def conv(self, scope, x, in_channels, out_channels, ksize=1, stride=1):

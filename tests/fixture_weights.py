@@ -8,22 +8,24 @@ There are two sets:
   first layers to the decoder, and a pixel's label is the class with the
   nearest palette colour. It makes a picture worth looking at without trained
   weights, and it knows the right answer. This is what the command writes.
-- `random_weights`, with batch norm statistics measured by TensorFlow so that
-  activations stay near 1: every swapped tensor, stride or epsilon shows.
+- `random_weights`, with batch norm statistics measured so that activations
+  stay near 1: every swapped tensor, stride or epsilon shows.
 """
 import argparse
 import functools
 import pathlib
 import sys
+import warnings
 import zlib
 
 import numpy as np
 from fixture_graph import FixtureGraph
-from fixture_nodes import run_tensorflow
 from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from convert.conversion import tensorflow_shape
+from convert.name_table import weight_table
 from models.classes import label_colors
 from models.constants import DATASETS
 from models.utils.errors import report_errors
@@ -101,29 +103,45 @@ def random_weights(n_output):
 
 @functools.cache
 def _calibrated_weights():
-    """Draw weights; measure batch norm's statistics and the last features."""
-    values = {}
+    """Draw weights; measure batch norm's statistics and the last features.
 
-    def draw(name, shape):
-        seed = zlib.crc32(name.encode())
-        values[name] = _random_weight(name, shape, np.random.default_rng(seed))
-        return values[name]
+    The link measures them, in training mode. Any statistics will do, so that
+    the tests may still find faults of the link with these weights.
+    """
+    import chainer
 
-    crop_size = 513, 513  # so large that the widest dilation sees something
-    graph = FixtureGraph(draw, 1, crop_size, output_stride=16, training=True)
-    fetches = ['decoder/decoder_conv1_pointwise/Relu']
-    for scope in graph.batch_norms:
-        fetches += [f'{scope}/FusedBatchNorm:1', f'{scope}/FusedBatchNorm:2']
-    features, *statistics = run_tensorflow(graph.graph, fetches,
-                                           smooth_image(*crop_size))
-    for scope, mean, variance in zip(graph.batch_norms, statistics[::2],
-                                     statistics[1::2], strict=True):
-        values[f'{scope}/moving_mean'] = mean
-        # A channel that hardly varies would be blown up, rounding and all;
-        # and image pooling sees one place, which has no variance.
-        values[f'{scope}/moving_variance'] = np.maximum(
-            variance, np.median(variance) if variance.any() else 1)
-    return values, features.reshape(-1, 256)
+    from models import DeepLabV3plusXception65
+    from models.weights import named_arrays
+    link = DeepLabV3plusXception65(256, output_stride=16)
+    arrays, values = named_arrays(link), {}
+    for name, (path, axes) in weight_table().items():
+        shape = tensorflow_shape(name, arrays[path].shape, axes, 0)
+        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        values[name] = _random_weight(name, shape, rng)
+        arrays[path][...] = (values[name] if axes is None
+                             else values[name].transpose(axes))
+    link.decoder.conv_logits.W.array[:, :, 0, 0] = np.eye(256)
+    link.decoder.conv_logits.b.array[:] = 0  # its output is its input
+    for bn in link.links():
+        if isinstance(bn, chainer.links.BatchNormalization):
+            bn.decay = 0  # keep this image's statistics alone
+    image = smooth_image(513, 513)  # where the widest dilation sees something
+    np.random.seed(0)  # for dropout
+    with warnings.catch_warnings(), chainer.no_backprop_mode(), (
+            chainer.using_config('train', True)):
+        warnings.simplefilter('ignore')  # image pooling sees one place
+        features = link(link.prepare(image.transpose(2, 0, 1))[np.newaxis])
+    arrays = named_arrays(link)
+    for name, (path, _) in weight_table().items():
+        if name.endswith('/moving_mean'):
+            values[name] = arrays[path]
+        elif name.endswith('/moving_variance'):
+            # A channel that hardly varies would be blown up, rounding and all;
+            # and image pooling sees one place, which has no variance.
+            variance = arrays[path]
+            values[name] = np.maximum(
+                variance, np.median(variance) if variance.any() else 1)
+    return values, features.array[0].reshape(256, -1).T
 
 
 def _random_weight(name, shape, rng):

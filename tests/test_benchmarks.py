@@ -6,7 +6,7 @@ import pytest
 @pytest.mark.slow
 def test_speed(run_script):
     result = run_script(
-        'benchmarks/speed.py', '--sizes', '513x513', '--output-strides', 16,
+        'benchmarks/speed.py', '--sizes', '129x129', '--output-strides', 16,
         '--rounds', 1, '--frames', 2, '--without', 'chainer', 'chainercv',
         'tensorflow', 'pytorch')
     assert result.returncode == 0, result.stderr

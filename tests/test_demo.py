@@ -93,13 +93,13 @@ def test_opens_a_window(palette_graphs, display, tmp_path):
 def test_without_openvino(palette_graphs, run_script, tmp_path):
     _, npz = palette_graphs('voc')
     save_png(tmp_path / 'image.png')
-    (tmp_path / 'openvino.py').write_text('raise ImportError("not here")')
+    (tmp_path / 'openvino.py').write_text('raise RuntimeError("no home")')
     arguments = ('demo.py', '--pretrained-model', npz, '--input-size', 65,
                  tmp_path / 'image.png')
     result = run_script(*arguments, PYTHONPATH=str(tmp_path))
     assert result.returncode == 0
     assert result.stderr.startswith(
-        'warning: OpenVINO cannot be used (not here): install '
+        'warning: OpenVINO cannot be used (no home): install '
         'requirements.txt: predict runs on Chainer instead, several times as '
         'slow\n')
     assert (run_script.folder / 'image_segmentation.png').exists()

@@ -122,7 +122,7 @@ def test_chosen_classes_and_size(demo, tmp_path):
 @pytest.mark.slow
 def test_tiles_agree_with_the_whole(palette_graphs, tmp_path):
     _, npz = palette_graphs('cityscapes')
-    image = read_image(write_image(tmp_path / 'a.png', size=(409, 729)))
+    image = read_image(write_image(tmp_path / 'a.png', size=(305, 409)))
     model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
     whole, count = predict_within(model, image, 8e9)
     assert count == 1
@@ -137,9 +137,9 @@ def test_tiles_agree_with_the_whole(palette_graphs, tmp_path):
 
 @pytest.mark.slow
 def test_a_picture_beyond_the_memory(demo, tmp_path):
-    picture = write_image(tmp_path / 'a.png', size=(601, 905))
+    picture = write_image(tmp_path / 'a.png', size=(305, 409))
     assert demo(picture, '--indexed').returncode == 0
-    result = demo(picture, '--indexed', '--memory', '0.3', '--output', 'tiled')
+    result = demo(picture, '--indexed', '--memory', '0.25', '--output', 'tiled')
     assert result.returncode == 0, result.stderr
     assert 'overlapping tiles, as the whole needs more memory' in result.stderr
     whole, tiled = (np.asarray(Image.open(demo.folder / name)) for name in (
@@ -241,6 +241,18 @@ def test_a_number_after_a_size_is_an_input(run_script):
         'error: 2025: No such file or directory (a size or scales are one '
         'word, as 513x1025 or 0.75,1.0)',
         'error: 2024: this folder has no image or video']
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_windows(script):
+    result = subprocess.run(
+        [sys.executable, '-c', 'import runpy, sys; sys.platform = "win32"; '
+         'runpy.run_path(sys.argv[1], run_name="__main__")', ROOT / script],
+        capture_output=True, text=True, check=False, timeout=60,
+        cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr == ('error: this runs on Linux and macOS: on Windows '
+                             'use Linux in WSL (wsl --install)\n')
 
 
 @pytest.mark.parametrize('script', SCRIPTS)

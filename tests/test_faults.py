@@ -13,7 +13,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT
+from conftest import ROOT, linux_only
 from fixture_images import patches, write_image, write_tree
 from PIL import Image
 
@@ -199,6 +199,7 @@ def test_a_full_tmpfs(files, name):
     assert not list(kept.rglob('.*.tmp'))
 
 
+@linux_only
 @pytest.mark.slow
 @pytest.mark.parametrize(('limit', 'name'), [
     (250_000, 'tf2npz'), (700_000, 'demo'), (700_000, 'eval')])

@@ -11,12 +11,13 @@ import gzip
 import io
 import os
 import resource
+import sys
 import tarfile
 import zipfile
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -43,9 +44,9 @@ OPS = ['Const', 'Identity', 'Conv2D', 'DepthwiseConv2dNative', 'BiasAdd',
 @pytest.fixture(autouse=True)
 def bounded_memory():
     before = resource.getrlimit(resource.RLIMIT_AS)
-    size = int(Path('/proc/self/statm').read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (
-        size * resource.getpagesize() + MEMORY, before[1]))
+    if sys.platform == 'linux':  # elsewhere there is no such limit
+        size = psutil.Process().memory_info().vms
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SMALL
 from fixture_images import patches, write_image, write_tree
 from PIL import Image
 
@@ -33,14 +33,15 @@ def checkout(palette_graphs, random_graphs, tmp_path):
     cache = tmp_path / 'cache/pfnet/chainercv/models'
     cache.mkdir(parents=True)
     for task, urls in URLS.items():
-        pb, npz = palette_graphs(task)
+        pb, npz = palette_graphs(task, SMALL)
         os.link(npz, cache / urls['npz'].split('/')[-1])
         with tarfile.open(folder / urls['archive'].split('/')[-1], 'w:gz',
                           compresslevel=1) as archive:
             archive.add(pb, f'{task}/frozen_inference_graph.pb')
         write_tree(task, folder / 'DIR', patches(task, 2), 20)
     # Labels of the stand-in are equal to TensorFlow's but for many exact ties.
-    shutil.copy(random_graphs('voc')[0], folder / 'frozen_inference_graph.pb')
+    shutil.copy(random_graphs('voc', crop=SMALL)[0],
+                folder / 'frozen_inference_graph.pb')
     write_image(folder / 'image.jpg')
     write_image(folder / 'photos/one.jpg', 1)
     (folder / 'names.txt').write_text('\n'.join(
@@ -61,6 +62,8 @@ def test_commands(checkout):
     commands = [line for _, block in BLOCKS for line in block.splitlines()
                 if line.startswith(('.venv/bin/', 'make '))]
     assert len(commands) >= 14
+    if sys.version_info >= (3, 14):  # there is no TensorFlow
+        commands = [line.replace(' --verify', '') for line in commands]
     for line in commands:
         result = run(checkout, 'sh', '-c', line)
         assert result.returncode == 0, f'{line}\n{result.stderr}'
@@ -73,11 +76,14 @@ def test_commands(checkout):
 
 
 def check_same_picture(path, shown):
-    """What `make demo` draws is the README's picture, in its 256 colours."""
-    a, b = (np.asarray(Image.open(each).convert('RGB')).astype(int)
-            for each in (path, shown))
+    """What `make demo` draws is the README's picture, on every system.
+
+    The files were the same byte for byte wherever this ran; another processor
+    may decide otherwise where two classes are as near.
+    """
+    a, b = (np.asarray(Image.open(each)) for each in (path, shown))
     assert a.shape == b.shape
-    assert np.abs(a - b).mean() < 2  # of 255
+    assert (a != b).any(axis=2).sum() <= 3  # pixels
 
 
 @pytest.mark.slow
@@ -103,3 +109,32 @@ def test_files_are_there():
     makefile = (ROOT / 'Makefile').read_text()
     for target in re.findall(r'`make (?:PYTHON=\S+ )?([\w-]+)`', README + page):
         assert f'\n{target}:' in makefile, target
+
+
+def make(tmp_path, target):
+    """Run make with a Python that is too old, or too new, for all."""
+    python = tmp_path / 'bin/python'
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.9\n'
+                      'exit 1\n')
+    python.chmod(0o755)
+    return subprocess.run(
+        ['make', '-C', ROOT, f'PYTHON={python}', f'VENV={tmp_path}', target],
+        capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_make_refuses_other_pythons(tmp_path):
+    result = make(tmp_path, 'setup')
+    assert result.returncode != 0
+    line = result.stderr.splitlines()[0]
+    assert line.startswith('Python 3.11 to 3.14 is needed, on Linux')
+    assert 'is Python 3.10.9 on ' in line
+    assert os.listdir(tmp_path) == ['bin']
+
+
+def test_make_refuses_cupy_where_it_has_no_wheel(tmp_path):
+    (tmp_path / 'installed-by-python').touch()
+    result = make(tmp_path, 'setup-gpu')
+    assert result.returncode != 0
+    assert result.stderr.startswith(
+        'CuPy 13.6 and cuDNN 8.9 have wheels for Python 3.11 to 3.13 on Linux')

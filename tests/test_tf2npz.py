@@ -2,7 +2,7 @@
 import chainer
 import numpy as np
 import pytest
-from conftest import convert
+from conftest import convert, needs_tensorflow
 from fixture_graph import FixtureGraph
 from fixture_nodes import run_tensorflow
 from fixture_weights import palette_weights, smooth_image
@@ -25,14 +25,16 @@ def forward(model, image):
         return model(x[np.newaxis]).array
 
 
+@needs_tensorflow
 @pytest.mark.slow
-@pytest.mark.parametrize(('task', 'output_stride', 'era', 'size'), [
-    ('voc', 8, 2018, (513, 513)),
-    ('voc', 16, 2020, (300, 411)),  # padded to the crop
-    ('ade20k', 8, 2020, (411, 300)),
+@pytest.mark.parametrize(('task', 'output_stride', 'era', 'crop', 'size'), [
+    ('voc', 8, 2018, (513, 513), (513, 513)),
+    ('voc', 16, 2020, (257, 257), (150, 211)),  # padded to the crop
+    ('ade20k', 8, 2020, (257, 257), (211, 150)),
 ])
-def test_equals_tensorflow(random_graphs, task, output_stride, era, size):
-    pb, npz = random_graphs(task, output_stride, era)
+def test_equals_tensorflow(random_graphs, task, output_stride, era, crop,
+                           size):
+    pb, npz = random_graphs(task, output_stride, era, crop)
     model = DeepLabV3plusXception65(pretrained_model=npz)
     assert model.output_stride == output_stride
     image = smooth_image(*size, seed=5)
