@@ -11,6 +11,7 @@ before the file gets its name.
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 
 from models.constants import DATASETS, OFFSET, OUTPUT_STRIDES, SCALE
@@ -88,6 +89,8 @@ def compare(path, link, probabilities):
     import chainer
     import chainer.functions as F
     import numpy as np
+    # It would report its use, and warn where there is no home folder.
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime
     x = np.random.default_rng(0).uniform(
         -1, 1, (1, 3, *CHECK_SIZE)).astype(np.float32)

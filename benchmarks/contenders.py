@@ -4,6 +4,7 @@ Each contender takes the files of one model (see speed.py's `describe`), loads
 it, and returns a function from an image, float32 CHW RGB, to labels (H, W); or
 a link with `predict`. What is not installed raises ImportError.
 """
+import os
 import pathlib
 
 import numpy as np
@@ -92,6 +93,7 @@ def tensorflow(files):
 
 
 def onnxruntime(files):
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime as ort
 
     from models.label_map import label_map

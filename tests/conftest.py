@@ -21,6 +21,7 @@ from models.utils.files import atomic_path
 ROOT = Path(__file__).parents[1]
 for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
     os.environ.pop(variable, None)
+os.environ['ORT_DISABLE_TELEMETRY'] = '1'  # of ONNX Runtime
 linux_only = pytest.mark.skipif(sys.platform != 'linux', reason='needs Linux')
 CROP = 513, 513
 SMALL = 129, 129

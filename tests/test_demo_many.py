@@ -198,7 +198,9 @@ def test_interrupted(demo, tmp_path):
     assert process.returncode == 1
     written = os.listdir(out)
     assert 0 < len(written) < 40
-    assert f'interrupted: {len(written)} of 40 done' in text
+    # An interrupt may fall between the last file and its count.
+    assert any(f'interrupted: {len(written) - late} of 40 done' in text
+               for late in (0, 1))
     assert 'Traceback' not in text
     for name in written:
         Image.open(out / name).load()
