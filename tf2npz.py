@@ -98,6 +98,7 @@ def print_inspection(args):
 def convert(args):
     from convert.conversion import check, write
     from convert.sources import open_source
+    from convert.tensorflow_import import import_tensorflow
     from models.classes import read_classes
     from models.utils.files import atomic_path, check_not_source
     source = open_source(args.source, args.output_stride, args.input_size)
@@ -108,6 +109,8 @@ def convert(args):
     conversion = check(source, args.dataset)
     classes = {} if args.class_names is None else read_classes(
         args.class_names, args.colors, conversion.link.n_class)
+    if args.verify:  # before the work, where it is missing
+        import_tensorflow('--verify', 'leave --verify out')
     with atomic_path(args.target) as temporary:
         write(conversion, temporary, classes)
         if args.verify:

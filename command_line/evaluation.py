@@ -2,6 +2,7 @@
 import argparse
 import pathlib
 import sys
+import time
 import traceback
 
 from command_line.model_options import (
@@ -19,8 +20,16 @@ def parse_args(dataset, description):
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser, dataset)
-    parser.add_argument('--data-dir', required=True, type=pathlib.Path,
-                        metavar='DIR', help='where the dataset was unpacked')
+    parser.add_argument('--data-dir', type=pathlib.Path, metavar='DIR',
+                        help='where the dataset was unpacked')
+    parser.add_argument('--images', type=pathlib.Path, metavar='DIR',
+                        help='instead of --data-dir: a folder of images, and')
+    parser.add_argument('--labels', type=pathlib.Path, metavar='DIR',
+                        help='one of PNGs of the same names, at any depth')
+    parser.add_argument('--label-map', type=pathlib.Path, metavar='FILE',
+                        help="what the labels' values mean: lines of 'value "
+                             "class' or 'R G B class', where a class is a "
+                             "number from 0, or 'ignored'")
     parser.add_argument('--split', default='val',
                         help='which of its images (default: %(default)s)')
     parser.add_argument('--limit', type=int, metavar='N',
@@ -31,12 +40,19 @@ def parse_args(dataset, description):
     parser.add_argument('--save-predictions', action='store_true',
                         help='write label images to predictions/ beside the '
                              "report, in the form of the dataset's benchmark")
+    parser.add_argument('--force', action='store_true',
+                        help='evaluate anew, whatever an earlier run has left '
+                             'in --output')
     parser.add_argument('--output', metavar='DIR', type=pathlib.Path,
                         default=pathlib.Path(f'report_{dataset}'),
                         help='for the report, and what resuming needs '
                              '(default: %(default)s)')
     args = parser.parse_args()
     check_model_options(parser, args)
+    if (args.images is None) != (args.labels is None):
+        parser.error('--images and --labels go together')
+    if (args.data_dir is None) == (args.images is None):
+        parser.error('give --data-dir, or --images and --labels')
     if args.limit is not None and args.limit < 1:
         parser.error(f'--limit is {args.limit}, and must be positive')
     return args
@@ -62,17 +78,22 @@ def main(dataset, description):
 
 def run(dataset, args, processes):
     """Evaluate this process's share of the images; process 0 reports."""
+    from convert.conversion import CUSTOM
     from convert.official import fetch
     from evaluation.labelled_images import LabelledImages
     from models.classes import labels_of
-    images = LabelledImages(dataset, args.data_dir, args.split)
+    folders = args.images and (args.images, args.labels)
+    images = LabelledImages(dataset, args.data_dir, args.split, folders)
     npz = fetch(args.pretrained_model)
     model = load(npz, args, processes)
     if dataset == 'voc' and 'class_names' in model.metadata:
-        images.set_own_classes(model.n_class)
+        dataset = CUSTOM
         names, colors = labels_of(model)
+        images.set_own_classes(model.n_class, colors)
     else:
         names, colors = labels_of(model, dataset)
+    if args.label_map is not None:
+        images.set_label_map(args.label_map, model.n_class)
     n_images = min(len(images), args.limit or len(images))
     settings = {
         'dataset': dataset, 'images': n_images,
@@ -80,12 +101,11 @@ def run(dataset, args, processes):
     args.output.mkdir(parents=True, exist_ok=True)
     state = evaluate_share(args, images, n_images, model, colors, settings,
                            processes)
-    matrix, image_miou, seconds = gathered(processes, state, n_images)
+    found = gathered(processes, state, n_images)
     if processes.rank == 0:
         if processes.size > 1 and args.gpu < 0:
             set_backend(model, args.backend, cores())  # the others are done
-        report(args, images, model, names, colors, settings, matrix,
-               image_miou, seconds)
+        report(args, images, model, names, colors, settings, *found)
     processes.wait()
 
 
@@ -93,6 +113,10 @@ def load(npz, args, processes):
     """Return the link on this process's share of the machine."""
     gpu, threads = args.gpu, args.threads
     if processes.size > 1 and gpu >= 0:
+        if gpu > 0:
+            raise InputError(
+                f'--gpu is {gpu}, and of several processes each takes the GPU '
+                'of its own number: give --gpu 0')
         gpu = processes.local_rank
     elif processes.size > 1 and threads is None:
         threads = max(1, cores() // processes.local_size)
@@ -103,14 +127,26 @@ def load(npz, args, processes):
 def settings_of(args, npz, model, images_of_split, n_processes):
     """Return what must be the same for a run to be resumed."""
     from models.utils.files import sha256
+    data = {'data_dir': str(args.data_dir.resolve()),
+            'split': args.split} if args.images is None else {
+            'data_dir': f'{args.images.resolve()}, {args.labels.resolve()}',
+            'split': None}
     return {
-        'data_dir': str(args.data_dir.resolve()), 'split': args.split,
+        **data, 'label_map': args.label_map and sha256(args.label_map),
         'images_of_split': images_of_split, 'model_sha256': sha256(npz),
-        'output_stride': model.output_stride, 'scales': list(model.scales),
-        'flip': model.flip, 'input_size': list(model.min_input_size),
+        'code_sha256': code_sha256(), 'output_stride': model.output_stride,
+        'scales': list(model.scales), 'flip': model.flip,
+        'input_size': list(model.min_input_size),
         'runs_on': 'GPU' if args.gpu >= 0 else args.backend,
         'predictions_saved': args.save_predictions,
         'processes': n_processes}
+
+
+def code_sha256():
+    """Return a digest of the code of the network."""
+    import models
+    from models.utils.files import sha256
+    return sha256(*sorted(pathlib.Path(models.__file__).parent.glob('*.py')))
 
 
 def evaluate_share(args, images, n_images, model, colors, settings, processes):
@@ -121,23 +157,22 @@ def evaluate_share(args, images, n_images, model, colors, settings, processes):
     from evaluation.run import State, evaluate
     from models.utils.files import locked
     indices = range(processes.rank, n_images, processes.size)
-    path = state_path(args.output, processes)
+    path = state_path(args.output, processes, args.force)
     folder = args.output / 'predictions'
 
     def write(i, prediction):
-        write_prediction(folder / f'{images.names[indices[i]]}.png',
-                         prediction, settings['dataset'], colors)
+        path = folder / f'{images.names[indices[i]]}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_prediction(path, prediction, settings['dataset'], colors)
 
-    if args.save_predictions:
-        folder.mkdir(exist_ok=True)
     with locked(path, wait=False):
         state = State(model.n_class)
+        share = Subset(images, indices)
         if path.exists():
-            state = State.load(path, settings)
-            print(f'{path}: resuming after {state.done} of {len(indices)} '
-                  'images', flush=True)
+            state = State.load(path, settings, share)
+            print(f'{path}: {progress_of(state, len(indices))}', flush=True)
         try:
-            evaluate(Subset(images, indices), model, state,
+            evaluate(share, model, state,
                      lambda: state.save(path, settings), args.save_interval,
                      write if args.save_predictions else None,
                      show=processes.rank == 0)
@@ -148,11 +183,23 @@ def evaluate_share(args, images, n_images, model, colors, settings, processes):
     return state
 
 
-def state_path(folder, processes):
-    """Return where this process saves its state.
+def progress_of(state, n_images):
+    if state.done < n_images:
+        return f'resuming after {state.done} of {n_images} images'
+    date = time.strftime('%Y-%m-%d %H:%M', time.localtime(state.finished))
+    return (f'all {n_images} images were evaluated by {date}; --force '
+            'evaluates anew')
+
+
+def state_path(folder, processes, force):
+    """Return where this process saves its state; with `force`, remove all.
 
     Raise InputError where states of another number of processes exist.
     """
+    if force and processes.rank == 0:
+        for path in folder.glob('state*.npz'):
+            path.unlink()
+    processes.wait()
     ending = '' if processes.size == 1 else (
         f'_{processes.rank}_of_{processes.size}')
     for path in folder.glob('state*.npz'):
@@ -160,27 +207,28 @@ def state_path(folder, processes):
             raise InputError(
                 f'{path} is of a run with another number of processes than '
                 f'{processes.size}: give the same, another --output, or '
-                'remove it')
+                'evaluate anew with --force')
     return folder / f'state{ending}.npz'
 
 
 def gathered(processes, state, n_images):
-    """Return matrix, mean IoU of each image and seconds of all processes;
-    None three times on other processes than 0.
+    """Return matrix, ignored pixels, mean IoU of each image and seconds of all
+    processes; None on other processes than 0.
     """
     processes.wait()
-    states = processes.gather((state.matrix, state.image_miou, state.seconds))
+    states = processes.gather((state.matrix, state.ignored, state.image_miou,
+                               state.seconds))
     if states is None:
-        return None, None, None
-    matrices, values, seconds = zip(*states, strict=True)
+        return None
+    matrices, ignored, values, seconds = zip(*states, strict=True)
     image_miou = [0.] * n_images
     for rank, each in enumerate(values):
         image_miou[rank::processes.size] = each
-    return sum(matrices), image_miou, max(seconds)
+    return sum(matrices), sum(ignored), image_miou, max(seconds)
 
 
-def report(args, images, model, names, colors, settings, matrix, image_miou,
-           seconds):
+def report(args, images, model, names, colors, settings, matrix, ignored,
+           image_miou, seconds):
     """Print the scores and write the files of the report."""
     from evaluation.report import (
         best_and_worst,
@@ -189,8 +237,8 @@ def report(args, images, model, names, colors, settings, matrix, image_miou,
         table,
         write_report,
     )
-    result = result_of(matrix, names, settings, str(args.pretrained_model),
-                       seconds)
+    result = result_of(matrix, ignored, names, settings,
+                       str(args.pretrained_model), seconds)
     examples = []
     for title, i in best_and_worst(image_miou):
         image, label = images[i]
@@ -198,6 +246,8 @@ def report(args, images, model, names, colors, settings, matrix, image_miou,
         examples.append(example(title, images.names[i], image_miou[i], image,
                                 label, prediction, colors))
     write_report(args.output, result, matrix, colors, examples)
+    for line in result['warnings']:
+        print(f'warning: {line}')
     print(table(result))
     print(result['verdict'])
     print(f'{args.output}/report.html')

@@ -3,12 +3,16 @@
 They are read from the official folders, as unpacked from the archives, sorted;
 every image is paired with its label by name.
 """
+import io
 import pathlib
+import typing
 
 import numpy as np
 
+from convert.conversion import CUSTOM
 from evaluation.scores import IGNORED
 from media.images import read_image
+from models.classes import label_colors
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
 
@@ -22,19 +26,35 @@ CLASS_VALUES = {
 }
 IGNORED_VALUES = {'cityscapes': (*range(34), 255), 'voc': (255,),
                   'ade20k': (0,)}
+# Colours of ignored pixels, where labels are stored in the palette's colours.
+IGNORED_COLORS = {'cityscapes': [(0, 0, 0)], 'voc': [(224, 224, 192)],
+                  'ade20k': [(0, 0, 0)]}
+IMAGE_ENDINGS = '.jpg', '.jpeg', '.png'  # of own images in VOC2012's layout
+NO_CLASS = np.iinfo(np.int32).min  # of a value that stands for none
 MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
+
+
+class Item(typing.NamedTuple):
+    """An image of a dataset with its label."""
+
+    image: np.ndarray  # float32, (3, H, W), RGB in [0, 255]
+    label: np.ndarray  # int32, (H, W), the class of each pixel or `IGNORED`
+    digests: tuple[str, str]  # of the two files that these were read from
 
 
 class LabelledImages:
     """Images of a dataset with their labels, in a fixed order.
 
-    An item is (image, label): float32 (3, H, W), RGB in [0, 255], and int32
-    (H, W), the class of each pixel or `IGNORED`.
+    An item is (image, label), see `Item`. Pixels are those stored, as
+    TensorFlow and cityscapesScripts read them: an orientation in EXIF is not
+    applied, since labels have none.
 
     Args:
         dataset (str): 'cityscapes', 'voc' or 'ade20k'.
         data_dir (str or pathlib.Path): where the dataset was unpacked.
         split (str): 'val', 'train' or another that the dataset has.
+        folders (pair of paths): instead of the two above, a folder of images
+            and one of labels with the same names, at any depth.
 
     Attributes:
         names (list of str): of the images.
@@ -44,46 +64,105 @@ class LabelledImages:
         InputError: there is no image, or an image or label is missing.
     """
 
-    def __init__(self, dataset, data_dir, split):
-        found = _FIND[dataset](pathlib.Path(data_dir), split)
+    def __init__(self, dataset, data_dir=None, split='val', folders=None):
+        found = (_FIND[dataset](pathlib.Path(data_dir), split)
+                 if folders is None else _folders(*map(pathlib.Path, folders)))
         self.names, self.image_paths, self.label_paths = zip(
             *found, strict=True)
         self._classes = _table(CLASS_VALUES[dataset], IGNORED_VALUES[dataset])
+        self._colors = _color_table(label_colors(dataset),
+                                    IGNORED_COLORS[dataset])
 
-    def set_own_classes(self, n_class):
-        """Read labels 0 to n_class - 1, and 255 for ignored pixels."""
+    def set_own_classes(self, n_class, colors):
+        """Read labels 0 to n_class - 1, and 255 for ignored pixels; or their
+        colours, (n_class, 3), uint8, where these differ.
+        """
         if n_class > MAX_CLASSES:
             raise InputError(f'the model has {n_class} classes, and a label '
                              f'image has at most {MAX_CLASSES}')
         self._classes = _table(range(n_class), [255])
+        self._colors = _color_table(colors, [])
+
+    def set_label_map(self, path, n_class):
+        """Read labels as a file says, for a model of `n_class` classes.
+
+        Its lines are 'value class' or 'R G B class'; a class is a number from
+        0, or 'ignored'. Raise InputError where one is neither.
+        """
+        values, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
+        for line in _lines(path):
+            *given, target = line.replace(',', ' ').split()
+            numbers = [int(word) for word in given if word.isdecimal()]
+            known = (len(numbers) == len(given) and len(given) in (1, 3)
+                     and max(numbers) < (1 << 8 if len(given) == 3 else 1 << 16)
+                     and (target == 'ignored' or (
+                         target.isdecimal() and int(target) < n_class)))
+            if not known:
+                raise InputError(
+                    f"{path} has the line {line!r}, and must have 'value "
+                    "class' or 'R G B class', where a class is 0 to "
+                    f"{n_class - 1} or 'ignored'")
+            found = IGNORED if target == 'ignored' else int(target)
+            if len(numbers) == 1:
+                values[numbers[0]] = found
+            else:
+                colors[int(_as_number(np.array(numbers)))] = found
+        self._classes, self._colors = values, colors
 
     def __len__(self):
         return len(self.names)
 
     def __getitem__(self, i):
-        """Return item i; raise InputError where a file is unreadable, the
+        return self.read(i)[:2]
+
+    def read(self, i):
+        """Return `Item` i; raise InputError where a file is unreadable, the
         sizes differ, or the label holds a value that the dataset does not have.
         """
-        image = read_image(self.image_paths[i])
-        label = _read_label(self.label_paths[i], self._classes)
+        path, label_path = self.image_paths[i], self.label_paths[i]
+        data, label_data = path.read_bytes(), label_path.read_bytes()
+        image = read_image(io.BytesIO(data), name=path, as_stored=True)
+        label = _read_label(label_data, label_path, self._classes,
+                            self._colors)
         if label.shape != image.shape[1:]:
-            raise InputError(
-                f'{self.label_paths[i]} has {_size(label)} pixels, and its '
-                f'image {_size(image)}')
-        return image, label
+            turned = read_image(io.BytesIO(data), name=path)
+            if label.shape == turned.shape[1:]:
+                raise InputError(
+                    f'{path} fits its label only when turned as its EXIF '
+                    'orientation says: save it with its pixels turned')
+            raise InputError(f'{label_path} has {_size(label)} pixels, and its '
+                             f'image {_size(image)}')
+        return Item(image, label, (_digest(data), _digest(label_data)))
+
+    def changed_file(self, i, digests):
+        """Return the file of item i that is not as it was, else None."""
+        for path, before in zip((self.image_paths[i], self.label_paths[i]),
+                                digests, strict=True):
+            if _digest(path.read_bytes()) != before:
+                return path
+        return None
 
 
 class Subset:
-    """Some items of a sequence."""
+    """Some of the images of `LabelledImages`."""
 
-    def __init__(self, sequence, indices):
-        self.sequence, self.indices = sequence, indices
+    def __init__(self, images, indices):
+        self.images, self.indices = images, indices
+        self.names = [images.names[i] for i in indices]
 
     def __len__(self):
         return len(self.indices)
 
-    def __getitem__(self, i):
-        return self.sequence[self.indices[i]]
+    def read(self, i):
+        return self.images.read(self.indices[i])
+
+    def changed_file(self, i, digests):
+        return self.images.changed_file(self.indices[i], digests)
+
+
+def _digest(data):
+    from xxhash import xxh3_128_hexdigest
+    return xxh3_128_hexdigest(data)
 
 
 def _size(array):
@@ -104,23 +183,47 @@ def _voc(root, split):
     root = _first_folder(root, 'VOCdevkit/VOC2012', 'VOC2012')
     listing = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
     if not listing.is_file():
-        raise InputError(f'there is no {listing}: --data-dir is the folder '
-                         'that holds VOCdevkit, and --split is train, val or '
-                         'trainval')
+        if (root / 'JPEGImages').is_dir():
+            raise InputError(f'there is no {listing}: write the names of the '
+                             "split's images into it, without ending, one a "
+                             'line; or give another --split')
+        raise InputError(f'there is no {root}/JPEGImages: --data-dir is the '
+                         'folder that holds VOCdevkit, and --split is train, '
+                         'val or trainval')
     result = []
-    for name in sorted(listing.read_text().split()):
+    for name in sorted(_lines(listing)):
         if pathlib.PurePath(name).name != name:
             raise InputError(f'{listing} lists {name}, and must list names '
                              'without a folder')
-        image = root / 'JPEGImages' / f'{name}.jpg'
         label = root / 'SegmentationClass' / f'{name}.png'
-        for path in image, label:
-            if not path.is_file():
-                raise InputError(f'{path} is missing, and {listing} lists it')
-        result.append((name, image, label))
+        if not label.is_file():
+            raise InputError(f'{label} is missing, and {listing} lists it')
+        result.append((name, _voc_image(root / 'JPEGImages', name, listing),
+                       label))
     if not result:
         raise InputError(f'{listing} lists no image')
     return result
+
+
+def _lines(path):
+    """Return the lines of a list, which may be from a Windows program."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{path} is no text in UTF-8: save it as such'
+                         ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _voc_image(folder, name, listing):
+    """Return an image by its name without ending."""
+    for ending in IMAGE_ENDINGS:
+        for path in (folder / f'{name}{ending}',
+                     folder / f'{name}{ending.upper()}'):
+            if path.is_file():
+                return path
+    raise InputError(f'{folder}/{name}.jpg (or {", ".join(IMAGE_ENDINGS[1:])}) '
+                     f'is missing, and {listing} lists it')
 
 
 def _ade20k(root, split):
@@ -134,6 +237,25 @@ def _ade20k(root, split):
                    f'{root}/annotations/{folder}/*.png')
 
 
+def _folders(image_folder, label_folder):
+    """Pair images and labels by their paths without ending."""
+    found = []
+    for folder, endings in ((image_folder, IMAGE_ENDINGS),
+                            (label_folder, ('.png',))):
+        paths = [path for path in sorted(folder.rglob('*'))
+                 if path.suffix.lower() in endings and path.is_file()]
+        by_name = {path.relative_to(folder).with_suffix('').as_posix(): path
+                   for path in paths}
+        if len(by_name) < len(paths):
+            twice = next(path for path in paths if path not in set(
+                by_name.values()))
+            raise InputError(f'{twice} and another file differ only in their '
+                             'endings: keep one')
+        found.append(by_name)
+    return _paired(*found, f'{image_folder}/**/*{"|".join(IMAGE_ENDINGS)}',
+                   f'{label_folder}/**/*.png')
+
+
 _FIND = {'cityscapes': _cityscapes, 'voc': _voc, 'ade20k': _ade20k}
 
 
@@ -145,7 +267,7 @@ def _first_folder(root, *below):
 def _paired(images, labels, images_from, labels_from):
     if not images:
         raise InputError(f'no image {images_from}: check --data-dir and '
-                         '--split')
+                         '--split, or --images')
     for name in sorted(images.keys() ^ labels.keys()):
         if name in images:
             raise InputError(f'{images[name]} has no label among '
@@ -155,42 +277,76 @@ def _paired(images, labels, images_from, labels_from):
 
 
 def _table(values, ignored):
-    """Return value -> class; unknown values are below `IGNORED`."""
-    table = np.full(256, np.iinfo(np.int32).min, np.int32)
+    """Return value -> class; unknown values are below `IGNORED`.
+
+    The last entry is for all values above 255, and for negative ones.
+    """
+    table = np.full(257, NO_CLASS, np.int32)
     table[list(ignored)] = IGNORED
     table[list(values)] = np.arange(len(values))
     return table
 
 
-def _read_label(path, classes):
+def _color_table(colors, ignored):
+    """Return colour, as one number, -> class; a colour of two is of none."""
+    numbers = _as_number(np.asarray(colors)).tolist()
+    table = {number: i for i, number in enumerate(numbers)
+             if numbers.count(number) == 1}
+    return {**dict.fromkeys(map(_as_number, map(np.array, ignored)), IGNORED),
+            **table}
+
+
+def _as_number(colors):
+    """Return RGB colours (..., 3) as numbers (...), int64."""
+    return colors.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+
+
+def _read_label(data, path, classes, colors):
+    """Return a label image's classes, int32, (H, W).
+
+    It has one channel of 8 or 16 bits, or the exact colours of the palette.
+    """
     from PIL import Image
     try:
-        with (open(path, 'rb') as file,
-              Image.open(file, formats=['PNG']) as image):
+        with Image.open(io.BytesIO(data), formats=['PNG']) as image:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
         raise InputError(f'{path} cannot be read as a label image: {error}'
                          ) from None
-    if mode not in {'L', 'P'}:
+    if mode in {'RGB', 'RGBA'}:
+        return _classes_of_colors(values[..., :3], path, colors)
+    if mode not in {'L', 'P'} and not mode.startswith('I'):
         raise InputError(f'{path} is an image of mode {mode}, and a label '
-                         'image has one channel of 8 bits')
-    label = classes[values]
+                         'image has one channel of 8 or 16 bits, or colours')
+    label = classes[values.astype(np.int64).clip(-1, len(classes) - 1)]
     if label.min() < IGNORED:
-        unknown = values[label < IGNORED][0]
-        raise InputError(f'{path} holds the value {unknown}, which is no '
-                         'class of the dataset')
+        _refuse(path, values, label < IGNORED, 'value')
     return label
+
+
+def _classes_of_colors(values, path, colors):
+    found, place = np.unique(_as_number(values), return_inverse=True)
+    label = np.array([colors.get(color, NO_CLASS) for color in found.tolist()],
+                     np.int32)[place].reshape(values.shape[:2])
+    if label.min() < IGNORED:
+        _refuse(path, values, label < IGNORED, 'colour')
+    return label
+
+
+def _refuse(path, values, where, kind):
+    """Say which value is no class's, and where it is."""
+    y, x = np.argwhere(where)[0]
+    raise InputError(f'{path} holds the {kind} {values[y, x].tolist()} at row '
+                     f'{y}, column {x}, which is no class of the dataset')
 
 
 def write_prediction(path, label, dataset, colors):
     """Write a label map (H, W) in the form of the dataset's benchmark."""
     from PIL import Image
-    values = (np.arange(len(colors)) if dataset == 'voc'
+    values = (np.arange(len(colors)) if dataset in ('voc', CUSTOM)
               else np.array(CLASS_VALUES[dataset]))
     image = Image.fromarray(values.astype(np.uint8)[label])
-    if dataset == 'voc':
+    if dataset in ('voc', CUSTOM):
         image.putpalette(colors.tobytes())
     with atomic_path(path) as temporary:
         image.save(temporary, format='PNG')

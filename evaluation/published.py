@@ -19,6 +19,8 @@ TOLERANCE = 0.1  # percent
 
 def verdict(miou, settings):
     """Return one line: the published figure, and how far mIoU in [0, 1] is."""
+    if miou is None:
+        return 'no pixel is labelled: there is no score'
     published = PUBLISHED.get((
         settings['dataset'], settings['split'], settings['output_stride'],
         tuple(settings['scales']), settings['flip']))

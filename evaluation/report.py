@@ -8,7 +8,7 @@ import platform
 import numpy as np
 
 from evaluation.published import verdict
-from evaluation.scores import category_iou, scores
+from evaluation.scores import category_iou, scores, warnings
 from media.images import to_pillow
 from media.page import data_url, load_template
 from media.visualization import colorize, percent
@@ -20,7 +20,7 @@ TEMPLATE = pathlib.Path(__file__).with_name('report.html')
 PACKAGES = 'chainer', 'numpy', 'openvino', 'cupy-cuda12x'
 
 
-def result_of(matrix, names, settings, model, seconds):
+def result_of(matrix, ignored, names, settings, model, seconds):
     """Return what result.json holds; the arguments are those of the run."""
     found = scores(matrix)
     result = {
@@ -30,7 +30,7 @@ def result_of(matrix, names, settings, model, seconds):
         'class_accuracy': _by_name(names, found['class_accuracy']),
         'mean_class_accuracy': _number(found['mean_class_accuracy']),
         'settings': settings, 'model': model, 'versions': _versions(),
-        'seconds': seconds,
+        'seconds': seconds, 'warnings': warnings(matrix, ignored, names),
     }
     if settings['dataset'] == 'cityscapes':
         iou = category_iou(matrix)

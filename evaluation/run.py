@@ -16,61 +16,99 @@ LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
 
 
 class State:
-    """What is known of a run so far; `seconds` are those of all its parts."""
+    """What is known of a run so far.
+
+    Attributes:
+        seconds (float): that all parts of the run took.
+        finished (float): when the last image was done, in seconds since 1970;
+            0 before.
+    """
 
     def __init__(self, n_class):
-        self._counts = np.zeros((n_class, n_class), np.int64), []
-        self.seconds = 0.
+        self._done = np.zeros((n_class, n_class), np.int64), 0, ()
+        self.seconds = self.finished = 0.
 
     @property
     def done(self):
         """Number of evaluated images, from the first one on."""
-        return len(self.image_miou)
+        return len(self.images)
 
     @property
     def matrix(self):
         """Their counts: (n_class, n_class), int64, see `confusion_matrix`."""
-        return self._counts[0]
+        return self._done[0]
+
+    @property
+    def ignored(self):
+        """Number of their pixels that do not count."""
+        return self._done[1]
+
+    @property
+    def images(self):
+        """The name, digests and mean IoU of each of them."""
+        return self._done[2]
 
     @property
     def image_miou(self):
         """Mean IoU of each of them: list of float."""
-        return self._counts[1]
+        return [miou for _, _, miou in self.images]
 
-    def add(self, matrix):
+    def add(self, name, digests, label, prediction):
+        """Count an image: `label` and `prediction` are (H, W), int32."""
+        matrix = confusion_matrix(label, prediction, len(self.matrix))
         miou = float(scores(matrix)['miou'])
-        # One assignment: an interrupt comes before both or after both.
-        self._counts = self.matrix + matrix, [*self.image_miou, miou]
+        # One assignment: an interrupt comes before all or after all.
+        self._done = (self.matrix + matrix,
+                      self.ignored + label.size - int(matrix.sum()),
+                      (*self.images, (name, digests, miou)))
 
     def save(self, path, settings):
-        matrix, image_miou = self._counts
+        matrix, ignored, images = self._done
         with atomic_path(path) as temporary, open(temporary, 'wb') as file:
             np.savez(file, settings=json.dumps(settings), matrix=matrix,
-                     image_miou=np.array(image_miou), seconds=self.seconds)
+                     ignored=ignored, images=json.dumps(images),
+                     seconds=self.seconds, finished=self.finished)
 
     @classmethod
-    def load(cls, path, settings):
-        """Resume a run; raise InputError where its settings differ or the
-        file is damaged.
+    def load(cls, path, settings, images):
+        """Resume a run on images; raise InputError where its settings or its
+        images differ, or the file is damaged.
         """
         state = cls(0)
         try:
             with np.load(path, allow_pickle=False) as saved:
                 before = json.loads(str(saved['settings']))
-                state._counts = saved['matrix'], saved['image_miou'].tolist()
+                state._done = (
+                    saved['matrix'], int(saved['ignored']),
+                    tuple(map(tuple, json.loads(str(saved['images'])))))
                 state.seconds = float(saved['seconds'])
-        except (ValueError, KeyError, EOFError, OSError,
+                state.finished = float(saved['finished'])
+        except (ValueError, KeyError, EOFError, OSError, TypeError,
                 zipfile.BadZipFile) as error:
             raise InputError(f'{path} is no state of an evaluation ({error}): '
-                             'remove it to start anew') from None
+                             'remove it, or evaluate anew with --force'
+                             ) from None
         settings = json.loads(json.dumps(settings))  # tuples become lists
         for name in settings:
             if before.get(name) != settings[name]:
                 raise InputError(
                     f'{path} is of a run with {name} {before.get(name)}, and '
                     f'this one has {settings[name]}: give the same options '
-                    'or another --output, or remove it')
+                    'or another --output, or evaluate anew with --force')
+        state._check_unchanged(path, images)
         return state
+
+    def _check_unchanged(self, path, images):
+        """Raise InputError unless the images are those that were evaluated."""
+        advice = 'evaluate anew with --force, or give another --output'
+        for i, (name, digests, _) in enumerate(self.images):
+            if images.names[i] != name:
+                raise InputError(f'the list of images has changed since {path} '
+                                 f'was written (at {name}): {advice}')
+            changed = images.changed_file(i, digests)
+            if changed is not None:
+                raise InputError(f'{changed} has changed since {path} was '
+                                 f'written: {advice}')
 
 
 def evaluate(images, model, state, save, save_interval=20, use=None,
@@ -78,7 +116,7 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     """Evaluate the images that are left, one after another.
 
     Args:
-        images (sequence): of (image, label), see `LabelledImages`.
+        images (LabelledImages or Subset): what to evaluate.
         model: with ChainerCV's `predict` and `n_class`.
         state (State): where to begin; it is updated.
         save (callable): called at intervals of so many seconds, and at the
@@ -90,13 +128,13 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     begun = saved - state.seconds
     try:
         with _progress(len(images), state.done, show) as progress:
-            for i, read in prefetch(images.__getitem__,
+            for i, read in prefetch(images.read,
                                     range(state.done, len(images))):
-                image, label = read()
+                image, label, digests = read()
                 prediction, = model.predict([image])
                 if use is not None:
                     use(i, prediction)
-                state.add(confusion_matrix(label, prediction, model.n_class))
+                state.add(images.names[i], digests, label, prediction)
                 state.seconds = time.monotonic() - begun
                 miou = scores(state.matrix)['miou']
                 progress.set_postfix_str(f'mIoU so far {miou:.2%}', False)
@@ -104,6 +142,7 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
                 if time.monotonic() - saved >= save_interval:
                     save()
                     saved = time.monotonic()
+        state.finished = state.finished or time.time()
     finally:
         save()
 

@@ -1,6 +1,8 @@
 """Scores of a segmentation, from the confusion matrix of a whole dataset."""
 import numpy as np
 
+from models.utils.errors import shortened
+
 IGNORED = -1  # value in a label map of pixels that do not count
 # Cityscapes' categories and their classes (cityscapesScripts,
 # helpers/labels.py).
@@ -52,6 +54,32 @@ def scores(matrix: np.ndarray) -> dict:
 
 def _mean(values):
     return np.nan if np.isnan(values).all() else np.nanmean(values)
+
+
+def warnings(matrix: np.ndarray, ignored: int, names) -> list[str]:
+    """Return what makes a score suspect, a line each.
+
+    Args:
+        matrix (numpy.ndarray, (n_class, n_class), int64): see
+            `confusion_matrix`.
+        ignored (int): number of pixels that do not count.
+        names (sequence of str): of the classes.
+    """
+    lines, counted = [], int(matrix.sum())
+    if counted == 0:
+        return [f'all {ignored} pixels are ignored: there is no score']
+    if ignored > counted:
+        lines.append(f'{ignored / (ignored + counted):.1%} of the pixels are '
+                     'ignored')
+    absent = [name for name, n in zip(names, matrix.sum(axis=1), strict=True)
+              if n == 0]
+    if absent:
+        lines.append(f'{len(absent)} of {len(names)} classes are in no label: '
+                     f'{shortened(absent)}')
+    predicted = matrix.sum(axis=0)
+    if predicted.max() == counted and len(names) > 1:
+        lines.append(f'{names[predicted.argmax()]} is predicted everywhere')
+    return lines
 
 
 def category_iou(matrix: np.ndarray) -> dict[str, float]:

@@ -16,7 +16,7 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
-               name: str | None = None) -> np.ndarray:
+               name: str | None = None, as_stored: bool = False) -> np.ndarray:
     """Read an image of a common format.
 
     Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
@@ -26,6 +26,7 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         file (str, pathlib.Path or binary file): a path, or an open file.
         max_pixels (int): larger images are refused.
         name (str): of an open file, for messages.
+        as_stored (bool): do not turn the image as its EXIF data says.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
@@ -38,10 +39,11 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         if isinstance(file, str | PathLike):
             name = pathlib.Path(file)
             file = stack.enter_context(open(file, 'rb'))
-        return to_array(_read(file, max_pixels, name or 'the image'))
+        return to_array(_read(file, max_pixels, name or 'the image',
+                              as_stored))
 
 
-def _read(file, max_pixels, name):
+def _read(file, max_pixels, name, as_stored):
     from PIL import Image, ImageOps
     Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
     try:
@@ -50,8 +52,8 @@ def _read(file, max_pixels, name):
                 raise ValueError(
                     f'it has {image.width} x {image.height} pixels, and at '
                     f'most {max_pixels} are read (--max-pixels)')
-            upright = ImageOps.exif_transpose(image)
-            return _to_eight_bits(upright).convert('RGB')
+            turned = image if as_stored else ImageOps.exif_transpose(image)
+            return _to_eight_bits(turned).convert('RGB')
     except (OSError, SyntaxError, ValueError, EOFError, struct.error,
             MemoryError) as error:
         reason = ('unknown format'

@@ -1,6 +1,7 @@
 """The scores, and runs of the evaluation scripts."""
 import importlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 
 from evaluation.labelled_images import LabelledImages, write_prediction
 from evaluation.published import PUBLISHED, verdict
+from evaluation.report import result_of, write_report
 from evaluation.run import State, evaluate
 from evaluation.scores import (
     CITYSCAPES_CATEGORIES,
@@ -117,12 +119,69 @@ def test_goes_on_with_the_same_matrix(tmp_path):
     (tmp_path / 'kept.png').rename(images.label_paths[3])
     with pytest.raises(InputError, match='of a run with a 1, and this one has '
                        '2'):
-        State.load(path, {'a': 2})
-    again = State.load(path, {'a': 1})
+        State.load(path, {'a': 2}, images)
+    again = State.load(path, {'a': 1}, images)
     assert again.done == 3
     evaluate(images, Guess(), again, lambda: None)
     np.testing.assert_array_equal(again.matrix, whole.matrix)
     assert again.image_miou == whole.image_miou
+
+
+def state_of(root, path):
+    """Evaluate two images; return them with the file of the state."""
+    images = LabelledImages(
+        'cityscapes',
+        write_tree('cityscapes', root, patches('cityscapes', 2)), 'val')
+    state = State(19)
+    evaluate(images, Guess(), state, lambda: state.save(path, {}))
+    assert state.finished
+    return images
+
+
+@pytest.mark.parametrize('which', ['image_paths', 'label_paths'])
+def test_never_an_old_score(tmp_path, which):
+    """Not even where the size and the time of a file are the same."""
+    images = state_of(tmp_path, tmp_path / 'state.npz')
+    assert State.load(tmp_path / 'state.npz', {}, images).done == 2
+    changed = getattr(images, which)[1]
+    before, data = changed.stat(), bytearray(changed.read_bytes())
+    data[-14] ^= 1
+    changed.write_bytes(data)
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match=f'{changed} has changed since'):
+        State.load(tmp_path / 'state.npz', {}, images)
+
+
+def test_never_the_score_of_another_list(tmp_path):
+    images = state_of(tmp_path, tmp_path / 'state.npz')
+    images.names = images.names[::-1]
+    with pytest.raises(InputError, match='the list of images has changed'):
+        State.load(tmp_path / 'state.npz', {}, images)
+
+
+@pytest.mark.parametrize(('truth', 'guess', 'words'), [
+    ([[0, 1], [1, 0]], [[0, 1], [1, 0]], []),
+    ([[0, 1], [-1, 0]], [[0, 1], [1, 0]], []),
+    ([[-1, -1], [-1, 0]], [[0, 1], [1, 0]], [
+        '75.0% of the pixels are ignored', '1 of 2 classes are in no label: b',
+        'a is predicted everywhere']),
+    ([[-1, -1], [-1, -1]], [[0, 1], [1, 0]], [
+        'all 4 pixels are ignored: there is no score']),
+    ([[0, 1], [1, 0]], [[1, 1], [1, 1]], ['b is predicted everywhere']),
+])
+def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
+    state = State(2)
+    state.add('a', ('', ''), np.array(truth), np.array(guess))
+    settings = {'dataset': 'custom', 'split': 'val', 'images': 1,
+                'images_of_split': 1, 'output_stride': 8, 'scales': [1.0],
+                'flip': False}
+    result = result_of(state.matrix, state.ignored, 'ab', settings, 'a.npz',
+                       0.)
+    assert result['warnings'] == words
+    assert 'published' not in result['verdict'].replace('was published', '')
+    write_report(tmp_path, result, state.matrix, label_colors('voc')[:2], [])
+    page = (tmp_path / 'report.html').read_text()
+    assert page.count('<p class=warning>') == len(words)
 
 
 def run_eval(script, root, output, *options):
@@ -183,14 +242,43 @@ def test_whole_run(palette_graphs, tmp_path, dataset):
     label = model.predict([images[0][0]])[0]
     np.testing.assert_array_equal(prediction, VALUES[dataset][label])
     if dataset == 'voc':
+        check_run_again(run_eval('eval_voc.py', root, output,
+                                 '--pretrained-model', npz,
+                                 '--save-predictions'), images, result.stdout)
         np.testing.assert_array_equal(
             prediction.convert('RGB'), label_colors(dataset)[label])
+
+
+def check_run_again(command, images, before):
+    """A finished run says so; changed labels are never scored as before."""
+
+    def run(*options):
+        return subprocess.run([*command, *options], capture_output=True,
+                              text=True, check=False, timeout=300)
+
+    first, _, rest = run().stdout.partition('\n')
+    assert 'all 3 images were evaluated by 20' in first
+    assert first.endswith('; --force evaluates anew')
+    assert rest == before
+    label = np.asarray(Image.open(images.label_paths[1])).copy()
+    label[:] = 255
+    Image.fromarray(label).save(images.label_paths[1])
+    result = run()
+    assert result.returncode == 1
+    assert f'error: {images.label_paths[1]} has changed since' in result.stderr
+    result = run('--force')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout != before
 
 
 def same_matrix(*folders):
     one, other = ((folder / 'confusion_matrix.csv').read_bytes()
                   for folder in folders)
     assert one == other
+
+
+def images_done(state):
+    return len(json.loads(str(np.load(state)['images'])))
 
 
 def end_early(command, state, number):
@@ -204,7 +292,7 @@ def end_early(command, state, number):
     process.send_signal(number)
     _, text = process.communicate(timeout=120)
     assert process.returncode == (1 if number == signal.SIGINT else -number)
-    return len(np.load(state)['image_miou']), text
+    return images_done(state), text
 
 
 @pytest.mark.slow

@@ -39,8 +39,8 @@ def test_label_values(tmp_path, dataset, value, expected):
     images = LabelledImages(dataset, root, 'val')
     damage(images.label_paths[0], value=value)
     if expected is None:
-        with pytest.raises(InputError, match=f'holds the value {value}, which'
-                           ' is no class'):
+        with pytest.raises(InputError, match=f'holds the value {value} at '
+                           'row 3, column 4, which is no class'):
             images[0]
     else:
         assert images[0][1][3, 4] == expected
@@ -72,3 +72,134 @@ def test_refuses_damaged_trees(tmp_path, dataset):
         LabelledImages(dataset, root, 'other')
     with pytest.raises(InputError, match='--data-dir'):
         LabelledImages(dataset, tmp_path / 'nothing', 'val')
+
+
+def voc_tree(root, names=('a',), ending='.jpg', listed=None):
+    """Write images of one class each, 0, 1, ..., in VOC2012's layout."""
+    base = root / 'VOCdevkit/VOC2012'
+    for folder in 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation':
+        (base / folder).mkdir(parents=True)
+    for i, name in enumerate(names):
+        Image.new('RGB', (20, 10), (i, 0, 0)).save(
+            base / f'JPEGImages/{name}{ending}', format='PNG')
+        Image.new('L', (20, 10), i).save(
+            base / f'SegmentationClass/{name}.png')
+    (base / 'ImageSets/Segmentation/val.txt').write_bytes(
+        '\n'.join(names).encode() if listed is None else listed)
+    return base
+
+
+@pytest.mark.parametrize('ending', ['.jpg', '.JPG', '.jpeg', '.png', '.PNG'])
+def test_lists_and_names_as_people_have_them(tmp_path, ending):
+    names = 'a', 'on the beach'
+    voc_tree(tmp_path, names, ending,
+             b'\xef\xbb\xbfa\r\non the beach  \r\n\r\n')
+    images = LabelledImages('voc', tmp_path, 'val')
+    assert images.names == names
+    assert [int(label.max()) for _, label in images] == [0, 1]
+
+
+def test_says_which_list_is_missing(tmp_path):
+    listing = voc_tree(tmp_path) / 'ImageSets/Segmentation/val.txt'
+    listing.write_bytes('ü'.encode('latin-1'))
+    with pytest.raises(InputError, match=r'val.txt is no text in UTF-8'):
+        LabelledImages('voc', tmp_path, 'val')
+    listing.unlink()
+    with pytest.raises(InputError, match=r'there is no .*val.txt: write the '
+                       "names of the split's images into it"):
+        LabelledImages('voc', tmp_path, 'val')
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_pixels_are_those_stored(tmp_path, orientation):
+    base = voc_tree(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.random.default_rng(0).integers(0, 255, (10, 20, 3), np.uint8)
+    Image.fromarray(pixels).save(base / 'JPEGImages/a.jpg', format='PNG',
+                                 exif=exif)
+    images = LabelledImages('voc', tmp_path, 'val')
+    np.testing.assert_array_equal(images[0][0], pixels.transpose(2, 0, 1))
+    Image.new('L', (10, 20)).save(base / 'SegmentationClass/a.png')
+    words = ('a.jpg fits its label only when turned' if orientation > 4 else
+             'a.png has 20 x 10 pixels, and its image 10 x 20')
+    with pytest.raises(InputError, match=words):
+        images[0]
+
+
+@pytest.mark.parametrize(('dataset', 'ignored'), [
+    ('voc', (224, 224, 192)), ('cityscapes', (0, 0, 0)),
+    ('ade20k', (0, 0, 0))])
+def test_labels_in_colours(tmp_path, dataset, ignored):
+    truth = patches(dataset, 1) % 6
+    images = LabelledImages(dataset, write_tree(dataset, tmp_path, truth),
+                            'val')
+    pixels = label_colors(dataset)[truth[0]]
+    pixels[0, 0] = ignored
+    expected = truth[0].copy()
+    expected[0, 0] = -1
+    Image.fromarray(pixels).save(images.label_paths[0])
+    np.testing.assert_array_equal(images[0][1], expected)
+    pixels[3, 4] = 1, 2, 3
+    Image.fromarray(pixels).save(images.label_paths[0])
+    with pytest.raises(InputError, match=r'the colour \[1, 2, 3\] at row 3, '
+                       'column 4, which is no class'):
+        images[0]
+
+
+def test_a_colour_of_two_classes_is_refused(tmp_path):
+    colors = label_colors('ade20k')
+    _, first, count = np.unique(colors, axis=0, return_index=True,
+                                return_counts=True)
+    twice = first[count == 2][0]
+    images = LabelledImages('ade20k', write_tree('ade20k', tmp_path, patches(
+        'ade20k', 1)), 'val')
+    Image.fromarray(np.broadcast_to(colors[twice], (72, 96, 3)).copy()).save(
+        images.label_paths[0])
+    with pytest.raises(InputError, match='which is no class'):
+        images[0]
+
+
+def test_labels_of_16_bits(tmp_path):
+    base = voc_tree(tmp_path)
+    values = np.full((10, 20), 20, np.uint16)
+    path = base / 'SegmentationClass/a.png'
+    Image.fromarray(values).save(path)
+    images = LabelledImages('voc', tmp_path, 'val')
+    assert (images[0][1] == 20).all()
+    values[2, 3] = 256
+    Image.fromarray(values).save(path)
+    with pytest.raises(InputError, match='the value 256 at row 2, column 3'):
+        images[0]
+
+
+def test_folders_and_a_label_map(tmp_path):
+    for name, value in ('x/a', 0), ('x/y/b', 255):
+        for folder, ending in ('in', '.JPG'), ('out', '.png'):
+            path = tmp_path / folder / f'{name}{ending}'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new('L', (20, 10), value).save(path, format='PNG')
+    folders = tmp_path / 'in', tmp_path / 'out'
+    images = LabelledImages('voc', folders=folders)
+    assert images.names == ('x/a', 'x/y/b')
+    assert (images[1][1] == -1).all()
+    (tmp_path / 'map.txt').write_text('0 ignored\r\n255 1\n1 2 3 0\n')
+    images.set_label_map(tmp_path / 'map.txt', 2)
+    assert [int(label.max()) for _, label in images] == [-1, 1]
+    Image.new('RGB', (20, 10), (1, 2, 3)).save(tmp_path / 'out/x/a.png')
+    assert (images[0][1] == 0).all()
+    (tmp_path / 'in/x/a.png').touch()
+    with pytest.raises(InputError, match='differ only in their endings'):
+        LabelledImages('voc', folders=folders)
+    with pytest.raises(InputError, match=r'no image .*no/'):
+        LabelledImages('voc', folders=(tmp_path / 'no', tmp_path / 'out'))
+
+
+@pytest.mark.parametrize('line', ['1', '1 2', '-1 0', '1 2 0', '65536 0',
+                                  '1 2 256 0', 'a 0', '1 car', '1 2 3 4 0'])
+def test_refuses_label_maps(tmp_path, line):
+    images = LabelledImages('voc', write_tree('voc', tmp_path, patches(
+        'voc', 1)), 'val')
+    (tmp_path / 'map.txt').write_text(f'0 0\n{line}\n')
+    with pytest.raises(InputError, match=f"has the line '{line}', and must"):
+        images.set_label_map(tmp_path / 'map.txt', 2)
