@@ -72,11 +72,14 @@ $(STANDIN).pb: $(wildcard tests/fixture_*.py) | $(INSTALLED)
 $(STANDIN).npz: $(STANDIN).pb tf2npz.py
 	$(PY) tf2npz.py cityscapes $< $@
 
+# Two processes; each computes on one thread, as more would wait for another.
+TWO = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2
+
 test: $(INSTALLED_DEV)
-	$(PY) -m pytest tests -n 2
+	$(TWO) tests
 
 test-fast: $(INSTALLED_DEV)
-	$(PY) -m pytest tests -n 2 -m 'not slow'
+	$(TWO) tests -m 'not slow'
 
 test-all:
 	@for version in $(VERSIONS); do \

@@ -239,6 +239,13 @@ def report(args, images, model, names, colors, settings, matrix, ignored,
     )
     result = result_of(matrix, ignored, names, settings,
                        str(args.pretrained_model), seconds)
+    for line in result['warnings']:
+        print(f'warning: {line}')
+    if result['miou'] is None:
+        print(f'{len(image_miou)} label images: {args.output}/predictions'
+              if args.save_predictions else
+              '--save-predictions writes label images')
+        return
     examples = []
     for title, i in best_and_worst(image_miou):
         image, label = images[i]
@@ -246,8 +253,6 @@ def report(args, images, model, names, colors, settings, matrix, ignored,
         examples.append(example(title, images.names[i], image_miou[i], image,
                                 label, prediction, colors))
     write_report(args.output, result, matrix, colors, examples)
-    for line in result['warnings']:
-        print(f'warning: {line}')
     print(table(result))
     print(result['verdict'])
     print(f'{args.output}/report.html')

@@ -47,7 +47,8 @@ class LabelledImages:
 
     An item is (image, label), see `Item`. Pixels are those stored, as
     TensorFlow and cityscapesScripts read them: an orientation in EXIF is not
-    applied, since labels have none.
+    applied, since labels have none. In a split without labels all pixels are
+    ignored.
 
     Args:
         dataset (str): 'cityscapes', 'voc' or 'ade20k'.
@@ -58,7 +59,8 @@ class LabelledImages:
 
     Attributes:
         names (list of str): of the images.
-        image_paths, label_paths (list of pathlib.Path): the files.
+        image_paths, label_paths (list of pathlib.Path): the files; None for
+            a label of ADE20K's split test, which has none.
 
     Raises:
         InputError: there is no image, or an image or label is missing.
@@ -120,8 +122,12 @@ class LabelledImages:
         sizes differ, or the label holds a value that the dataset does not have.
         """
         path, label_path = self.image_paths[i], self.label_paths[i]
-        data, label_data = path.read_bytes(), label_path.read_bytes()
+        data = path.read_bytes()
         image = read_image(io.BytesIO(data), name=path, as_stored=True)
+        if label_path is None:
+            nothing = np.full(image.shape[1:], IGNORED, np.int32)
+            return Item(image, nothing, (_digest(data), ''))
+        label_data = label_path.read_bytes()
         label = _read_label(label_data, label_path, self._classes,
                             self._colors)
         if label.shape != image.shape[1:]:
@@ -138,7 +144,7 @@ class LabelledImages:
         """Return the file of item i that is not as it was, else None."""
         for path, before in zip((self.image_paths[i], self.label_paths[i]),
                                 digests, strict=True):
-            if _digest(path.read_bytes()) != before:
+            if path is not None and _digest(path.read_bytes()) != before:
                 return path
         return None
 
@@ -227,6 +233,8 @@ def _voc_image(folder, name, listing):
 
 
 def _ade20k(root, split):
+    if split == 'test':
+        return _ade20k_test(root)
     root = _first_folder(root, 'ADEChallengeData2016')
     folder = {'val': 'validation', 'train': 'training'}.get(split, split)
     images = {path.stem: path for path in sorted(
@@ -235,6 +243,16 @@ def _ade20k(root, split):
         (root / 'annotations' / folder).glob('*.png'))}
     return _paired(images, labels, f'{root}/images/{folder}/*.jpg',
                    f'{root}/annotations/{folder}/*.png')
+
+
+def _ade20k_test(root):
+    """Its images come in an archive of their own, without labels."""
+    folder = _first_folder(root, 'release_test/testing', 'testing')
+    images = sorted(folder.glob('*.jpg'))
+    if not images:
+        raise InputError(f'no image {folder}/*.jpg: for --split test, '
+                         '--data-dir is the folder that holds release_test')
+    return [(path.stem, path, None) for path in images]
 
 
 def _folders(image_folder, label_folder):

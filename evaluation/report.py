@@ -29,6 +29,11 @@ def result_of(matrix, ignored, names, settings, model, seconds):
         'pixel_accuracy': _number(found['pixel_accuracy']),
         'class_accuracy': _by_name(names, found['class_accuracy']),
         'mean_class_accuracy': _number(found['mean_class_accuracy']),
+        'true_pixels': dict(zip(names, matrix.sum(axis=1).tolist(),
+                                strict=True)),
+        'predicted_pixels': dict(zip(names, matrix.sum(axis=0).tolist(),
+                                     strict=True)),
+        'ignored_pixels': ignored,
         'settings': settings, 'model': model, 'versions': _versions(),
         'seconds': seconds, 'warnings': warnings(matrix, ignored, names),
     }
@@ -118,8 +123,7 @@ def write_report(folder, result, matrix, colors, examples):
     page = load_template(TEMPLATE).render(
         result=result, settings=settings, examples=examples,
         bar_chart=data_url(bar_chart), matrix_chart=data_url(matrix_chart),
-        class_iou=[*result['iou'].items(),
-                   *result.get('category_iou', {}).items()],
+        categories=result.get('category_iou', {}),
         details=[('model', result['model']), *settings.items(),
                  *versions.items(), ('seconds', round(result['seconds']))])
     _write(folder / 'result.json', json.dumps(result, indent=2) + '\n')

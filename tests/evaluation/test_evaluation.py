@@ -178,6 +178,9 @@ def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
     result = result_of(state.matrix, state.ignored, 'ab', settings, 'a.npz',
                        0.)
     assert result['warnings'] == words
+    assert sum(result['true_pixels'].values()) == 4 - result['ignored_pixels']
+    assert list(result['predicted_pixels'].values()) == [
+        np.sum((np.array(guess) == i) & (np.array(truth) >= 0)) for i in (0, 1)]
     assert 'published' not in result['verdict'].replace('was published', '')
     write_report(tmp_path, result, state.matrix, label_colors('voc')[:2], [])
     page = (tmp_path / 'report.html').read_text()
@@ -247,6 +250,37 @@ def test_whole_run(palette_graphs, tmp_path, dataset):
                                  '--save-predictions'), images, result.stdout)
         np.testing.assert_array_equal(
             prediction.convert('RGB'), label_colors(dataset)[label])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dataset', ['cityscapes', 'ade20k'])
+def test_splits_without_labels(palette_graphs, tmp_path, dataset):
+    """Cityscapes' labels are all ignored there, and ADE20K has none."""
+    _, npz = palette_graphs(dataset)
+    truth = patches(dataset, 2)
+    root = write_tree(dataset, tmp_path / 'data', truth)
+    if dataset == 'ade20k':
+        (root / 'release_test').mkdir()
+        (root / 'ADEChallengeData2016/images/validation').rename(
+            root / 'release_test/testing')
+    else:
+        for folder in 'leftImg8bit', 'gtFine':
+            (root / folder / 'val').rename(root / folder / 'test')
+        for path in root.glob('gtFine/test/*/*.png'):
+            Image.fromarray(np.zeros((72, 96), np.uint8)).save(path)
+    result = subprocess.run(
+        run_eval(f'eval_{dataset}.py', root, tmp_path / 'out', '--split',
+                 'test', '--pretrained-model', npz, '--save-predictions'),
+        capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        f'warning: all {truth.size} pixels are ignored: there is no score',
+        f'2 label images: {tmp_path}/out/predictions']
+    assert not (tmp_path / 'out/result.json').exists()
+    paths = sorted((tmp_path / 'out/predictions').glob('*.png'))
+    equal = [np.asarray(Image.open(path)) == VALUES[dataset][label]
+             for path, label in zip(paths, truth, strict=True)]
+    assert np.mean(equal) > 0.8
 
 
 def check_run_again(command, images, before):
