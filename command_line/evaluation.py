@@ -21,7 +21,9 @@ def parse_args(dataset, description):
         formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser, dataset)
     parser.add_argument('--data-dir', type=pathlib.Path, metavar='DIR',
-                        help='where the dataset was unpacked')
+                        help='where the dataset was unpacked (default: where '
+                             'ChainerCV keeps it; VOC2012 and ADE20K are '
+                             'downloaded there)')
     parser.add_argument('--images', type=pathlib.Path, metavar='DIR',
                         help='instead of --data-dir: a folder of images, and')
     parser.add_argument('--labels', type=pathlib.Path, metavar='DIR',
@@ -51,8 +53,8 @@ def parse_args(dataset, description):
     check_model_options(parser, args)
     if (args.images is None) != (args.labels is None):
         parser.error('--images and --labels go together')
-    if (args.data_dir is None) == (args.images is None):
-        parser.error('give --data-dir, or --images and --labels')
+    if args.data_dir is not None and args.images is not None:
+        parser.error('--data-dir and --images exclude each other')
     if args.limit is not None and args.limit < 1:
         parser.error(f'--limit is {args.limit}, and must be positive')
     return args
@@ -82,6 +84,8 @@ def run(dataset, args, processes):
     from convert.official import fetch
     from evaluation.labelled_images import LabelledImages
     from models.classes import labels_of
+    if args.data_dir is None and args.images is None:
+        args.data_dir = kept_dataset(dataset, args)
     folders = args.images and (args.images, args.labels)
     images = LabelledImages(dataset, args.data_dir, args.split, folders)
     npz = fetch(args.pretrained_model)
@@ -107,6 +111,21 @@ def run(dataset, args, processes):
             set_backend(model, args.backend, cores())  # the others are done
         report(args, images, model, names, colors, settings, *found)
     processes.wait()
+
+
+def kept_dataset(dataset, args):
+    """Return the folder of the official dataset, for a model that fits it."""
+    from convert.official import fetch
+    from evaluation.dataset_files import dataset_folder
+    from models.constants import DATASETS
+    from models.weights import WeightsFile
+    weights = WeightsFile(fetch(args.pretrained_model))
+    if (weights.n_class != DATASETS[dataset]['n_class']
+            or 'class_names' in weights.metadata):
+        raise InputError(
+            f'{args.pretrained_model} has {weights.n_class} classes of its '
+            'own: give --data-dir, or --images and --labels')
+    return dataset_folder(dataset, args.split)
 
 
 def load(npz, args, processes):

@@ -132,7 +132,7 @@ def _from_archive(path, file):
     found, data = [], None
     try:
         with tarfile.open(fileobj=_Limited(path, file), mode='r|',
-                          tarinfo=_Member) as archive:
+                          tarinfo=TarMember) as archive:
             for count, member in enumerate(archive):
                 if count == MAX_MEMBERS:
                     raise InputError(f'{path} holds more than {MAX_MEMBERS} '
@@ -173,8 +173,8 @@ class _Limited:
         return self.file.read(size)
 
 
-class _Member(tarfile.TarInfo):
-    """Refuses a header too long for the memory."""
+class TarMember(tarfile.TarInfo):
+    """For `tarfile.open`: refuses a header too long for the memory."""
 
     def _proc_member(self, archive):
         if not self.isreg() and self.size > MAX_HEADER_BYTES:

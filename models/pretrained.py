@@ -1,10 +1,9 @@
 """The pretrained models: where they come from, and where they are kept."""
 import os
 import pathlib
-import sys
 
 from .constants import DATASETS
-from .utils.errors import DownloadError, InputError, describe
+from .utils.errors import DownloadError, InputError
 from .weights import WeightsFile
 
 # ChainerCV's conversions of the official frozen graphs, and the official
@@ -23,7 +22,6 @@ URLS = {
         'npz': f'{_NPZ}ade20k_converted_2019_03_08.npz',
         'archive': f'{_ARCHIVE}xception_ade20k_train_2018_05_29.tar.gz'},
 }
-MIRROR = 'DEEPLAB_MIRROR'  # environment: address of a folder with these files
 
 
 def pretrained_path(pretrained_model: str | os.PathLike, check
@@ -68,39 +66,27 @@ def cached_path(name):
 
 
 def obtain(name, kind, check, install):
-    """Download a model's 'npz' or 'archive' from the first host that has it.
+    """Download a model's 'npz' or 'archive' unless its npz is there.
 
     `check` is called with the path of the downloaded file and raises
     InputError for a wrong one; `install` with that path and that of the npz.
     Another process that wants the same model waits.
     """
-    from .utils.download import download
+    from .utils.download import download_and_use
     from .utils.files import locked
     path = cached_path(name)
     with locked(path):
         if path.exists():  # another process has brought it
             return
-        for url in _urls(name, kind):
-            print(f'downloading {url} to {path.parent}', file=sys.stderr,
-                  flush=True)
-            try:
-                install(download(url, path.parent, check), path)
-                return
-            except (InputError, OSError) as error:
-                reason = describe(error)
-                print(f'{url}: {reason}', file=sys.stderr, flush=True)
-    archive = URLS[name]['archive'].rpartition('/')[2]
-    raise DownloadError(
-        f'the {name} model cannot be downloaded ({reason}): run `python '
-        f'tf2npz.py {name} {archive} {name}.npz` and give {name}.npz')
-
-
-def _urls(name, kind):
-    """Yield the addresses of a file, the mirror's first."""
-    url = URLS[name][kind]
-    if mirror := os.environ.get(MIRROR):
-        yield f'{mirror.rstrip("/")}/{url.rpartition("/")[2]}'
-    yield url
+        try:
+            download_and_use(URLS[name][kind], path.parent, check,
+                             lambda part: install(part, path))
+        except DownloadError as error:
+            archive = URLS[name]['archive'].rpartition('/')[2]
+            raise DownloadError(
+                f'the {name} model cannot be downloaded ({error}): run '
+                f'`python tf2npz.py {name} {archive} {name}.npz` and give '
+                f'{name}.npz') from None
 
 
 def check_npz(name, path, check):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from fixture_graph import FixtureGraph
+from fixture_host import Host
 from fixture_weights import palette_weights, random_weights, write_palette_graph
 
 import models  # before Chainer is imported
@@ -16,6 +17,7 @@ from convert.sources import open_source
 from media.images import read_image
 from models.classes import label_colors
 from models.constants import DATASETS
+from models.utils import download
 from models.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
@@ -166,3 +168,13 @@ def fails(run_script):
 
     check.folder = run_script.folder
     return check
+
+
+@pytest.fixture
+def host(monkeypatch):
+    """A server on loopback, of which nothing is awaited for long."""
+    monkeypatch.setattr(download, 'TIMEOUT', 0.5)
+    monkeypatch.setattr(download, 'BACKOFF', 0.01)
+    host = Host()
+    yield host
+    host.stop()

@@ -1,5 +1,7 @@
 """Download over http(s): tried again, resumed where it broke off, checked."""
+import errno
 import http.client
+import os
 import re
 import shutil
 import socket
@@ -14,8 +16,9 @@ import requests
 from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry
 
-from .errors import InputError
+from .errors import DownloadError, InputError, describe
 
+MIRROR = 'DEEPLAB_MIRROR'  # environment: address of a folder of the files
 TIMEOUT = 30  # seconds without a byte
 RETRIES = 4  # one after another, of attempts that brought no byte
 BACKOFF = 1  # seconds; those retries wait 0, 2, 4, 8 times as long
@@ -28,6 +31,36 @@ FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
                 requests.TooManyRedirects, requests.exceptions.InvalidURL,
                 requests.exceptions.InvalidSchema)
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
+
+
+def download_and_use(url, folder, check, use):
+    """Download a file from the mirror, or from `url` where that fails.
+
+    Args:
+        url, folder, check: see `download`.
+        use (callable): called with the path of the file; it may rename it.
+
+    Raises:
+        DownloadError: neither has the file; the message is the last address
+            and the reason.
+    """
+    for address in _addresses(url):
+        print(f'downloading {address} to {folder}', file=sys.stderr,
+              flush=True)
+        try:
+            use(download(address, folder, check))
+            return
+        except (InputError, OSError) as error:
+            reason = f'{address}: {describe(error)}'
+            print(reason, file=sys.stderr, flush=True)
+    raise DownloadError(reason)
+
+
+def _addresses(url):
+    """Yield the addresses of a file, the mirror's first."""
+    if mirror := os.environ.get(MIRROR):
+        yield f'{mirror.rstrip("/")}/{url.rpartition("/")[2]}'
+    yield url
 
 
 def download(url, folder, check):
@@ -170,6 +203,11 @@ def _receive(raw, part, have, total):
     if (total or 0) > MAX_BYTES:
         raise InputError(f'the file has {total} bytes, and at most '
                          f'{MAX_BYTES} are downloaded')
+    if total is not None:
+        print(f'{total / 1e6:.1f} MB' + (
+            f', {have / 1e6:.1f} of them are here' if have else ''),
+            file=sys.stderr, flush=True)
+        check_space(part.parent, total - have)
     with (open(part, 'r+b' if have else 'wb') as file,
           tqdm(total=total, initial=have, unit='B', unit_scale=True,
                disable=not sys.stderr.isatty()) as progress):
@@ -183,6 +221,14 @@ def _receive(raw, part, have, total):
         size = file.tell()
     if total is not None and size < total:
         raise _Interrupted(f'broken off after {size} of {total} bytes')
+
+
+def check_space(folder, n_bytes):
+    """Raise OSError where a folder has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(errno.ENOSPC, f'{n_bytes / 1e6:.0f} MB are needed, and '
+                      f'{free / 1e6:.0f} MB are free', str(folder))
 
 
 def _reason(error, handled):

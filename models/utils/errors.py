@@ -21,7 +21,7 @@ class BackendError(InputError):
 
 
 class DownloadError(InputError):
-    """A pretrained model cannot be downloaded."""
+    """No host has the file."""
 
 
 @contextlib.contextmanager

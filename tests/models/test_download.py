@@ -1,14 +1,12 @@
 """Downloads from a host on loopback that misbehaves in every way."""
-import contextlib
-import http.server
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import time
+import types
 
 import numpy as np
 import pytest
@@ -20,103 +18,6 @@ from models.utils import download
 from models.utils.errors import InputError
 
 DATA = np.random.default_rng(0).bytes(300_000)
-
-
-class Host:
-
-    """Serves `files`; `plans` says how each request of one is answered."""
-
-    def __init__(self):
-        self.files, self.plans, self.requests = {}, {}, []
-        host = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = 'HTTP/1.0'
-
-            def do_GET(self):
-                with contextlib.suppress(ConnectionError):  # it has left
-                    host.answer(self)
-
-            def log_message(self, *args):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(
-            ('127.0.0.1', 0), Handler)
-        self.url = f'http://127.0.0.1:{self.server.server_port}'
-        self.thread = threading.Thread(target=self.server.serve_forever,
-                                       daemon=True)
-        self.thread.start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-    def answer(self, request):
-        name = request.path.strip('/')
-        asked = request.headers.get('Range')
-        self.requests.append((name, asked))
-        plan = self.plans.get(name, [])
-        how = plan.pop(0) if len(plan) > 1 else (plan or ['whole'])[0]
-        data = self.files.get(name)
-        if how == 'hang':
-            time.sleep(2)
-            return
-        if how == 'chunked':
-            self.head(request, 200, Transfer_Encoding='chunked')
-            request.wfile.write(b'3e8\r\n' + data[:1000] + b'\r\n')
-        elif how == 'redirect':
-            self.head(request, 302, Location=f'/{name}_moved')
-        elif data is None or how.isdigit():
-            self.head(request, int(how) if how.isdigit() else 404)
-        else:
-            self.send(request, data, how, asked)
-
-    def send(self, request, data, how, asked):
-        start = int(asked[6:-1]) if asked and how != 'no range' else 0
-        if start and start >= len(data):
-            self.head(request, 416, Content_Range=f'bytes */{len(data)}')
-            return
-        sent = data[start:]
-        headers = {'Content_Length': len(sent)}
-        if start:
-            headers['Content_Range'] = (
-                f'bytes {start}-{len(data) - 1}/{len(data)}')
-        if how == 'wrong length':
-            headers['Content_Length'] = len(sent) + 1000
-        elif how == 'too long':
-            sent += b'more'
-        elif how == 'endless':
-            headers, sent = {}, sent * 20
-        elif how == 'corrupt':
-            sent = bytes(len(sent))
-        elif how == 'total unknown' and start:
-            headers['Content_Range'] = f'bytes {start}-{len(data) - 1}/*'
-            sent = sent[:len(sent) // 2]
-        elif how == 'other part':
-            headers['Content_Range'] = f'bytes 7-{len(data) - 1}/{len(data)}'
-        self.head(request, 206 if start else 200, **headers)
-        if how == 'cut':
-            sent = sent[:len(sent) // 2]
-        for i in range(0, len(sent), 10_000):
-            request.wfile.write(sent[i:i + 10_000])
-            if how == 'slow':
-                request.wfile.flush()
-                time.sleep(0.05)
-
-    def head(self, request, status, **headers):
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name.replace('_', '-'), str(value))
-        request.end_headers()
-
-
-@pytest.fixture
-def host(monkeypatch):
-    monkeypatch.setattr(download, 'TIMEOUT', 0.5)
-    monkeypatch.setattr(download, 'BACKOFF', 0.01)
-    host = Host()
-    yield host
-    host.stop()
 
 
 def check(path):
@@ -183,6 +84,22 @@ def test_a_closed_port_is_tried_again(tmp_path, monkeypatch, capsys):
         download.download('http://127.0.0.1:9/a', tmp_path, None)
     lines = capsys.readouterr().err.splitlines()
     assert lines == ['Connection refused: trying again'] * 4
+
+
+def test_says_the_size_before(host, tmp_path, capsys):
+    host.files['a'], host.plans['a'] = DATA, ['cut', 'whole']
+    download.download(f'{host.url}/a', tmp_path, check)
+    assert capsys.readouterr().err.splitlines() == [
+        '0.3 MB', 'broken off after 150000 of 300000 bytes: trying again',
+        '0.3 MB, 0.1 of them are here']
+
+
+def test_too_large_for_the_disk(host, tmp_path, monkeypatch):
+    host.files['a'] = DATA
+    monkeypatch.setattr('shutil.disk_usage', lambda folder:
+                        types.SimpleNamespace(free=200_000))
+    with pytest.raises(OSError, match='0 MB are needed, and 0 MB are free'):
+        download.download(f'{host.url}/a', tmp_path, check)
 
 
 def test_only_addresses_that_make_sense(tmp_path):
@@ -280,11 +197,12 @@ def test_retries_while_another_error_is_handled(host, tmp_path, handled,
 
 def test_says_what_was_tried(models_host, monkeypatch, capsys):
     models_host.files.clear()
-    monkeypatch.setenv(pretrained.MIRROR, 'file:///nowhere/')
+    monkeypatch.setenv(download.MIRROR, 'file:///nowhere/')
     with pytest.raises(InputError) as caught:
         fetch('voc')
     assert str(caught.value) == (
-        'the voc model cannot be downloaded (HTTP 404 Not Found): run `python '
+        'the voc model cannot be downloaded ('
+        f'{models_host.url}/voc.tar.gz: HTTP 404 Not Found): run `python '
         'tf2npz.py voc voc.tar.gz voc.npz` and give voc.npz')
     tried = capsys.readouterr().err
     for words in ('file:///nowhere/voc.npz: ', '/voc.npz: HTTP 404',
@@ -301,7 +219,7 @@ def test_two_at_once_download_once(models_host, tmp_path):
               'from convert.official import fetch; print(fetch("voc"))')
     children = [subprocess.Popen(
         [sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
-        env={**os.environ, pretrained.MIRROR: models_host.url})
+        env={**os.environ, download.MIRROR: models_host.url})
         for _ in range(2)]
     paths = {child.communicate(timeout=120)[0] for child in children}
     assert len(paths) == 1
