@@ -22,7 +22,7 @@ UV = $(VENV)/bin/uv pip install --python $(PY) --quiet $(CACHE) $(INDEX) \
   --system-certs --no-deps --require-hashes --compile-bytecode
 
 .PHONY: setup setup-dev setup-gpu demo test test-fast test-all fuzz faults \
-  bench lint lock audit pictures clean
+  bench scores lint lock audit pictures clean
 
 define SUPPORTED
 import platform as p, sys
@@ -95,6 +95,10 @@ bench: $(INSTALLED_DEV)
 	$(PY) benchmarks/demo.py
 	$(PY) benchmarks/evaluation.py
 	$(PY) benchmarks/speed.py
+
+# The README's scores, of real models and data: make scores OPTIONS='--gpu 0'
+scores: $(INSTALLED)
+	$(PY) benchmarks/scores.py $(OPTIONS)
 
 fuzz: $(INSTALLED_DEV)
 	FUZZ=20 $(PY) -m pytest tests/test_fuzz.py

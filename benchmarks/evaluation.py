@@ -41,7 +41,7 @@ def compare_with_predict(folder):
     from models import DeepLabV3plusXception65
     model = DeepLabV3plusXception65(pretrained_model=folder / 'voc.npz')
     images = Subset(LabelledImages('voc', folder, 'val'), range(IMAGES))
-    held = [images[i][0] for i in range(IMAGES)]
+    held = [images.read(i).image for i in range(IMAGES)]
     model.predict(held[:1])
     bare, whole = [], []
     for _ in range(ROUNDS):

@@ -4,6 +4,7 @@ import pathlib
 import sys
 import time
 import traceback
+import typing
 
 from command_line.model_options import (
     add_model_options,
@@ -15,7 +16,22 @@ from evaluation.processes import Processes, cores
 from models.utils.errors import InputError, report_errors
 
 
-def parse_args(dataset, description):
+class Job(typing.NamedTuple):
+    """An evaluation that is about to begin, or go on."""
+
+    args: argparse.Namespace
+    images: typing.Any  # LabelledImages
+    share: typing.Any  # Subset: what this process evaluates
+    n_images: int  # of all processes
+    model: typing.Any  # the link
+    names: tuple[str, ...]  # of the classes
+    colors: typing.Any  # (n_class, 3), uint8, RGB
+    settings: dict  # see `settings_of`
+    state_path: pathlib.Path
+    state: typing.Any  # State
+
+
+def parse_args(dataset, description, argv=None):
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,7 +65,7 @@ def parse_args(dataset, description):
                         default=pathlib.Path(f'report_{dataset}'),
                         help='for the report, and what resuming needs '
                              '(default: %(default)s)')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     check_model_options(parser, args)
     if (args.images is None) != (args.labels is None):
         parser.error('--images and --labels go together')
@@ -63,11 +79,17 @@ def parse_args(dataset, description):
 def main(dataset, description):
     """Evaluate a model on a dataset, as the command line says."""
     args = parse_args(dataset, description)
+    with_processes(lambda processes: finish(prepare(dataset, args, processes),
+                                            processes))
+
+
+def with_processes(run):
+    """Call `run` with the `Processes`; where it raises in one, all end."""
     with report_errors():
         processes = Processes()
     try:
         with report_errors():
-            run(dataset, args, processes)
+            run(processes)
     except BaseException as error:
         if processes.size == 1:
             raise
@@ -78,11 +100,11 @@ def main(dataset, description):
         processes.abort()
 
 
-def run(dataset, args, processes):
-    """Evaluate this process's share of the images; process 0 reports."""
+def prepare(dataset, args, processes):
+    """Find the images, load the model and what an earlier run left."""
     from convert.conversion import CUSTOM
     from convert.official import fetch
-    from evaluation.labelled_images import LabelledImages
+    from evaluation.labelled_images import LabelledImages, Subset
     from models.classes import labels_of
     if args.data_dir is None and args.images is None:
         args.data_dir = kept_dataset(dataset, args)
@@ -103,14 +125,27 @@ def run(dataset, args, processes):
         'dataset': dataset, 'images': n_images,
         **settings_of(args, npz, model, len(images), processes.size)}
     args.output.mkdir(parents=True, exist_ok=True)
-    state = evaluate_share(args, images, n_images, model, colors, settings,
-                           processes)
-    found = gathered(processes, state, n_images)
+    share = Subset(images, range(processes.rank, n_images, processes.size))
+    path = state_path(args.output, processes, args.force)
+    state = load_state(path, settings, share, model.n_class)
+    return Job(args, images, share, n_images, model, names, colors, settings,
+               path, state)
+
+
+def finish(job, processes):
+    """Evaluate this process's images; process 0 reports.
+
+    Return what result.json holds on process 0, and None on others.
+    """
+    evaluate_share(job, processes)
+    found = gathered(processes, job.state, job.n_images)
+    result = None
     if processes.rank == 0:
-        if processes.size > 1 and args.gpu < 0:
-            set_backend(model, args.backend, cores())  # the others are done
-        report(args, images, model, names, colors, settings, *found)
+        if processes.size > 1 and job.args.gpu < 0:  # the others are done
+            set_backend(job.model, job.args.backend, cores())
+        result = report(job, *found)
     processes.wait()
+    return result
 
 
 def kept_dataset(dataset, args):
@@ -168,38 +203,41 @@ def code_sha256():
     return sha256(*sorted(pathlib.Path(models.__file__).parent.glob('*.py')))
 
 
-def evaluate_share(args, images, n_images, model, colors, settings, processes):
-    """Evaluate every n-th image, from where a state was saved; return the
-    state.
-    """
-    from evaluation.labelled_images import Subset, write_prediction
-    from evaluation.run import State, evaluate
+def load_state(path, settings, share, n_class):
+    """Return the state that an earlier run has left, or a new one."""
+    from evaluation.run import State
     from models.utils.files import locked
-    indices = range(processes.rank, n_images, processes.size)
-    path = state_path(args.output, processes, args.force)
-    folder = args.output / 'predictions'
+    if not path.exists():
+        return State(n_class)
+    with locked(path, wait=False):
+        state = State.load(path, settings, share)
+    print(f'{path}: {progress_of(state, len(share))}', flush=True)
+    return state
+
+
+def evaluate_share(job, processes):
+    """Evaluate every n-th image that is left."""
+    from evaluation.labelled_images import write_prediction
+    from evaluation.run import evaluate
+    from models.utils.files import locked
+    args, state = job.args, job.state
 
     def write(i, prediction):
-        path = folder / f'{images.names[indices[i]]}.png'
+        path = args.output / 'predictions' / f'{job.share.names[i]}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_prediction(path, prediction, settings['dataset'], colors)
+        write_prediction(path, prediction, job.settings['dataset'], job.colors)
 
-    with locked(path, wait=False):
-        state = State(model.n_class)
-        share = Subset(images, indices)
-        if path.exists():
-            state = State.load(path, settings, share)
-            print(f'{path}: {progress_of(state, len(indices))}', flush=True)
+    with locked(job.state_path, wait=False):
         try:
-            evaluate(share, model, state,
-                     lambda: state.save(path, settings), args.save_interval,
+            evaluate(job.share, job.model, state,
+                     lambda: state.save(job.state_path, job.settings),
+                     args.save_interval,
                      write if args.save_predictions else None,
                      show=processes.rank == 0)
         except KeyboardInterrupt:
             raise InputError(
-                f'interrupted after {state.done} of {len(indices)} images; '
+                f'interrupted after {state.done} of {len(job.share)} images; '
                 'the same command resumes there') from None
-    return state
 
 
 def progress_of(state, n_images):
@@ -246,9 +284,8 @@ def gathered(processes, state, n_images):
     return sum(matrices), sum(ignored), image_miou, max(seconds)
 
 
-def report(args, images, model, names, colors, settings, matrix, ignored,
-           image_miou, seconds):
-    """Print the scores and write the files of the report."""
+def report(job, matrix, ignored, image_miou, seconds):
+    """Print the scores, write the files of the report, return the result."""
     from evaluation.report import (
         best_and_worst,
         example,
@@ -256,22 +293,24 @@ def report(args, images, model, names, colors, settings, matrix, ignored,
         table,
         write_report,
     )
-    result = result_of(matrix, ignored, names, settings,
-                       str(args.pretrained_model), seconds)
+    output = job.args.output
+    result = result_of(matrix, ignored, job.names, job.settings,
+                       str(job.args.pretrained_model), seconds)
     for line in result['warnings']:
         print(f'warning: {line}')
     if result['miou'] is None:
-        print(f'{len(image_miou)} label images: {args.output}/predictions'
-              if args.save_predictions else
+        print(f'{len(image_miou)} label images: {output}/predictions'
+              if job.args.save_predictions else
               '--save-predictions writes label images')
-        return
+        return result
     examples = []
     for title, i in best_and_worst(image_miou):
-        image, label = images[i]
-        prediction, = model.predict([image])
-        examples.append(example(title, images.names[i], image_miou[i], image,
-                                label, prediction, colors))
-    write_report(args.output, result, matrix, colors, examples)
+        image, label = job.images[i]
+        prediction, = job.model.predict([image])
+        examples.append(example(title, job.images.names[i], image_miou[i],
+                                image, label, prediction, job.colors))
+    write_report(output, result, matrix, job.colors, examples)
     print(table(result))
     print(result['verdict'])
-    print(f'{args.output}/report.html')
+    print(f'{output}/report.html')
+    return result

@@ -39,6 +39,12 @@ class Processes:
             return [value]
         return self._mpi.gather_obj(value)
 
+    def share(self, value):
+        """Return the values of all processes, on each of them."""
+        if self.size == 1:
+            return [value]
+        return self._mpi.mpi_comm.allgather(value)
+
     def abort(self):
         """End all processes with exit code 1."""
         self._mpi.mpi_comm.Abort(1)

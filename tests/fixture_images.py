@@ -1,4 +1,8 @@
 """Images and datasets that the stand-in weights can tell apart."""
+import io
+import tarfile
+import zipfile
+
 import numpy as np
 from PIL import Image
 
@@ -62,3 +66,15 @@ def write_tree(dataset, root, truth, wrong=0):
         Image.fromarray(VALUES[dataset][label].astype(np.uint8)).save(
             label_path)
     return root
+
+
+def packed(tree, ending):
+    """Return a folder's files as the bytes of an archive."""
+    file = io.BytesIO()
+    with (zipfile.ZipFile(file, 'w') if ending == '.zip' else
+          tarfile.open(fileobj=file, mode='w')) as archive:
+        add = archive.write if ending == '.zip' else archive.add
+        for path in sorted(tree.rglob('*')):
+            if path.is_file():
+                add(path, path.relative_to(tree))
+    return file.getvalue()

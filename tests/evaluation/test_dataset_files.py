@@ -6,7 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from fixture_images import patches, write_tree
+from fixture_images import packed, patches, write_tree
 
 from evaluation import unpacking
 from evaluation.dataset_files import ADE20K, CITYSCAPES, VOC, dataset_folder
@@ -14,18 +14,6 @@ from evaluation.labelled_images import LabelledImages
 from evaluation.unpacking import unpack
 from models.utils import download
 from models.utils.errors import InputError
-
-
-def packed(tree, ending):
-    """Return a folder's files as the bytes of an archive."""
-    file = io.BytesIO()
-    with (zipfile.ZipFile(file, 'w') if ending == '.zip' else
-          tarfile.open(fileobj=file, mode='w')) as archive:
-        add = archive.write if ending == '.zip' else archive.add
-        for path in sorted(tree.rglob('*')):
-            if path.is_file():
-                add(path, path.relative_to(tree))
-    return file.getvalue()
 
 
 @pytest.fixture
