@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import platform
+import textwrap
 
 import numpy as np
 
@@ -11,10 +12,11 @@ from evaluation.published import verdict
 from evaluation.scores import category_iou, scores, warnings
 from media.images import to_pillow
 from media.page import data_url, load_template
-from media.visualization import colorize, percent
+from media.visualization import colorize
 from models.utils.files import atomic_path
 
 N_EXAMPLES = 3  # best images on the page, and as many worst ones
+NAME_LENGTH = 40  # letters of a class's name beside the confusion matrix
 THUMBNAIL = 512, 512  # pixels at most
 TEMPLATE = pathlib.Path(__file__).with_name('report.html')
 PACKAGES = 'chainer', 'numpy', 'openvino', 'cupy-cuda12x'
@@ -107,7 +109,7 @@ def example(title, name, miou, image, label, prediction, colors):
 
 
 def write_report(folder, result, matrix, colors, examples):
-    """Write result.json, the confusion matrix, charts and report.html.
+    """Write result.json, the confusion matrix and report.html.
 
     `result` is from `result_of`, `matrix` int64, (n_class, n_class), true by
     predicted, and `examples` a list of what `example` returns.
@@ -116,22 +118,19 @@ def write_report(folder, result, matrix, colors, examples):
     lines = [','.join(['true \\ predicted', *names])]
     lines += [','.join(map(str, [name, *row]))
               for name, row in zip(names, matrix.tolist(), strict=True)]
-    bar_chart, matrix_chart = (
-        _drawn(chart) for chart in (_bar_chart(result, colors),
-                                    _matrix_chart(names, matrix)))
+    matrix_chart = _drawn(_matrix_chart(names, matrix))
     settings, versions = result['settings'], result['versions']
     page = load_template(TEMPLATE).render(
         result=result, settings=settings, examples=examples,
-        bar_chart=data_url(bar_chart), matrix_chart=data_url(matrix_chart),
+        html_colors=[f'rgb{tuple(color)}' for color in colors.tolist()],
+        matrix_chart=data_url(matrix_chart),
         categories=result.get('category_iou', {}),
         details=[('model', result['model']), *settings.items(),
                  *versions.items(), ('seconds', round(result['seconds']))])
     _write(folder / 'result.json', json.dumps(result, indent=2) + '\n')
     _write(folder / 'confusion_matrix.csv', '\n'.join(lines) + '\n')
-    for name, chart in (('iou.png', bar_chart),
-                        ('confusion_matrix.png', matrix_chart)):
-        with atomic_path(folder / name) as temporary:
-            chart.save(temporary, format='PNG')
+    with atomic_path(folder / 'confusion_matrix.png') as temporary:
+        matrix_chart.save(temporary, format='PNG')
     _write(folder / 'report.html', page + '\n')
 
 
@@ -140,36 +139,19 @@ def _write(path, text):
         temporary.write_bytes(text.encode(errors='replace'))
 
 
-def _bar_chart(result, colors):
-    from matplotlib.figure import Figure
-    names, values = zip(*result['iou'].items(), strict=True)
-    figure = Figure((7, 1 + 0.2 * len(names)), layout='constrained')
-    axes = figure.subplots()
-    widths = [100 * (value or 0) for value in values]
-    axes.barh(names, widths, color=colors / 255, edgecolor='#444',
-              linewidth=0.5)
-    for y, (value, width) in enumerate(zip(values, widths, strict=True)):
-        axes.text(width + 1, y, 'n/a' if value is None else f'{width:.1f}',
-                  va='center', fontsize=7)
-    axes.axvline(100 * (result['miou'] or 0), color='#444', linewidth=0.8,
-                 linestyle='--')
-    axes.set(xlim=(0, 108), ylim=(len(names) - 0.4, -0.6), xlabel='IoU (%)',
-             title=f'mean IoU {percent(result["miou"], 2)}')
-    axes.tick_params(axis='y', labelsize=7)
-    axes.spines[['top', 'right']].set_visible(False)
-    return figure
-
-
 def _matrix_chart(names, matrix):
     from matplotlib.figure import Figure
-    side = 2 + 0.2 * len(names)
+    labels = [textwrap.shorten(name, NAME_LENGTH, placeholder=' ...')
+              for name in names]
+    # Inches: 0.2 for a class, 0.06 for a letter of 7 points.
+    side = 1.5 + 0.2 * max(len(names), 5) + 0.06 * max(map(len, labels))
     figure = Figure((side + 1, side), layout='constrained')
     axes = figure.subplots()
     rows = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(100 * rows, cmap='Blues', vmin=0, vmax=100)
     ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90, fontsize=7)
-    axes.set_yticks(ticks, names, fontsize=7)
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=7)
+    axes.set_yticks(ticks, labels, fontsize=7)
     axes.set(xlabel='predicted', ylabel='true')
     figure.colorbar(image, label="% of the true class's pixels", shrink=0.6)
     return figure

@@ -38,7 +38,8 @@ def checkout(palette_graphs, random_graphs, tmp_path):
         with tarfile.open(folder / urls['archive'].split('/')[-1], 'w:gz',
                           compresslevel=1) as archive:
             archive.add(pb, f'{task}/frozen_inference_graph.pb')
-        write_tree(task, folder / 'DIR', patches(task, 2), 20)
+        write_tree(task, folder / 'DIR' if task == 'cityscapes' else
+                   cache.parent / task, patches(task, 2), 20)
     # Labels of the stand-in are equal to TensorFlow's but for many exact ties.
     shutil.copy(random_graphs('voc', crop=SMALL)[0],
                 folder / 'frozen_inference_graph.pb')
