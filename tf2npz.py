@@ -1,12 +1,13 @@
 """Convert DeepLabV3+ Xception65 from TensorFlow to npz.
 
     python tf2npz.py cityscapes frozen_inference_graph.pb cityscapes.npz
-    python tf2npz.py voc model_zoo.tar.gz voc.npz --verify
+    python tf2npz.py voc zoo voc.npz --verify
     python tf2npz.py custom my.pb my.npz --class-names names.txt
     python tf2npz.py --inspect my.pb
 
 The source is a frozen graph (.pb), an archive of the official model zoo, a
-checkpoint (model.ckpt), or a folder that holds one of these. Every weight is
+checkpoint (model.ckpt), or a folder that holds one of these; an http(s) address
+of one; or zoo, the dataset's own archive, which is downloaded. Every weight is
 accounted for, and the settings and connections of all layers are compared with
 the link's before the npz gets its name.
 """
@@ -96,12 +97,19 @@ def print_inspection(args):
 
 
 def convert(args):
-    from convert.conversion import check, write
-    from convert.sources import open_source
+    from convert.official import opened
     from convert.tensorflow_import import import_tensorflow
+    if args.verify:  # before the work, where it is missing
+        import_tensorflow('--verify', 'leave --verify out')
+    with opened(args.source, args.dataset, args.output_stride,
+                args.input_size) as source:
+        convert_source(source, args)
+
+
+def convert_source(source, args):
+    from convert.conversion import check, write
     from models.classes import read_classes
     from models.utils.files import atomic_path, check_not_source
-    source = open_source(args.source, args.output_stride, args.input_size)
     if args.verify and not source.is_graph:
         raise InputError(f'{source.path} is a checkpoint, which has no graph '
                          'to run: leave --verify out, or export a graph')
@@ -109,8 +117,6 @@ def convert(args):
     conversion = check(source, args.dataset)
     classes = {} if args.class_names is None else read_classes(
         args.class_names, args.colors, conversion.link.n_class)
-    if args.verify:  # before the work, where it is missing
-        import_tensorflow('--verify', 'leave --verify out')
     with atomic_path(args.target) as temporary:
         write(conversion, temporary, classes)
         if args.verify:
@@ -128,20 +134,32 @@ def print_verification(conversion, npz, paths):
           'minute) ...', flush=True)
     for found in verify(conversion, npz, images):
         height, width = found['size']
+        logits = '' if 'std' not in found else (
+            f'; logits differ by at most {found["max_difference"]:.1e}, on '
+            f'average {found["mean_difference"]:.1e} (standard deviation '
+            f'{found["std"]:.2g})')
         print(f'{found["name"]}, {height} x {width}: labels '
-              f'{100 * found["equal_labels"]:.3f} % equal to TensorFlow; '
-              f'logits differ by at most {found["max_difference"]:.1e}, on '
-              f'average {found["mean_difference"]:.1e} (standard deviation '
-              f'{found["std"]:.2g})', flush=True)
+              f'{100 * found["equal_labels"]:.3f} % equal to TensorFlow'
+              f'{logits}', flush=True)
 
 
 def print_summary(conversion, target):
+    from convert.conversion import unusual_settings
     source, link = conversion.source, conversion.link
     height, width = conversion.min_input_size
     print(f'{source.path}: DeepLabV3+ xception_65, {conversion.dataset}, '
           f'{link.n_class} classes, output stride {link.output_stride}, '
           f'input size {height} x {width}')
     print(f'  sha256 {source.sha256}')
+    settings = unusual_settings(conversion)
+    if 'scales' in settings:
+        print('  averages over the scales '
+              f'{", ".join(map(str, settings["scales"]))}'
+              f'{" and the mirrored image" if settings["flip"] else ""}, which '
+              'the npz keeps')
+    if 'atrous_rates' in settings:
+        print(f'  atrous rates {", ".join(map(str, link.atrous_rates))}, which '
+              "the npz keeps; ChainerCV's link would run it with its own")
     if source.ignored:
         print(f'  ignored, only needed for training: '
               f'{shortened(source.ignored)}')

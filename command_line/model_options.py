@@ -1,11 +1,15 @@
 """Options that several scripts share: which model to load, what runs it."""
 import argparse
 import re
+import sys
 
-from models.constants import DATASETS, MAX_INPUT_SIDE, OUTPUT_STRIDES
+from models.constants import (
+    DATASETS,
+    MAX_INPUT_SIDE,
+    MAX_SCALE,
+    OUTPUT_STRIDES,
+)
 from models.utils.errors import InputError
-
-MAX_SCALE = 8
 
 
 def add_model_options(parser, default):
@@ -24,11 +28,12 @@ def add_model_options(parser, default):
         '--output-stride', type=int, choices=OUTPUT_STRIDES,
         help='16 is three times as fast and a little less accurate (default: '
              "the model's, mostly 8)")
-    parser.add_argument('--scales', type=image_scales, default=(1.,),
-                        metavar='SCALES', help='average over scales, as '
-                        '0.75,1.0,1.25 (default: 1.0)')
-    parser.add_argument('--flip', action='store_true',
-                        help='average over the mirrored image, too')
+    parser.add_argument('--scales', type=image_scales, metavar='SCALES',
+                        help='average over scales, as 0.75,1.0,1.25 (default: '
+                             "the model's, mostly 1.0)")
+    parser.add_argument('--flip', action=argparse.BooleanOptionalAction,
+                        help='average over the mirrored image, too (default: '
+                             "as the model's graph, mostly not)")
     parser.add_argument(
         '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
         help='what runs the network on a CPU (default: OpenVINO where it is '
@@ -84,6 +89,12 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
         pretrained_model=fetch(pretrained_model),
         min_input_size=min_input_size, scales=scales, flip=flip,
         output_stride=output_stride)
+    if (scales, flip) == (None, None) and (model.scales, model.flip) != (
+            (1.,), False):
+        print('as its graph, the model averages over the scales '
+              f'{", ".join(map(str, model.scales))}'
+              f'{" and the mirrored image" if model.flip else ""}: --scales 1 '
+              '--no-flip is faster', file=sys.stderr)
     if gpu >= 0:
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()

@@ -6,11 +6,18 @@ import numpy as np
 from convert.graph_structure import (
     Wiring,
     check_structure,
+    read_atrous_rates,
     read_output_stride,
 )
 from convert.name_table import LOGITS, weight_table
-from models.constants import DATASETS, MAX_INPUT_SIDE, MIN_INPUT_SIZE
-from models.utils.errors import InputError, describe_differences, shortened
+from convert.recognition import check_network
+from models.constants import (
+    DATASETS,
+    MAX_INPUT_SIDE,
+    MIN_INPUT_SIZE,
+    OUTPUT_STRIDES,
+)
+from models.utils.errors import InputError, describe_differences
 
 CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
@@ -71,19 +78,21 @@ def write(conversion, path, classes=None):
         'min_input_size': conversion.min_input_size,
         'source_file': source.file_name,
         'source_sha256': source.sha256,
-        **(classes or {}),
+        **unusual_settings(conversion), **(classes or {}),
     })
     WeightsFile(path)
 
 
-def check_network(source):
-    """Refuse a source that is not DeepLabV3+ with Xception65, by its name."""
-    if 'xception_65/entry_flow/conv1_1/weights' in source.weights:
-        return
-    scopes = sorted({name.partition('/')[0] for name in source.weights})
-    raise InputError(f'{source.path} is another network (its weights: '
-                     f'{shortened(scopes) or "no weights"}); only DeepLabV3+ '
-                     'with xception_65 is supported')
+def unusual_settings(conversion):
+    """Return the metadata of settings that the official models do not have."""
+    link = conversion.link
+    settings = {}
+    if link.atrous_rates != OUTPUT_STRIDES[link.output_stride]['aspp']:
+        settings['atrous_rates'] = link.atrous_rates
+    wiring = conversion.wiring
+    if wiring is not None and (wiring.scales, wiring.flip) != ((1.,), False):
+        settings['scales'], settings['flip'] = wiring.scales, wiring.flip
+    return settings
 
 
 def count_outputs(source):
@@ -125,10 +134,12 @@ def build_link(source, n_class):
     """Return the link with a source's output stride; its weights are unset."""
     from models import DeepLabV3plusXception65
     from models.weights import leave_unset
+    output_stride, rates = ((read_output_stride(source),
+                             read_atrous_rates(source)) if source.is_graph
+                            else (source.output_stride, None))
     return DeepLabV3plusXception65(
-        n_class, initialW=leave_unset,
-        output_stride=read_output_stride(source) if source.is_graph
-        else source.output_stride)
+        n_class, initialW=leave_unset, output_stride=output_stride,
+        atrous_rates=rates)
 
 
 def check_weights(source, link, offset):

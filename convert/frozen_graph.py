@@ -2,6 +2,7 @@
 
 The GraphDef protos come with tensorboard. Nothing here knows a network.
 """
+import copy
 import hashlib
 import math
 
@@ -16,6 +17,8 @@ MAX_NODE_BYTES = 64 << 20  # (13 MB)
 MAX_SMALL_BYTES = 32 << 20  # of all nodes below LARGE together (5 MB)
 MAX_VALUES = 1 << 24  # in one constant (3.1 million)
 LARGE = 1 << 16  # bytes; larger constants are parsed on demand
+VARIABLES = {'weights', 'depthwise_weights', 'biases', 'gamma', 'beta',
+             'moving_mean', 'moving_variance'}  # last part of their names
 
 
 class FrozenGraph:
@@ -28,8 +31,11 @@ class FrozenGraph:
 
     Attributes:
         nodes (dict): name -> NodeDef; large constants without their values.
-        weights (dict): name -> shape of every variable: a `Const` node that
-            an `Identity` called `<name>/read` reads.
+        weights (dict): name -> shape of every variable: a `Const` (or
+            dequantised) node that an `Identity` called `<name>/read` reads, or
+            that is named as one of `VARIABLES`.
+        folded (dict): scope of a layer -> name of the `BiasAdd` that stands
+            for its batch norm; see `folded_layers.find_folded`.
         sha256 (str): of the data, in hexadecimal.
         ignored (list of str): empty; see `checkpoint.Checkpoint`.
 
@@ -56,9 +62,10 @@ class FrozenGraph:
         for node in self.nodes.values():
             for source in node.input:
                 self._readers.setdefault(_tensor(source), []).append(node)
+        self.folded, self._sources, self._given = {}, {}, {}
         self.weights = {
-            name: self._shape(node) for name, node in self.nodes.items()
-            if node.op == 'Const' and self._is_weight(name)}
+            name: self._shape(self._constant(node))
+            for name, node in self.nodes.items() if self._is_weight(node)}
 
     def _parse(self):
         small = 0
@@ -92,12 +99,25 @@ class FrozenGraph:
         value.tensor_shape.CopyFrom(tensor.tensor_shape)
         return result
 
+    def part(self, name):
+        """Return this graph as seen from a node: others than it depends on
+        read nothing.
+        """
+        result = copy.copy(self)
+        kept = {node.name for node in self.ancestors(name)}
+        result._readers = {
+            tensor: [node for node in readers if node.name in kept]
+            for tensor, readers in self._readers.items()}
+        return result
+
     # Values
 
     def array(self, name):
         """Return the values of a constant, in TensorFlow's layout."""
         from tensorboard.util import tensor_util
         node = self.nodes.get(_tensor(name))
+        if node is not None and node.op == 'Dequantize':
+            return self._dequantized(node)
         if node is None or node.op != 'Const':
             self.refuse(name, 'is not a constant')
         shape = self._shape(node)
@@ -113,11 +133,45 @@ class FrozenGraph:
 
     def weight(self, name):
         """Return the values of a weight as float32, widened from half."""
-        array = self.array(name)
+        if name in self._given:
+            return np.full(self.weights[name], self._given[name])
+        array = self.array(self._sources.get(name, name))
         if array.dtype not in (np.float32, np.float16):
             self.refuse(name, f'is {array.dtype}, and must be float32 or '
                         'float16')
         return array.astype(np.float32, copy=False)
+
+    def rename_weight(self, node, name):
+        """Take the constant that a node is or dequantises for a weight."""
+        constant = self._constant(node)
+        if constant is None:
+            self.refuse(node.name, f'is a {node.op}, and must be a constant')
+        self.weights.pop(node.name, None)
+        self.weights[name] = self._shape(constant)
+        self._sources[name] = node.name
+
+    def give_weight(self, name, shape, value):
+        """Add a weight that has this value everywhere, float32."""
+        self.weights[name], self._given[name] = shape, value
+
+    def _dequantized(self, node):
+        """Return what a Dequantize of 8 bits makes of constants, as TensorFlow
+        does (core/kernels/quantization_utils.h, MIN_FIRST).
+        """
+        mode = node.attr['mode'].s or b'MIN_COMBINED'
+        if mode != b'MIN_FIRST' or len(node.input) != 3:
+            self.refuse(node.name, f'is dequantised by {mode}, and must be by '
+                        'MIN_FIRST')
+        steps, low, high = (self.array(self.producer(each).name)
+                            for each in node.input)
+        if steps.dtype.names != ('quint8',) or low.size != 1 or high.size != 1:
+            self.refuse(node.name, 'must have 8 bits and one range')
+        low, high = float(low.item()), float(high.item())
+        steps, scale = steps.view(np.uint8), (high - low) / 255
+        if scale == 0:
+            return np.full(steps.shape, low, np.float32)
+        first = np.float32(round(low / scale) * scale)
+        return steps.astype(np.float32) * np.float32(scale) + first
 
     def integers(self, node, shape):
         """Return a constant of just this shape, as lists of int."""
@@ -198,7 +252,7 @@ class FrozenGraph:
         readers = self.readers(name)
         if len(readers) != 1 or readers[0].op not in ops:
             found = shortened(f'{node.op} {node.name}' for node in readers)
-            self.refuse(name.removesuffix('/read'),
+            self.refuse(name,
                         f'feeds {found or "nothing"}, and should feed exactly '
                         f'one {" or ".join(ops)}')
         return readers[0]
@@ -207,12 +261,20 @@ class FrozenGraph:
         """Return the one node that reads a weight."""
         if weight not in self.weights:
             raise InputError(f'{self.path} has no weight {weight}')
-        return self.only_reader(f'{weight}/read', *ops)
+        return self.only_reader(self._sources.get(weight, weight), *ops)
 
-    def _is_weight(self, name):
-        read = self.nodes.get(f'{name}/read')
-        return (read is not None and read.op == 'Identity'
-                and [_tensor(source) for source in read.input] == [name])
+    def _is_weight(self, node):
+        name, read = node.name, self.nodes.get(f'{node.name}/read')
+        return self._constant(node) is not None and (
+            name.rpartition('/')[2] in VARIABLES
+            or (read is not None and read.op == 'Identity'
+                and [_tensor(source) for source in read.input] == [name]))
+
+    def _constant(self, node):
+        """Return the constant that a node is or dequantises, else None."""
+        if node.op == 'Dequantize' and node.input:
+            node = self.nodes.get(_tensor(node.input[0]), node)
+        return node if node.op == 'Const' else None
 
     # Refusals
 

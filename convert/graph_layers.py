@@ -14,7 +14,7 @@ class Convolution(typing.NamedTuple):
 
     node: str
     input: str  # node before the convolution, padding and SpaceToBatchND
-    output: str  # last node: the convolution or BatchToSpaceND
+    output: str  # last node: the convolution, or BatchToSpaceND
     stride: tuple
     dilate: tuple
     pad: tuple | None  # the same on both sides; None: computed by the graph
@@ -37,7 +37,11 @@ def convolution(graph, kernel):
     before, output, pad = graph.input_node(node, 0), node.name, (0, 0)
     padding = _padding(graph, node, before)
     if before.op == 'SpaceToBatchND':
-        after = graph.only_reader(node.name, 'BatchToSpaceND')
+        last = graph.folded.get(node.name.rpartition('/')[0])
+        inside = last is not None and any(
+            each.name == last for each in graph.readers(node.name))
+        after = graph.only_reader(last if inside else node.name,
+                                  'BatchToSpaceND')
         block, other = (graph.integers(graph.input_node(each, 1), (2,))
                         for each in (before, after))
         if block != other:

@@ -13,10 +13,21 @@ import typing
 import numpy as np
 
 from convert import graph_layers
-from convert.graph_input import check_image
+from convert.graph_input import before_normalization, check_image
 from convert.graph_resizes import check_resize, resized_to
+from convert.graph_scales import (
+    find_towers,
+    image_and_scale,
+    scale_of,
+    scales_and_flip,
+)
 from convert.name_table import weight_table
-from models.constants import LOGITS_STRIDE, MIDDLE_BLOCKS, OUTPUT_STRIDES
+from models.constants import (
+    LOGITS_STRIDE,
+    MAX_RATE,
+    MIDDLE_BLOCKS,
+    OUTPUT_STRIDES,
+)
 
 ADD = ('Add', 'AddV2')
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
@@ -31,12 +42,15 @@ class Wiring(typing.NamedTuple):
 
     image: str  # node that the image is fed to
     crop_size: list  # height, width in pixels to which images are padded
-    logits: str  # node of the logits
-    sized_logits: str  # node of the logits at the size of the image
+    logits: str | None  # node of the logits; None: there are several
+    scores: str  # node of what the best class is taken of, at image size
+    scales: tuple = (1.,)
+    flip: bool = False
 
 
 def read_output_stride(graph):
     """Return a graph's output stride, from the block whose stride it sets."""
+    graph = find_towers(graph)[0][0].graph
     found = graph_layers.convolution(graph, ENTRY3_STRIDED).stride
     for output_stride, sets in OUTPUT_STRIDES.items():
         if found == (sets['stride'], sets['stride']):
@@ -45,12 +59,39 @@ def read_output_stride(graph):
                         'have 1 or 2 (output stride 8 or 16)')
 
 
+def read_atrous_rates(graph):
+    """Return the dilations of the ASPP's branches, three ints."""
+    graph = find_towers(graph)[0][0].graph
+    kernels = [f'aspp{i}_depthwise/depthwise_weights' for i in (1, 2, 3)]
+    found = [graph_layers.convolution(graph, kernel) for kernel in kernels]
+    for each in found:
+        if each.dilate[0] != each.dilate[1] or each.dilate[0] > MAX_RATE:
+            graph.refuse(each.node, f'has dilation {each.dilate}, which the '
+                         'link cannot have')
+    return [each.dilate[0] for each in found]
+
+
 def check_structure(graph, link) -> Wiring:
     """Compare how layers are set and connected with the link.
 
     Raise InputError with the node's name where graph and link differ.
     """
-    return _Comparison(graph, link).network()
+    towers, mean = find_towers(graph)
+    compared = [_Comparison(tower, link) for tower in towers]
+    for each in compared:
+        each.network()
+    first = compared[0]
+    if mean is None:
+        return Wiring(first.image, first.crop_size, first.logits,
+                      first.sized_logits)
+    graph.compare(mean, 'images', {each.image for each in compared},
+                  {first.image})
+    graph.compare(mean, 'sizes', [
+        each.crop_size for each in compared], len(compared) * [first.crop_size])
+    scales, flip = scales_and_flip(graph, mean, [
+        (each.scale, tower.mirrored)
+        for each, tower in zip(compared, towers, strict=True)])
+    return Wiring(first.image, first.crop_size, None, mean, scales, flip)
 
 
 class _Comparison:
@@ -61,28 +102,36 @@ class _Comparison:
     stands for a tensor itself or resized to its own size.
     """
 
-    def __init__(self, graph, link):
-        self.graph = graph
+    def __init__(self, tower, link):
+        self.tower, self.graph = tower, tower.graph
         self.names = {array: name
                       for name, (array, _) in weight_table().items()}
         self.links = {path[1:]: child for path, child in link.namedlinks()}
         self._sums = {}  # expected sum -> its node, once it was found
 
     def network(self):
+        """Compare; set `image`, `crop_size`, `scale` and the logits' nodes."""
         self.logits, self.sized_logits = self._output('decoder/conv_logits')
-        self.crop_size = self._crop_size('aspp/image_pooling_conv/conv')
+        self.crop_size = self.size = self._crop_size()
+        self.size = self._scaled_size('feature_extractor/entryflow_conv1/conv')
+        self._check_pooling('aspp/image_pooling_conv/conv')
         low_level, high_level = self._backbone('feature_extractor')
         features = self._aspp('aspp', high_level)
         self._match_input(self.logits, self._decoder(
             'decoder', low_level, features))
-        self._match_input(self.sized_logits, ('Unchanged', self.logits))
-        return Wiring(self.image, self.crop_size, self.logits,
-                      self.sized_logits)
+        last = self.sized_logits
+        if self.tower.mirrored:
+            last = self.graph.input_node(self.graph.nodes[last], 0).name
+        self.size = [max(sides) for sides in zip(self.size, self.crop_size,
+                                                 strict=True)]
+        self._match_input(last, ('Unchanged', self.logits))
 
     def _output(self, path):
         """Find the logits, and the resized logits that an ArgMax reads."""
         bias = self.names[f'{path}/b']
         node = logits = self.graph.reader_of_weight(bias, 'BiasAdd')
+        if self.tower.sized_logits is not None:
+            return logits.name, self.tower.sized_logits
         for _ in range(2):  # the first may keep the size
             node = self.graph.only_reader(node.name, 'ResizeBilinear')
             check_resize(self.graph, node)
@@ -92,24 +141,50 @@ class _Comparison:
                     return logits.name, node.name
         return self.graph.refuse(node.name, 'should feed an ArgMax')
 
-    def _crop_size(self, path):
+    def _crop_size(self):
         """Read it off the last resize, else off the kernel of image pooling,
         which spans all features, for the usual crops of stride * n + 1.
         """
+        size = resized_to(self.graph, self.graph.nodes[self.sized_logits])
+        if size is None and self.tower.sized_logits is not None:
+            self.graph.refuse(self.sized_logits, 'must resize to a fixed size')
+        stride = self.links[''].output_stride
+        return size or [(side - 1) * stride + 1 for side in
+                        self._pooling('aspp/image_pooling_conv/conv')[1][1:3]]
+
+    def _scaled_size(self, path):
+        """Return the size that the image has in this tower."""
+        self.scale = 1.
+        if self.tower.sized_logits is None:
+            return self.crop_size
+        layer = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
+        node = before_normalization(self.graph, layer.node,
+                                    self.graph.nodes[layer.input])
+        _, size, mirrored = image_and_scale(self.graph, node)
+        self.graph.compare(node.name, 'mirroring', mirrored,
+                           self.tower.mirrored)
+        if size is not None:
+            self.scale = scale_of(self.graph, node.name, size, self.crop_size)
+        return size or self.crop_size
+
+    def _pooling(self, path):
+        """Return the AvgPool that a convolution reads, and its kernel."""
         layer = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
         pooling = self.graph.nodes[layer.input]
         if pooling.op != 'AvgPool':
             self.graph.refuse(layer.node, f'reads {pooling.op} '
                               f'{pooling.name}, and must read an AvgPool')
         kernel = list(pooling.attr['ksize'].list.i)
+        if len(kernel) != 4:
+            self.graph.refuse(pooling.name, f'has kernel {kernel}')
+        return pooling.name, kernel
+
+    def _check_pooling(self, path):
+        name, kernel = self._pooling(path)
         stride = self.links[''].output_stride
-        last_resize = self.graph.nodes[self.sized_logits]
-        size = resized_to(self.graph, last_resize) or [
-            (side - 1) * stride + 1 for side in kernel[1:3]]
-        if kernel != [1, *(math.ceil(side / stride) for side in size), 1]:
-            self.graph.refuse(pooling.name, f'has kernel {kernel}, which does '
-                              f'not span the features of {size} pixels')
-        return size
+        if kernel != [1, *(math.ceil(side / stride) for side in self.size), 1]:
+            self.graph.refuse(name, f'has kernel {kernel}, which does not span '
+                              f'the features of {self.size} pixels')
 
     def _backbone(self, path):
         x = self._conv_bn(f'{path}/entryflow_conv1', 'input')
@@ -178,8 +253,11 @@ class _Comparison:
         return found.output
 
     def _batch_norm(self, path, x):
-        compare = self.graph.compare
-        node = graph_layers.batch_norm(self.graph, self.names[f'{path}/gamma'])
+        compare, gamma = self.graph.compare, self.names[f'{path}/gamma']
+        folded = self.graph.folded.get(gamma.removesuffix('/BatchNorm/gamma'))
+        if folded is not None:
+            return self._folded_batch_norm(folded, x)
+        node = graph_layers.batch_norm(self.graph, gamma)
         compare(node.name, 'weights', [
             self.graph.producer(name).name for name in node.input[1:5]], [
             self.names[f'{path}/{name}']
@@ -190,6 +268,15 @@ class _Comparison:
             compare(node.name, 'epsilon', epsilon, wanted)
         compare(node.name, 'is_training', node.attr['is_training'].b, False)
         return node.name
+
+    def _folded_batch_norm(self, bias_add, x):
+        """It comes after x, or before the BatchToSpaceND that x is."""
+        node = self.graph.nodes[x]
+        if node.op == 'BatchToSpaceND' and (
+                self.graph.input_node(node, 0).name == bias_add):
+            return x
+        self._match_input(bias_add, x)
+        return bias_add
 
     # Tensors
 
@@ -204,7 +291,8 @@ class _Comparison:
             node, expected = self._before_resize(node), expected[1]
         expected = self._sums.get(expected, expected)
         if expected == 'input':
-            self.image = check_image(self.graph, reader, node)
+            self.image = check_image(self.graph, reader, node,
+                                     self.tower.sized_logits is not None)
         elif isinstance(expected, str):
             if node.name != expected:
                 self.graph.refuse(reader, f'reads {node.op} {node.name}, and '
@@ -246,5 +334,5 @@ class _Comparison:
         check_resize(self.graph, node)
         self.graph.compare(
             node.name, 'size', resized_to(self.graph, node),
-            [math.ceil(side / LOGITS_STRIDE) for side in self.crop_size])
+            [math.ceil(side / LOGITS_STRIDE) for side in self.size])
         return self.graph.input_node(node, 0)

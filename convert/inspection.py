@@ -1,11 +1,11 @@
 """Describe a source of weights, whether it can be converted or not."""
 import math
-import re
 
 from convert.conversion import check, count_outputs, guess_dataset
 from convert.name_table import weight_table
+from convert.recognition import backbones
 from models.constants import DATASETS
-from models.utils.errors import InputError
+from models.utils.errors import InputError, shortened
 
 
 def inspect(source):
@@ -27,7 +27,7 @@ def inspect(source):
         'sha256': source.sha256,
         'kind': 'frozen graph' if source.is_graph else 'checkpoint',
         'era': _era(source) if source.is_graph else None,
-        'backbone': _backbone(source),
+        'backbone': ', '.join(backbones(source)) or None,
         'dataset': dataset, 'outputs': n_output or None,
         **_of_link(conversion and conversion.link),
         'epsilons': _epsilons(source) if source.is_graph else None,
@@ -57,7 +57,7 @@ def _text(value):
     if isinstance(value, dict):
         return ', '.join(f'{key}: {count}' for key, count in value.items())
     if isinstance(value, list):
-        return ', '.join(map(str, value)) or 'nothing'
+        return shortened(value) or 'nothing'
     return str(value)
 
 
@@ -69,8 +69,7 @@ def _of_link(link):
     return {
         'classes': link and link.n_class,
         'output_stride': link and link.output_stride,
-        'atrous_rates': link and [
-            link.aspp[f'atrous{i}'].depthwise.dilate[0] for i in (1, 2, 3)],
+        'atrous_rates': link and list(link.atrous_rates),
     }
 
 
@@ -79,12 +78,6 @@ def _era(graph):
     newer = any(node.op in {'FusedBatchNormV3', 'AddV2'}
                 for node in graph.nodes.values())
     return 2020 if newer else 2018
-
-
-def _backbone(source):
-    known = re.compile(r'xception_\d+|MobilenetV\d|resnet_v\d_\d+\w*')
-    found = {match[0] for match in map(known.match, source.weights) if match}
-    return ', '.join(sorted(found)) or None
 
 
 def _epsilons(graph):

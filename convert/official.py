@@ -1,18 +1,22 @@
-"""Fetch a pretrained model: its npz, or the official archive, converted."""
+"""Fetch what is to be converted, and pretrained models."""
 import contextlib
 import pathlib
 
 from convert.conversion import check, write
 from convert.sources import open_source
 from models.pretrained import (
+    URLS,
     cached_path,
     check_npz,
     obtain,
     pretrained_path,
     record_sha256,
 )
-from models.utils.errors import DownloadError
-from models.utils.files import atomic_path
+from models.utils.download import download_and_use
+from models.utils.errors import DownloadError, InputError
+from models.utils.files import atomic_path, locked
+
+ZOO = 'zoo'  # stands for the official archive of a dataset
 
 
 def fetch(pretrained_model) -> pathlib.Path:
@@ -45,3 +49,45 @@ def _convert_archive(name, check_weights):
         part.unlink()
 
     obtain(name, 'archive', check_archive, convert)
+
+
+@contextlib.contextmanager
+def opened(source, dataset, *options):
+    """Open a source as `open_source` does, after downloading it if need be.
+
+    Args:
+        source (str): a path, an http(s) address, or `ZOO`.
+        dataset (str): of the model of the zoo.
+
+    Yields:
+        the source. A downloaded file is removed at the end; where the body
+        raises, it stays for the next attempt.
+
+    Raises:
+        InputError: it cannot be downloaded or opened.
+    """
+    if source != ZOO and not source.startswith(('http://', 'https://')):
+        yield open_source(source, *options)
+        return
+    if source == ZOO and dataset not in URLS:
+        raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
+                         f'of {dataset}')
+    url = URLS[dataset]['archive'] if source == ZOO else source
+    folder, found = cached_path(next(iter(URLS))).parent, {}
+
+    def check(part):
+        found['source'] = open_source(part, *options)
+        found['part'] = part
+
+    with locked(folder / url.rpartition('/')[2]):
+        try:
+            download_and_use(url, folder, check, lambda part: None)
+        except DownloadError as error:
+            raise InputError(f'{url} cannot be downloaded ({error}): download '
+                             'it in another way and give the file') from None
+        result = found['source']
+        result.path = url
+        if result.file_name == found['part'].name:
+            result.file_name = url.rpartition('/')[2]
+        yield result
+        found['part'].unlink()

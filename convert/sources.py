@@ -1,7 +1,9 @@
 """Open a source of weights: graph, archive, checkpoint, or folder of these."""
 import gzip
 import pathlib
+import re
 import tarfile
+import zipfile
 import zlib
 
 from models.utils.errors import InputError, shortened
@@ -10,11 +12,26 @@ MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
 MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
 MAX_MEMBERS = 10_000  # (5)
 MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
+SAVED_MODEL = 'saved_model.pb'
 ARCHIVES = ('.tar.gz', '.tgz', '.tar')
-OTHER_FORMATS = {  # first bytes -> what people mistake for a frozen graph
-    b'PK': 'a zip archive', b'\x89HDF': 'an HDF5 file',
-    b'\x93NUMPY': 'a NumPy array', b'\x80': 'a Python pickle',
+TO_EXPORT = ('export a frozen graph (.pb), or give the checkpoint it was made '
+             'from')
+# What people mistake for a frozen graph: where its first bytes begin, they,
+# what it is, and what to do.
+OTHER_FORMATS = [
+    (0, b'\x89HDF', 'an HDF5 file, as of Keras', TO_EXPORT),
+    (0, b'\x93NUMPY', 'a NumPy array', TO_EXPORT),
+    (0, b'\x80', 'a Python pickle, as of PyTorch', TO_EXPORT),
+    (4, b'TFL3', 'a TensorFlow Lite model', TO_EXPORT),
+    (0, b'node {', 'a graph as text, without weights', TO_EXPORT),
+    (4, bytes(4), 'a log or records of training', 'give a model.ckpt'),
+]
+OTHER_ENDINGS = {
+    '.onnx': ('an ONNX model', TO_EXPORT),
+    '.meta': ("a checkpoint's structure alone", 'give its weights as well, '
+              'model.ckpt.index and model.ckpt.data-...'),
 }
+LATEST = re.compile(rb'\s*model_checkpoint_path:\s*"([^"\n]+)"')
 
 
 def open_source(path, output_stride=None, min_input_size=None):
@@ -22,8 +39,9 @@ def open_source(path, output_stride=None, min_input_size=None):
 
     Args:
         path (str or pathlib.Path): a frozen graph (.pb); a .tar.gz, .tgz or
-            .tar with one in it; a checkpoint (model.ckpt, or one of its
-            files); or a folder with one of these.
+            .tar with one in it; a checkpoint (model.ckpt, one of its files,
+            or the file 'checkpoint' that names it); a SavedModel with one; or
+            a folder with one of these.
         output_stride (int): of a checkpoint, which does not hold it.
         min_input_size ((int, int)): likewise, height and width in pixels.
 
@@ -39,6 +57,9 @@ def open_source(path, output_stride=None, min_input_size=None):
     path = pathlib.Path(path)
     if path.is_dir():
         path = _in_folder(path)
+    if path.name == SAVED_MODEL:
+        path = _variables(path)
+    path = _latest(path)
     prefix = _checkpoint_prefix(path)
     if prefix is not None:
         from convert.checkpoint import Checkpoint
@@ -48,8 +69,34 @@ def open_source(path, output_stride=None, min_input_size=None):
         if value is not None:
             raise InputError(f'{path} is no checkpoint: leave {option} out, '
                              'the graph holds it')
+    from convert.folded_layers import find_folded
     from convert.frozen_graph import FrozenGraph
-    return FrozenGraph(*_graph_data(path), str(path))
+    return find_folded(FrozenGraph(*_graph_data(path), str(path)))
+
+
+def _variables(saved_model):
+    """Return the checkpoint of a SavedModel."""
+    path = saved_model.parent / 'variables' / 'variables.index'
+    if not path.is_file():
+        raise InputError(f'{saved_model} is a SavedModel, whose weights are in '
+                         f'{path}, which is missing: export a frozen graph')
+    return path
+
+
+def _latest(path):
+    """Return the checkpoint that the file 'checkpoint' names, else the path."""
+    if path.name != 'checkpoint' or not path.is_file():
+        return path
+    with open(path, 'rb') as file:
+        named = LATEST.match(file.read(1 << 12))
+    if named is None:
+        return path
+    name = pathlib.Path(named[1].decode(errors='replace')).name
+    found = path.with_name(f'{name}.index')  # the folder may have been moved
+    if not found.is_file():
+        raise InputError(f'{path} names the checkpoint {name}, and {found} is '
+                         'missing')
+    return found
 
 
 def _in_folder(folder):
@@ -64,6 +111,9 @@ def _in_folder(folder):
                  and path.is_file()]
         if len(found) == 1:
             return found[0]
+        latest = folder / 'checkpoint'  # as training leaves it
+        if endings == ('.index',) and _latest(latest) != latest:
+            return latest
         if found:
             raise _several(folder, found)
     raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz and '
@@ -87,6 +137,8 @@ def _checkpoint_prefix(path):
         prefix = prefix.removesuffix('.index')
     elif '.data-' in path.name:
         prefix = prefix.rpartition('.data-')[0]
+    elif path.suffix == '.meta':
+        prefix = prefix.removesuffix('.meta')
     is_there = pathlib.Path(f'{prefix}.index').is_file()
     return prefix if is_there and not pathlib.Path(prefix).is_file() else None
 
@@ -106,11 +158,38 @@ def _graph_data(path):
                 return _from_archive(path, unpacked)
         if start[257:262] == b'ustar':
             return _from_archive(path, file)
-        for first, kind in OTHER_FORMATS.items():
-            if start.startswith(first):
-                raise InputError(f'{path} is {kind}, not a frozen TensorFlow '
-                                 'graph (.pb)')
+        _refuse_other_formats(path, start)
         return _read_graph(path, file, path.stat().st_size), path.name
+
+
+def _refuse_other_formats(path, start):
+    """Raise InputError for a file that is known to be no frozen graph."""
+    found = [(kind, advice) for at, first, kind, advice in OTHER_FORMATS
+             if start[at:].startswith(first)]
+    if start.startswith(b'PK'):
+        found = [_kind_of_zip(path)]
+    if path.suffix in OTHER_ENDINGS:
+        found.append(OTHER_ENDINGS[path.suffix])
+    if found:
+        kind, advice = found[0]
+        raise InputError(f'{path} is {kind}, not a frozen TensorFlow graph: '
+                         f'{advice}')
+
+
+def _kind_of_zip(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        names = []
+    if names and all(name.endswith('.npy') for name in names):
+        return ('an npz, which has been converted already', 'give it to '
+                'demo.py or an eval script as --pretrained-model')
+    if any(name.endswith('data.pkl') for name in names):
+        return 'a PyTorch model', TO_EXPORT
+    if 'config.json' in names:
+        return 'a Keras model', TO_EXPORT
+    return 'a zip archive', 'unpack it first'
 
 
 def _read_graph(path, file, size):

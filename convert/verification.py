@@ -21,9 +21,9 @@ def verify(conversion, npz, images):
 
     `images` is name -> float32, (3, H, W), RGB in [0, 255]; one that exceeds
     the graph's crop is made smaller. Yield for each image a dict: 'name',
-    'size', 'max_difference' and 'mean_difference' of the logits and their
-    'std', and 'equal_labels', a share. Raise InputError where TensorFlow is
-    missing or the two do not agree.
+    'size', 'equal_labels', a share, and where the graph has one scale,
+    'max_difference' and 'mean_difference' of the logits and their 'std'.
+    Raise InputError where TensorFlow is missing or the two do not agree.
     """
     from models import DeepLabV3plusXception65
     run_graph = _session(conversion)
@@ -33,23 +33,26 @@ def verify(conversion, npz, images):
         logits, label = run_graph(image)
         result = _compare(model, image, logits, label)
         yield {'name': name, 'size': list(image.shape[1:]), **result}
-        if not (result['max_difference'] <= MAX_DIFFERENCE * result['std']
+        difference = result.get('max_difference', 0)
+        if not (difference <= MAX_DIFFERENCE * result.get('std', 1)
                 and result['equal_labels'] >= MIN_EQUAL_LABELS):
             raise InputError(
                 f'{name}: the npz does not do what the graph does: only '
                 f'{100 * result["equal_labels"]:.2f} % of the labels are '
-                f'equal, and logits differ by up to '
-                f'{result["max_difference"]:.2g}; nothing was written')
+                f'equal, and logits differ by up to {difference:.2g}; nothing '
+                'was written')
 
 
 def _compare(model, image, logits, label):
-    x = model.prepare(image)[np.newaxis]
-    difference = np.abs(model.compile()(x)[0] - logits)
     predicted, = model.predict([image])
-    return {'max_difference': float(difference.max()),
-            'mean_difference': float(difference.mean()),
-            'std': float(logits.std()),
-            'equal_labels': float((predicted == label).mean())}
+    result = {'equal_labels': float((predicted == label).mean())}
+    if logits is not None:
+        x = model.prepare(image)[np.newaxis]
+        difference = np.abs(model.compile()(x)[0] - logits)
+        result.update(max_difference=float(difference.max()),
+                      mean_difference=float(difference.mean()),
+                      std=float(logits.std()))
+    return result
 
 
 def built_in_image(size):
@@ -77,7 +80,9 @@ def _resized(image, size):
 
 
 def _session(conversion):
-    """Return a function from an image to logits (CHW) and labels."""
+    """Return a function from an image to logits (CHW; None where the graph
+    has several) and labels.
+    """
     tf = import_tensorflow('--verify', 'leave --verify out')
     source, wiring = conversion.source, conversion.wiring
     graph = tf.Graph()
@@ -89,20 +94,22 @@ def _session(conversion):
             raise InputError(f'{source.path}: TensorFlow refuses the graph '
                              f'({error})') from None
     session = tf.compat.v1.Session(graph=graph)
-    names = [f'{wiring.logits}:0', f'{wiring.sized_logits}:0']
+    names = [f'{name}:0' for name in (wiring.scores, wiring.logits) if name]
 
     def run(image):
         pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
         try:
             with _quiet():
-                logits, sized = session.run(
+                scores, *logits = session.run(
                     names, {f'{wiring.image}:0': pixels})
         except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
             raise InputError(f'{source.path}: TensorFlow cannot run the graph '
                              f'({error})') from None
         classes = slice(conversion.background_offset, None)
-        label = sized[0, :image.shape[1], :image.shape[2], classes].argmax(2)
-        return logits[0, :, :, classes].transpose(2, 0, 1), label
+        label = scores[0, :image.shape[1], :image.shape[2], classes].argmax(2)
+        if not logits:
+            return None, label
+        return logits[0][0, :, :, classes].transpose(2, 0, 1), label
 
     return run
 

@@ -7,6 +7,8 @@ Sizes are (height, width) in pixels.
 SCALE, OFFSET = 2 / 255, 1
 PAD_VALUE = 127.5  # grey around small images; 0 after SCALE and OFFSET
 MAX_INPUT_SIDE = 1 << 14
+MAX_SCALE = 8  # of an image
+MAX_RATE = 1024  # dilation of a convolution
 OUTPUT_STRIDE = 8  # default
 # The output stride (input size / ASPP input size) sets the stride of entry
 # flow block 3 and the dilations after it.

@@ -22,6 +22,7 @@ import numpy as np
 from .constants import (
     LOGITS_STRIDE,
     MAX_INPUT_SIDE,
+    MAX_RATE,
     MIN_INPUT_SIZE,
     OFFSET,
     OUTPUT_STRIDE,
@@ -52,12 +53,16 @@ class DeepLabV3plusXception65(chainer.Chain):
         min_input_size (int or (int, int)): height and width in pixels to
             which smaller images are padded. The default is the pretrained
             model's (see `models.weights.WeightsFile`), else 513.
-        scales (tuple of floats): scales whose softmax outputs are averaged;
-            by default (1.0,).
-        flip (bool): also average over the mirrored image; by default not.
+        scales (tuple of floats): scales whose softmax outputs are averaged.
+            The default is the pretrained model's, else (1.0,).
+        flip (bool): also average over the mirrored image. The default is as
+            the pretrained model's graph does, else not.
         output_stride (int): 8 or 16. Weights fit both; 16 is three times as
             fast and costs 0.2 to 0.3 mIoU. The default is the pretrained
             model's, else 8.
+        atrous_rates (three ints): dilations of the ASPP at this output
+            stride. The default is the pretrained model's, else 12, 24, 36 at
+            8 and 6, 12, 18 at 16.
         initialW: Chainer's initializer of the convolution weights, used
             without a pretrained model.
 
@@ -79,7 +84,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                  min_input_size: int | tuple[int, int] | None = None,
                  scales: Sequence[float] | None = None,
                  flip: bool | None = None, output_stride: int | None = None,
-                 initialW=None):
+                 initialW=None, atrous_rates: Sequence[int] | None = None):
         super().__init__()
         weights = None
         if pretrained_model is not None:
@@ -92,21 +97,34 @@ class DeepLabV3plusXception65(chainer.Chain):
             min_input_size = (weights.min_input_size if weights
                               else MIN_INPUT_SIZE)
         self.min_input_size = _height_and_width(min_input_size)
-        self.scales = _scales((1.0,) if scales is None else scales)
+        if scales is None:
+            scales = weights.scales if weights else (1.0,)
+        self.scales = _scales(scales)
+        if flip is None:
+            flip = weights.flip if weights else False
         self.flip = bool(flip)
         if output_stride is None:
             output_stride = weights.output_stride if weights else OUTPUT_STRIDE
         self.output_stride = _output_stride(output_stride)
+        if atrous_rates is None:
+            atrous_rates = (
+                weights.atrous_rates(output_stride) if weights
+                else OUTPUT_STRIDES[output_stride]['aspp'])
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(
-                2048, 256, OUTPUT_STRIDES[self.output_stride]['aspp'],
-                initialW)
+                2048, 256, _atrous_rates(atrous_rates), initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
         self.cleargrads()
         if weights is not None:
             weights.load_into(self)
         self.to_openvino(required=False)
+
+    @property
+    def atrous_rates(self) -> tuple[int, int, int]:
+        """Dilations of the ASPP's branches."""
+        return tuple(self.aspp[f'atrous{i}'].depthwise.dilate[0]
+                     for i in (1, 2, 3))
 
     def forward(self, x):
         """Compute logits.
@@ -310,6 +328,15 @@ def _scales(scales):
         raise InputError(f'scales are {scales}, and must be one or more '
                          'positive numbers')
     return scales
+
+
+def _atrous_rates(rates):
+    rates = tuple(rates)
+    if len(rates) != 3 or not all(
+            _is_count(rate) and rate <= MAX_RATE for rate in rates):
+        raise InputError(f'atrous_rates are {rates}, and must be three '
+                         f'integers, 1 to {MAX_RATE}')
+    return rates
 
 
 def _output_stride(output_stride):

@@ -82,10 +82,11 @@ def obtain(name, kind, check, install):
             download_and_use(URLS[name][kind], path.parent, check,
                              lambda part: install(part, path))
         except DownloadError as error:
-            archive = URLS[name]['archive'].rpartition('/')[2]
+            source = 'zoo' if kind == 'npz' else (
+                URLS[name]['archive'].rpartition('/')[2])
             raise DownloadError(
                 f'the {name} model cannot be downloaded ({error}): run '
-                f'`python tf2npz.py {name} {archive} {name}.npz` and give '
+                f'`python tf2npz.py {name} {source} {name}.npz` and give '
                 f'{name}.npz') from None
 
 

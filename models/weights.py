@@ -16,10 +16,20 @@ import zlib
 import numpy as np
 
 from .classes import dataset_of
-from .constants import DATASETS, MIN_INPUT_SIZE, OUTPUT_STRIDE
+from .constants import (
+    DATASETS,
+    MAX_RATE,
+    MAX_SCALE,
+    MIN_INPUT_SIZE,
+    OUTPUT_STRIDE,
+    OUTPUT_STRIDES,
+)
 from .utils.errors import InputError, describe_differences
 
 FORMAT_VERSION = 1
+# Of files with `SINCE_2`, which an older program would run in another way.
+LATEST_VERSION = 2
+SINCE_2 = 'atrous_rates', 'scales', 'flip'
 METADATA = 'metadata/'
 METADATA_FORMS = {  # type, and sides (None: any but 0)
     'format_version': (np.integer, ()),
@@ -27,6 +37,9 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'n_class': (np.integer, ()),
     'output_stride': (np.integer, ()),
     'min_input_size': (np.integer, (2,)),  # height, width in pixels
+    'atrous_rates': (np.integer, (3,)),  # of the ASPP, where not the official
+    'scales': (np.floating, (None,)),  # over which the source averages
+    'flip': (np.bool_, ()),  # whether also over the mirrored image
     'source_file': (np.str_, ()),
     'source_sha256': (np.str_, ()),
     'class_names': (np.str_, (None,)),  # of a user's own classes
@@ -49,7 +62,9 @@ def write_npz(path, arrays, metadata):
             at a time.
         metadata (dict): see `METADATA_FORMS`; 'format_version' is added.
     """
-    metadata = {'format_version': FORMAT_VERSION, **metadata}
+    version = (LATEST_VERSION if metadata.keys() & set(SINCE_2)
+               else FORMAT_VERSION)
+    metadata = {'format_version': version, **metadata}
     with zipfile.ZipFile(path, 'w') as archive:
         for name, value in metadata.items():
             array = np.asarray(value)
@@ -93,6 +108,7 @@ class WeightsFile:
         min_input_size (pair of int): height and width in pixels to which
             smaller images are padded: the file's own, else that of the
             dataset with as many classes, else the default.
+        scales (tuple of float), flip (bool): what the source averages over.
 
     Raises:
         InputError: the file is damaged, holds pickled objects or another
@@ -113,6 +129,24 @@ class WeightsFile:
         self.min_input_size = self.metadata.get(
             'min_input_size',
             DATASETS[dataset]['min_input_size'] if dataset else MIN_INPUT_SIZE)
+        self.scales = tuple(self.metadata.get('scales', (1.,)))
+        self.flip = self.metadata.get('flip', False)
+
+    def atrous_rates(self, output_stride):
+        """Return the dilations of the ASPP at an output stride: three ints.
+
+        The source's own reach as many pixels at either output stride. Raise
+        InputError where they cannot.
+        """
+        rates = self.metadata.get('atrous_rates')
+        if rates is None:
+            return OUTPUT_STRIDES[output_stride]['aspp']
+        scaled = [rate * self.output_stride / output_stride for rate in rates]
+        if not all(rate.is_integer() for rate in scaled):
+            raise InputError(f'{self.path} has the atrous rates {rates} at '
+                             f'output stride {self.output_stride}, which '
+                             f'output stride {output_stride} cannot have')
+        return tuple(map(int, scaled))
 
     def load_into(self, link):
         """Give a link these weights, once all of them are known to fit.
@@ -179,10 +213,11 @@ class WeightsFile:
 
     def _check_metadata(self):
         version = self.metadata.get('format_version', FORMAT_VERSION)
-        if version != FORMAT_VERSION:
+        if not FORMAT_VERSION <= version <= LATEST_VERSION:
             raise InputError(
                 f'{self.path} has format version {version}, and this program '
-                f'reads {FORMAT_VERSION}: convert it again')
+                f'reads {FORMAT_VERSION} to {LATEST_VERSION}: convert it again')
+        check_metadata_values(self.path, self.metadata)
         if len(self.metadata.get('class_names', [])) != len(
                 self.metadata.get('class_colors', [])):
             raise InputError(f'{self.path} does not have a colour for each of '
@@ -240,6 +275,16 @@ class WeightsFile:
                 raise ValueError('more bytes than the shape needs')
         return np.frombuffer(data, header.dtype).reshape(
             header.shape, order='F' if header.fortran_order else 'C')
+
+
+def check_metadata_values(path, metadata):
+    """Raise InputError for numbers that no network has."""
+    rates, scales = (metadata.get(name, [1])
+                     for name in ('atrous_rates', 'scales'))
+    if not (all(0 < rate <= MAX_RATE for rate in rates)
+            and all(0 < scale <= MAX_SCALE for scale in scales)):
+        raise InputError(f'{path} has atrous rates {rates} and scales '
+                         f'{scales}, which cannot be: convert it again')
 
 
 def leave_unset(array):

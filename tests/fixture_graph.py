@@ -31,6 +31,9 @@ class FixtureGraph(Nodes):
         crop_size ((int, int)): height and width the graph works at.
         output_stride (int): 8 or 16.
         era (int): 2018 or 2020, the exporter's year.
+        atrous_rates (three ints): of the ASPP; by default the official ones.
+        scales (tuple of float), flip (bool): what the graph averages over;
+            scales of None: one, without a mean.
 
     Attributes:
         graph (GraphDef): it.
@@ -38,18 +41,30 @@ class FixtureGraph(Nodes):
     """
 
     def __init__(self, weights, n_output, crop_size, output_stride=8,
-                 era=2018):
+                 era=2018, atrous_rates=None, scales=None, flip=False):
         super().__init__()
         self.weights = weights
         self.n_output = n_output
         self.crop_size = crop_size
         self.output_stride = output_stride
         self.era = era
+        self.rates = atrous_rates or RATES[output_stride]['aspp']
+        self.scales, self.flip = scales, flip
+        self.tower = 0  # number of the network that is being built
         self._build()
+
+    def node(self, name, op, inputs=(), **attributes):
+        """Nodes of further towers are named as TensorFlow does."""
+        if self.tower:
+            first, *rest = name.split('/')
+            name = '/'.join([f'{first}_{self.tower}', *rest])
+        return super().node(name, op, inputs, **attributes)
 
     # Layers
 
     def weight(self, name, shape):
+        if self.tower:  # all read the first one's
+            return f'{name}/read'
         value = self.weights(name, shape)
         assert value.shape == shape, (name, value.shape, shape)
         self.const(name, value, 'float32')
@@ -147,8 +162,41 @@ class FixtureGraph(Nodes):
     # The network
 
     def _build(self):
-        x = self.pad('xception_65', self._preprocess())
-        size = _halve(self.crop_size)
+        image = self._preprocess()
+        if self.scales is None:
+            self._predictions(self._network(image, self.crop_size))
+            return
+        scores = []
+        for scale in self.scales:
+            for mirrored in (False, True) if self.flip else (False,):
+                scores.append(self._tower_scores(image, scale, mirrored))
+                self.tower += 1
+        self.tower = 0
+        self._mean_predictions(scores)
+
+    def _tower_scores(self, image, scale, mirrored):
+        """Softmax at the size of the image, with a fifth axis."""
+        axis = self.const('ReverseV2/axis', [2]) if mirrored else None
+        x = self._reverse(image, axis) if mirrored else image
+        size = tuple(int((side - 1) * scale + 1) for side in self.crop_size)
+        if scale != 1:
+            x = self.resize(x, size, 'scaled/ResizeBilinear')
+        logits = self._network(x, size, [int((side - 1) * max(1, scale) / 4 + 1)
+                                         for side in self.crop_size])
+        logits = self._reverse(logits, axis) if mirrored else logits
+        logits = self.resize(logits, self._crop_as_shape())
+        softmax = self.op('Softmax', [logits], **FLOAT)
+        return self.expand(softmax, 4, 'float32')
+
+    def _reverse(self, x, axis):
+        return self.op('ReverseV2', [x, axis], Tidx=DTYPES['int32'], **FLOAT)
+
+    def _network(self, image, crop_size, logits_size=None):
+        """Logits of a padded image, resized to the size that they have."""
+        x = self.arithmetic('Mul', 2 / 255, image, 'mul', 'float32')
+        x = self.arithmetic('Sub', x, 1, 'sub', 'float32')
+        x = self.pad('xception_65', x)
+        size = _halve(crop_size)
         x = self.conv_bn('xception_65/entry_flow/conv1_1', x, 3, 32, 3, 2)
         x = self.conv_bn('xception_65/entry_flow/conv1_2', x, 32, 64, 3)
         channels, low_level = 64, None
@@ -165,11 +213,10 @@ class FixtureGraph(Nodes):
             size = _halve(size) if stride == 2 else size
         x = self._aspp(x, channels, size)
         x = self._decoder(x, low_level, low_size)
-        x = self.resize(x, low_size)  # which it has
-        self._predictions(x)
+        return self.resize(x, logits_size or low_size)
 
     def _preprocess(self):
-        """uint8 of any size -> padded to the crop with 127.5 -> [-1, 1]."""
+        """uint8 of any size -> float32, padded to the crop with 127.5."""
         image = self.node('ImageTensor', 'Placeholder', dtype=DTYPES['uint8'],
                           shape=shape_proto([1, -1, -1, 3]))
         self.image_size = self.slice(self.shape(image, 'uint8'), 1, 3)
@@ -179,9 +226,7 @@ class FixtureGraph(Nodes):
             x = self._scale_by_one(x)
         x = self._pad_to_crop(x)
         self.resized_size = self.slice(self.shape(image, 'uint8'), 0, 2)
-        x = self.expand(x, 0, 'float32')
-        x = self.arithmetic('Mul', 2 / 255, x, 'mul', 'float32')
-        return self.arithmetic('Sub', x, 1, 'sub', 'float32')
+        return self.expand(x, 0, 'float32')
 
     def _scale_by_one(self, x):
         """What is left of the scaling at random, which is for training."""
@@ -263,7 +308,7 @@ class FixtureGraph(Nodes):
         pooled = self.conv_bn('image_pooling', pooled, channels, 256)
         pooled = self.resize(pooled, size)
         branches = [pooled, self.conv_bn('aspp0', x, channels, 256)]
-        for i, rate in enumerate(RATES[self.output_stride]['aspp'], start=1):
+        for i, rate in enumerate(self.rates, start=1):
             branches.append(self.separable(f'aspp{i}', x, channels, 256, size,
                                            rate=rate))
         x = self.concat('concat', branches)
@@ -285,16 +330,29 @@ class FixtureGraph(Nodes):
 
     def _predictions(self, logits):
         """Resize, take the best class, cut the padding off again."""
-        size = self.slice(self.const(self._unique('Shape'),
+        self._labels(self.resize(logits, self._crop_as_shape()))
+
+    def _crop_as_shape(self):
+        return self.slice(self.const(self._unique('Shape'),
                                      [1, *self.crop_size, 3]), 1, 3)
-        logits = self.resize(logits, size)
+
+    def _mean_predictions(self, scores):
+        axis = self.const('scales/axis', 4)
+        joined = scores[0] if len(scores) == 1 else self.node(
+            'scales', 'ConcatV2', [*scores, axis], N=len(scores),
+            Tidx=DTYPES['int32'], **FLOAT)
+        axis = self.const('Mean/reduction_indices', 4)
+        self._labels(self.node('Mean', 'Mean', [joined, axis],
+                               Tidx=DTYPES['int32'], **FLOAT))
+
+    def _labels(self, logits):
         dtype = {2018: 'int64', 2020: 'float32'}[self.era]
         labels = self.op('ArgMax', [logits, self.const('ArgMax/dimension', 3)],
                          Tidx=DTYPES['int32'], output_type=DTYPES['int64'],
                          **FLOAT)
         if self.era == 2020:
-            self.node('Softmax', 'Softmax', [logits], **FLOAT)
-            self.node('SemanticProbabilities', 'Identity', ['Softmax'],
+            softmax = self.op('Softmax', [logits], **FLOAT)
+            self.node('SemanticProbabilities', 'Identity', [softmax],
                       **FLOAT)
             labels = self.cast(labels, 'int64', 'float32')
         size = self.pack([1, *(self.slice(self.resized_size, i)

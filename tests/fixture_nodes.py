@@ -35,7 +35,7 @@ class Nodes:
         """Add a node of just this name."""
         node = self.graph.node.add(name=name, op=op, input=inputs)
         for key, value in attributes.items():
-            node.attr[key].CopyFrom(_attribute(value))
+            node.attr[key].CopyFrom(attribute(value))
         return name
 
     def op(self, op, inputs, name=None, **attributes):
@@ -96,7 +96,7 @@ class Nodes:
         return f'{name}_{count}' if count else name
 
 
-def _attribute(value):
+def attribute(value):
     if isinstance(value, bool):
         return attr_value_pb2.AttrValue(b=value)
     if isinstance(value, DType):

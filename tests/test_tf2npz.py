@@ -164,7 +164,7 @@ def change_shape(graph):
 @pytest.mark.parametrize(('change', 'words'), [
     (change_epsilon, 'aspp0/BatchNorm/FusedBatchNorm has epsilon'),
     (change_stride, r'aspp0/Conv2D has stride \(2, 2\)'),
-    (change_rate, r'aspp3_depthwise/depthwise has dilation \(6, 6\)'),
+    (change_rate, r'aspp3_depthwise/depthwise has padding \(36, 36\)'),
     (rename_weight, r'aspp1_pointwise/weights \(1, 1, 2048, 256\) is missing; '
                     r'aspp1_pointwise/weight .* is unknown \(nearest name: '
                     r'aspp1_pointwise/weights\)'),

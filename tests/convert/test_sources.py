@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,10 +18,13 @@ from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert import sources
+from convert.conversion import check
+from convert.official import opened
 from convert.sources import open_source
 from convert.verification import built_in_image, verify
 from models import DeepLabV3plusXception65
 from models.classes import label_colors
+from models.pretrained import URLS
 from models.utils.errors import InputError
 
 
@@ -347,3 +351,100 @@ def test_killed_conversion(palette_graphs, run_script):
     assert not (run_script.folder / 'a.npz').exists()
     assert run_script('tf2npz.py', 'voc', pb, 'a.npz').returncode == 0
     assert (run_script.folder / 'a.npz').read_bytes() == npz.read_bytes()
+
+
+@pytest.mark.parametrize(('name', 'content', 'words'), [
+    ('a.tflite', b'\x1c\0\0\0TFL3rest', 'is a TensorFlow Lite model, not a'),
+    ('a.onnx', b'\x08\x08\x12\x04', 'is an ONNX model'),
+    ('a.h5', b'\x89HDF\r\n', 'is an HDF5 file'),
+    ('a.pth', b'\x80\x02', 'is a Python pickle'),
+    ('graph.pbtxt', b'node {\n  name: "a"\n}', 'is a graph as text'),
+    ('model.ckpt-3.meta', b'\n\x08', "is a checkpoint's structure alone"),
+    ('events.out.tfevents.1', b'\x18\0\0\0\0\0\0\0crc.brain.Event', 'is a log'),
+])
+def test_names_other_formats(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize(('member', 'words'), [
+    ('conv/W.npy', 'is an npz, which has been converted already'),
+    ('archive/data.pkl', 'is a PyTorch model'),
+    ('config.json', 'is a Keras model'), ('readme', 'is a zip archive'),
+])
+def test_names_other_zips(tmp_path, member, words):
+    with zipfile.ZipFile(tmp_path / 'a', 'w') as archive:
+        archive.writestr(member, b'')
+    with pytest.raises(InputError, match=words):
+        open_source(tmp_path / 'a')
+
+
+def test_the_file_that_names_a_checkpoint(tmp_path, monkeypatch):
+    """In a folder that was moved since; and a folder of several."""
+    opened = []
+    monkeypatch.setattr('convert.checkpoint.Checkpoint',
+                        lambda prefix, *options: opened.append(prefix))
+    listing = tmp_path / 'checkpoint'
+    listing.write_text('model_checkpoint_path: "/elsewhere/model.ckpt-7"\n')
+    with pytest.raises(InputError, match=r'names the checkpoint model\.ckpt-7, '
+                       r'and .*index is missing'):
+        open_source(listing)
+    for step in 3, 7:
+        (tmp_path / f'model.ckpt-{step}.index').touch()
+    for source in listing, tmp_path, tmp_path / 'model.ckpt-7.meta':
+        open_source(source)
+    assert opened == 3 * [f'{tmp_path}/model.ckpt-7']
+
+
+def test_saved_model(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr('convert.checkpoint.Checkpoint',
+                        lambda prefix, *options: opened.append(prefix))
+    (tmp_path / 'saved_model.pb').write_bytes(b'\x08\x01')
+    with pytest.raises(InputError, match='is a SavedModel, whose weights'):
+        open_source(tmp_path / 'saved_model.pb')
+    (tmp_path / 'variables').mkdir()
+    (tmp_path / 'variables/variables.index').touch()
+    for source in tmp_path, tmp_path / 'saved_model.pb':
+        open_source(source)
+    assert opened == 2 * [f'{tmp_path}/variables/variables']
+
+
+@pytest.fixture
+def zoo(host, skeleton, tmp_path, monkeypatch):
+    """A host that has an archive of VOC2012's model."""
+    host.files['voc.tar.gz'] = tar_gz(
+        tmp_path / 'voc.tar.gz', ('model/frozen_inference_graph.pb', skeleton)
+    ).read_bytes()
+    host.files['g.pb'] = skeleton
+    monkeypatch.setitem(URLS, 'voc', {
+        **URLS['voc'], 'archive': f'{host.url}/voc.tar.gz'})
+    monkeypatch.setattr('chainer.dataset.download._dataset_root',
+                        str(tmp_path / 'kept'))
+    return host
+
+
+@pytest.mark.parametrize(('name', 'file_name'), [
+    ('zoo', 'frozen_inference_graph.pb'), ('g.pb', 'g.pb')])
+def test_a_source_that_is_downloaded(zoo, tmp_path, name, file_name):
+    source = 'zoo' if name == 'zoo' else f'{zoo.url}/{name}'
+    asked = 'voc.tar.gz' if name == 'zoo' else name
+    zoo.plans[asked] = ['cut', 'whole']
+    with opened(source, 'voc') as found:
+        assert found.file_name == file_name
+        assert found.path == f'{zoo.url}/{asked}'
+        assert check(found, 'voc').min_input_size == [513, 513]
+    assert len(zoo.requests) == 2
+    assert [path for path in (tmp_path / 'kept').rglob('*')
+            if path.is_file() and path.suffix != '.lock'] == []
+
+
+@pytest.mark.parametrize(('source', 'dataset', 'words'), [
+    ('gone.pb', 'voc', 'gone.pb cannot be downloaded .*HTTP 404.*: download '
+     'it in another way'),
+    ('zoo', 'custom', 'the zoo has models of voc, cityscapes, ade20k, and no')])
+def test_a_source_that_cannot_be_downloaded(zoo, source, dataset, words):
+    address = source if source == 'zoo' else f'{zoo.url}/{source}'
+    with pytest.raises(InputError, match=words), opened(address, dataset):
+        pass
