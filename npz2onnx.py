@@ -2,11 +2,13 @@
 
     python npz2onnx.py cityscapes.npz cityscapes.onnx
 
-The model takes 'image' (1, 3, H, W), float32, RGB, pixel * 2 / 255 - 1, and
-gives 'logits' (1, n_class, ceil(H/4), ceil(W/4)), for any H and W. Its
+The model takes 'image' (B, 3, H, W), float32, RGB, pixel * 2 / 255 - 1, and
+gives 'logits' (B, n_class, ceil(H/4), ceil(W/4)), for any B, H and W. Its
 metadata name the task, the classes, the output stride and the smallest input
-size. ONNX Runtime runs the file, and its output is compared with Chainer's,
-before the file gets its name.
+size. With --end-to-end it replaces the official frozen graph: 'ImageTensor' (1,
+H, W, 3), uint8, RGB, to 'SemanticPredictions' (1, H, W), int64. ONNX Runtime
+runs the file, and its output is compared with the link's, before the file gets
+its name.
 """
 import argparse
 import contextlib
@@ -14,11 +16,13 @@ import json
 import os
 import pathlib
 
+from command_line.model_options import image_size
 from models.constants import DATASETS, OFFSET, OUTPUT_STRIDES, SCALE
 from models.utils.errors import InputError, report_errors
 
 CHECK_SIZE = 129, 161  # height and width of the image to compare on
 TOLERANCE = 1e-3  # largest difference, relative to the largest output
+MIN_EQUAL_LABELS = 0.9999
 
 
 def parse_args():
@@ -34,9 +38,20 @@ def parse_args():
         help='16 is three times as fast and a little less accurate (default: '
              "the npz's, else 8)")
     parser.add_argument(
+        '--size', type=image_size, metavar='SIZE',
+        help='for images of this size alone, 513 or 1025x2049, one at a time; '
+             'the file then computes no shapes')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument(
         '--probabilities', action='store_true',
-        help="give 'probabilities' (1, n_class, H, W) instead of logits")
-    return parser.parse_args()
+        help="give 'probabilities' (B, n_class, H, W) instead of logits")
+    form.add_argument(
+        '--end-to-end', action='store_true',
+        help='from pixels to labels, as the official frozen graph')
+    args = parser.parse_args()
+    if args.size and args.end_to_end:
+        parser.error('--size is not for --end-to-end, which pads by itself')
+    return args
 
 
 def main():
@@ -50,14 +65,14 @@ def main():
             link = DeepLabV3plusXception65(
                 pretrained_model=fetch(args.source),
                 output_stride=args.output_stride)
-            temporary.write_bytes(
-                link.onnx_model(metadata(link), args.probabilities))
-            difference = compare(temporary, link, args.probabilities)
+            temporary.write_bytes(link.onnx_model(
+                metadata(link), probabilities=args.probabilities,
+                end_to_end=args.end_to_end, size=args.size))
+            agreement = (compare_labels(temporary, link) if args.end_to_end
+                         else compare(temporary, link, args))
         size = pathlib.Path(args.target).stat().st_size
         print(f'{args.target}: {link.n_class} classes, output stride '
-              f'{link.output_stride}, {size / 1e6:.0f} MB; ONNX Runtime and '
-              f'Chainer differ by at most {difference:.1e} of the largest '
-              'output')
+              f'{link.output_stride}, {size / 1e6:.0f} MB; {agreement}')
 
 
 def metadata(link):
@@ -81,27 +96,23 @@ def metadata(link):
     return result
 
 
-def compare(path, link, probabilities):
-    """Return how far they differ, relative to the largest output.
+def compare(path, link, args):
+    """Return how far they differ, relative to the largest output, as text.
 
     Raise InputError where that is more than `TOLERANCE`.
     """
     import chainer
     import chainer.functions as F
     import numpy as np
-    # It would report its use, and warn where there is no home folder.
-    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
-    import onnxruntime
+    batch, size = (1, args.size) if args.size else (2, CHECK_SIZE)
     x = np.random.default_rng(0).uniform(
-        -1, 1, (1, 3, *CHECK_SIZE)).astype(np.float32)
+        -1, 1, (batch, 3, *size)).astype(np.float32)
     with (chainer.using_config('train', False), chainer.no_backprop_mode(),
           np.errstate(over='ignore', invalid='ignore')):
         expected = link(x)
-        if probabilities:
-            expected = F.softmax(F.resize_images(expected, CHECK_SIZE))
-    session = onnxruntime.InferenceSession(
-        str(path), providers=['CPUExecutionProvider'])
-    found, = session.run(None, {'image': x})
+        if args.probabilities:
+            expected = F.softmax(F.resize_images(expected, size))
+    found = run(path, {'image': x})
     with np.errstate(invalid='ignore'):  # infinity less infinity
         difference = (np.abs(found - expected.array).max()
                       / np.abs(expected.array).max())
@@ -110,7 +121,35 @@ def compare(path, link, probabilities):
             f'ONNX Runtime and Chainer differ by {difference:.1e} of the '
             f'largest output, more than {TOLERANCE}: the weights may be too '
             'large for finite outputs')
-    return difference
+    return ('ONNX Runtime and Chainer differ by at most '
+            f'{difference:.1e} of the largest output')
+
+
+def compare_labels(path, link):
+    """Return the share of labels that are those of `predict`, as text.
+
+    Raise InputError where that is less than `MIN_EQUAL_LABELS`.
+    """
+    import numpy as np
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (*CHECK_SIZE, 3), np.uint8)
+    label, = link.predict([pixels.transpose(2, 0, 1)])
+    found = run(path, {'ImageTensor': pixels[np.newaxis]})
+    equal = float((found[0] == label).mean())
+    if equal < MIN_EQUAL_LABELS:
+        raise InputError(f'only {equal:.2%} of the labels of ONNX Runtime are '
+                         'those of the npz: the weights may be damaged')
+    return f'labels {100 * equal:.3f} % equal to those of the npz'
+
+
+def run(path, inputs):
+    """Return the first output of a file in ONNX Runtime."""
+    # It would report its use, and warn where there is no home folder.
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+    import onnxruntime
+    session = onnxruntime.InferenceSession(
+        str(path), providers=['CPUExecutionProvider'])
+    return session.run(None, inputs)[0]
 
 
 if __name__ == '__main__':

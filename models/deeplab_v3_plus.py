@@ -226,13 +226,13 @@ class DeepLabV3plusXception65(chainer.Chain):
         return self._run_chainer
 
     def onnx_model(self, metadata: dict[str, str] | None = None,
-                   probabilities: bool = False) -> bytes:
+                   **options) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
         if type(self).forward is not DeepLabV3plusXception65.forward:
             raise BackendError(f'{type(self).__name__} has a `forward` of its '
                                'own, which has no ONNX form')
-        return onnx_model(self, metadata, probabilities)
+        return onnx_model(self, metadata, **options)
 
     def memory_needed(self, height: int, width: int) -> float:
         """Return about how many more bytes `predict` takes for an image.

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from conftest import SMALL, needs_tensorflow
+from fixture_nodes import run_tensorflow
 from fixture_weights import smooth_image
 
 from models import DeepLabV3plusXception65
@@ -38,6 +40,7 @@ def test_gives_the_links_logits(random_graphs, run_script, output_stride):
         pretrained_model=npz, output_stride=output_stride, min_input_size=1)
     for size in (65, 65), (100, 71), (129, 257):
         x = prepared(model, *size)
+        x = np.concatenate([x, x[:, ::-1]])  # two images
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             expected = model(x).array
         np.testing.assert_allclose(run_onnx(path, x), expected, rtol=0,
@@ -100,3 +103,66 @@ def test_own_classes_without_a_task(run_script, tmp_path):
         run_script.folder / 'a.onnx').metadata_props}
     assert json.loads(metadata['class_names']) == ['cat', 'dog']
     assert 'task' not in metadata
+
+
+def labels_of(path, pixels):
+    session = onnxruntime.InferenceSession(
+        path, providers=['CPUExecutionProvider'])
+    assert [(each.name, each.type) for each in (
+        *session.get_inputs(), *session.get_outputs())] == [
+            ('ImageTensor', 'tensor(uint8)'),
+            ('SemanticPredictions', 'tensor(int64)')]
+    label, = session.run(None, {'ImageTensor': pixels[np.newaxis]})
+    return label[0]
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_replaces_the_frozen_graph(random_graphs, run_script):
+    pb, npz = random_graphs('voc', crop=SMALL)
+    result = run_script('npz2onnx.py', npz, 'a.onnx', '--end-to-end')
+    assert result.returncode == 0, result.stderr
+    assert 'labels 100.000 % equal to those of the npz' in result.stdout
+    path = run_script.folder / 'a.onnx'
+    pixels = smooth_image(97, 110)
+    expected, = run_tensorflow(pb, ['SemanticPredictions'], pixels)
+    found = labels_of(path, pixels)
+    assert found.shape == (97, 110)
+    assert (found == expected[0]).mean() >= 0.9999
+    model = DeepLabV3plusXception65(pretrained_model=npz)
+    for size in (150, 70), (200, 211):  # beyond the graph's crop
+        pixels = smooth_image(*size)
+        label, = model.predict([pixels.transpose(2, 0, 1)])
+        np.testing.assert_array_equal(labels_of(path, pixels), label)
+
+
+@pytest.mark.slow
+def test_end_to_end_at_several_scales(random_graphs, tmp_path):
+    _, npz = random_graphs('voc', crop=SMALL)
+    model = DeepLabV3plusXception65(
+        pretrained_model=npz, output_stride=16, min_input_size=65,
+        scales=(0.75, 1, 1.3), flip=True)
+    path = tmp_path / 'a.onnx'
+    path.write_bytes(model.onnx_model(end_to_end=True))
+    pixels = smooth_image(110, 60)
+    label, = model.predict([pixels.transpose(2, 0, 1)])
+    assert (labels_of(path, pixels) == label).mean() >= 0.9999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('output_stride', [8, 16])
+def test_a_fixed_size(random_graphs, run_script, output_stride):
+    _, npz = random_graphs('voc', crop=SMALL)
+    result = run_script('npz2onnx.py', npz, 'a.onnx', '--size', '70x101',
+                        '--output-stride', output_stride)
+    assert result.returncode == 0, result.stderr
+    graph = onnx.load(run_script.folder / 'a.onnx').graph
+    constants = {each.name for each in graph.initializer}
+    for node in graph.node:
+        assert node.op_type != 'Shape'
+        if node.op_type in {'Resize', 'Expand'}:
+            assert node.input[-1] in constants
+    assert [side.dim_value for side in graph.output[
+        0].type.tensor_type.shape.dim] == [1, 21, 18, 26]
+    onnx.shape_inference.infer_shapes(
+        onnx.load(run_script.folder / 'a.onnx'), strict_mode=True)

@@ -63,7 +63,11 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'class_names': ['a', 'b']}, 'a colour for each of its class names'),
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
      'metadata/class_colors is int64'),
-    ({'format_version': 2}, 'has format version 2'),
+    ({'format_version': 3}, 'has format version 3'),
+    ({'scales': [0.5, 0.]}, r'scales \[0.5, 0.0\], which cannot be'),
+    ({'scales': [float('nan')]}, 'which cannot be'),
+    ({'atrous_rates': [6, 12, 1 << 40]}, 'which cannot be'),
+    ({'atrous_rates': [6, 12]}, 'metadata/atrous_rates is int64 of shape'),
 ])
 def test_refuses_metadata(tmp_path, arrays, metadata, words):
     write_npz(tmp_path / 'a.npz', arrays.items(), metadata)
