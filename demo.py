@@ -24,14 +24,21 @@ from command_line.model_options import (
 from media.images import MAX_PIXELS
 from media.visualization import OPACITY
 from models.constants import DATASETS
-from models.utils.errors import InputError, report_errors, shortened
+from models.utils.errors import (
+    InputError,
+    Interrupted,
+    report_errors,
+    shortened,
+)
 
 KINDS = {  # option of each kind of image: its help
-    'figure': 'image, segmentation and legend (default, unless only --json or '
-              '--html is given)',
-    'overlay': 'the colours of the classes over the image',
+    'figure': 'image, segmentation and legend (default of an image, unless '
+              'only --json or --html is given)',
+    'overlay': 'the colours of the classes over the image (default of a '
+               'video)',
     'color_map': 'the colours of the classes alone',
-    'indexed': 'a PNG that holds the exact classes, and opens in colour',
+    'indexed': 'a PNG that holds the exact classes, and opens in colour; of a '
+               'video a folder of them',
 }
 
 
@@ -144,11 +151,11 @@ def show(args, inputs, tally):
 def write(args, inputs, tally):
     """Segment inputs and write what is asked for."""
     from media.batch import Batch
-    from media.outputs import plan_outputs
+    from media.outputs import DEFAULT, plan_outputs
     from media.results_page import ResultsPage
     kinds = chosen_kinds(args)
     if not kinds and (args.output or not (args.json or args.html)):
-        kinds = ['figure']
+        kinds = DEFAULT
     outputs, conflicts = plan_outputs(kinds, args.output, inputs)
     outputs, existing, n_skipped = without_existing(outputs, args)
     for problem in [*conflicts, *existing]:
@@ -180,7 +187,8 @@ def without_existing(outputs, args):
             problems.append(f'{existing[0]} exists: give --force to overwrite '
                             'it, or --skip-existing to skip it')
         else:
-            left[each] = paths
+            left[each] = {kind: path for kind, path in paths.items()
+                          if args.force or path not in existing}
     for path in filter(None, (args.json, args.html)):
         if os.path.exists(path) and not args.force:
             raise InputError(f'{path} exists: give --force to overwrite it')
@@ -226,7 +234,7 @@ def finish(tally):
     if tally.times:
         print_times(tally.seconds_to_load, tally.times)
     if tally.interrupted:
-        raise InputError(f'interrupted: {tally.n_done} of {tally.total} done')
+        raise Interrupted(f'interrupted: {tally.n_done} of {tally.total} done')
     if tally.n_failed:
         if tally.total > 1:
             print(f'{tally.n_failed} of {tally.total} failed', file=sys.stderr)

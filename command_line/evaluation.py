@@ -13,7 +13,7 @@ from command_line.model_options import (
     set_backend,
 )
 from evaluation.processes import Processes, cores
-from models.utils.errors import InputError, report_errors
+from models.utils.errors import InputError, Interrupted, report_errors
 
 
 class Job(typing.NamedTuple):
@@ -94,7 +94,9 @@ def with_processes(run):
         if processes.size == 1:
             raise
         if isinstance(error, SystemExit):
-            print(error.code, file=sys.stderr, flush=True)
+            if isinstance(error.code, str):  # else it has been said
+                print(error.code, file=sys.stderr)
+            sys.stderr.flush()
         else:
             traceback.print_exc()
         processes.abort()
@@ -235,7 +237,7 @@ def evaluate_share(job, processes):
                      write if args.save_predictions else None,
                      show=processes.rank == 0)
         except KeyboardInterrupt:
-            raise InputError(
+            raise Interrupted(
                 f'interrupted after {state.done} of {len(job.share)} images; '
                 'the same command resumes there') from None
 

@@ -1,12 +1,17 @@
 """Segment many inputs: reading, computing and writing overlap."""
+import contextlib
+import itertools
+import os
+import shutil
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 from media.outputs import write_image
 from media.prefetch import prefetch
-from media.video import open_video, write_video
-from media.visualization import draw, overlay
-from models.utils.errors import InputError
+from media.video import Frame, duplicate, open_video, part_path, writing
+from media.visualization import draw
+from models.utils.errors import InputError, shortened
 
 MAX_WAITING = 2  # results that are computed and not yet written
 
@@ -17,12 +22,13 @@ class Batch:
     Args:
         segmenter (Segmenter): its tally counts.
         outputs (dict): see `outputs.plan_outputs`.
-        page (ResultsPage): to add results to; or None.
+        page (ResultsPage): to add images to; or None.
         opacity (float): of overlays, 0 to 1.
         max_pixels (int): larger images are refused.
 
     Attributes:
-        records (list of dict): of the images, see `Segmenter.segment`.
+        records (list of dict): of the images and frames in their order, see
+            `Segmenter.segment`; a frame's has its 'time' in seconds as well.
     """
 
     def __init__(self, segmenter, outputs, page, opacity, max_pixels):
@@ -32,17 +38,16 @@ class Batch:
         self.records = []
 
     def run(self):
-        """Write the results of all inputs: the images, then the videos."""
+        """Write the results of all inputs, in their order."""
         from tqdm import tqdm
-        videos = [each for each in self.outputs if each.is_video]
-        images = [each for each in self.outputs if not each.is_video]
         with tqdm(total=len(self.outputs), unit='input', disable=None if len(
                 self.outputs) > 1 else True) as self.tally.bar:
-            self._images(images)
-            for each in videos:
-                with self.tally.reporting(each.name):
-                    self._video(each)
-                    self.tally.done()
+            for is_video, inputs in itertools.groupby(
+                    self.outputs, lambda each: each.is_video):
+                if is_video:
+                    self._videos(inputs)
+                else:
+                    self._images(list(inputs))
         self.tally.bar = None
 
     def _images(self, inputs):
@@ -74,36 +79,129 @@ class Batch:
             self.tally.done()
 
     def _write(self, each, image, label, record):
-        it = self.segmenter
         for kind, path in self.outputs[each].items():
-            write_image(path, draw(kind, image, label, it.names, it.colors,
-                                   it.class_filter, self.opacity))
+            write_image(path, self._drawn(kind, image, label))
             self.tally.say(path)
         if self.page is not None:
             self.page.add(each.name, image, label)
         self.records.append(record)
 
-    def _video(self, each):
-        """Write a video with the colours of the classes over it."""
-        from tqdm import tqdm
-        path = self.outputs[each].get('overlay')
-        if path is None:
-            raise InputError(f'{each.name} is a video, which --json and --html '
-                             'cannot show')
-        with (open_video(each.path) as (rate, n_frames, frames),
-              tqdm(total=n_frames or None, unit='frame', leave=False,
-                   disable=None) as bar):
-            write_video(path, rate, (
-                self._frame(each.name, image(), bar)
-                for _, image in prefetch(lambda frame: frame, frames)))
-        self.tally.say(path)
-
-    def _frame(self, name, image, bar):
+    def _drawn(self, kind, image, label, **options):
         it = self.segmenter
-        begun = time.perf_counter()
-        label, _ = it.segment(name, image)
-        painted = overlay(image, label, it.colors, self.opacity,
-                          it.class_filter)
-        self.tally.times.append(time.perf_counter() - begun)
-        bar.update()
-        return painted
+        return draw(kind, image, label, it.names, it.colors, it.class_filter,
+                    self.opacity, **options)
+
+    # Videos
+
+    def _videos(self, inputs):
+        for each in inputs:
+            with self.tally.reporting(each.name):
+                self._video(each)
+                self.tally.done()
+
+    def _video(self, each):
+        from tqdm import tqdm
+        paths = self.outputs[each]
+        with open_video(each.path) as video:
+            with (self._writers(paths, video) as writers,
+                  tqdm(total=video.n_frames or None, unit='frame',
+                       leave=False, disable=None) as bar):
+                self._frames(each, video, writers, bar)
+            self._tell(each, video)
+        for path in paths.values():
+            self.tally.say(path)
+
+    @contextlib.contextmanager
+    def _writers(self, paths, video):
+        """Open what a video's results are written with: kind -> writer."""
+        try:
+            with contextlib.ExitStack() as stack:
+                yield {kind: stack.enter_context(
+                    (_folder if kind == 'indexed' else writing)(path, video))
+                    for kind, path in paths.items()}
+        except (KeyboardInterrupt, OSError):
+            parts = [part_path(path) for path in paths.values()
+                     if part_path(path).exists()]
+            if parts:
+                self.tally.say(f'{video.name}: what was done is in '
+                               f'{shortened(parts)}', sys.stderr)
+            raise
+
+    def _frames(self, each, video, writers, bar):
+        """One thread reads frames, one draws and writes, this one computes."""
+        waiting = []
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                begun = time.perf_counter()
+                for part, _ in prefetch(lambda part: None, video.parts()):
+                    if isinstance(part, Frame):
+                        label, record = self.segmenter.segment(
+                            each.name, part.image)
+                        record['time'] = float(part.time * video.time_base)
+                        self.records.append(record)
+                        waiting.append(thread.submit(
+                            self._write_frame, writers, part, label))
+                        self.tally.times.append(time.perf_counter() - begun)
+                        bar.update()
+                        begun = time.perf_counter()
+                    else:
+                        waiting.append(thread.submit(_copy, writers, part))
+                    while len(waiting) > MAX_WAITING:
+                        waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.result()
+
+    def _write_frame(self, writers, frame, label):
+        for kind, writer in writers.items():
+            options = {'all_classes': True} if kind == 'figure' else {}
+            writer.write(self._drawn(kind, frame.image, label, **options),
+                         frame)
+
+    def _tell(self, each, video):
+        """Name what the results do not have."""
+        losses = list(dict.fromkeys(video.losses))
+        films = self.outputs[each].keys() - {'indexed'}
+        if video.sounds and self.outputs[each] and not films:
+            losses.append('the sound is dropped: images have none')
+        if video.n_damaged:
+            losses.append(f'{video.n_damaged} frames could not be read, or '
+                          'have another size than the first')
+        for line in losses:
+            self.tally.say(f'{each.name}: {line}', sys.stderr)
+        if self.page is not None:
+            self.page.note(f'{each.name} is a video, of which this page shows '
+                           'nothing.')
+
+
+def _copy(writers, packet):
+    films = [writer for kind, writer in writers.items() if kind != 'indexed']
+    for writer in films:
+        writer.copy(packet if len(films) == 1 else duplicate(packet))
+
+
+class _Pictures:
+    """Writes numbered images into a folder."""
+
+    def __init__(self, folder):
+        self._folder, self._number = folder, 0
+
+    def write(self, image, frame):
+        self._number += 1
+        write_image(self._folder / f'{self._number:06}.png', image)
+
+
+@contextlib.contextmanager
+def _folder(path, video):
+    """Give what writes into a folder; the folder has its name when it is whole.
+    """
+    part = part_path(path)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    pictures = _Pictures(part)
+    yield pictures
+    if not any(part.iterdir()):
+        part.rmdir()
+        raise InputError(f'{video.name}: the video has no frame')
+    shutil.rmtree(path, ignore_errors=True)
+    os.replace(part, path)

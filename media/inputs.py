@@ -3,6 +3,7 @@ import dataclasses
 import functools
 import glob
 import io
+import os
 import pathlib
 import re
 import sys
@@ -14,7 +15,8 @@ from models.utils.errors import InputError
 IMAGE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif',
                  '.tiff', '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
 VIDEO_ENDINGS = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg',
-                 '.mpeg'}
+                 '.mpeg', '.mts', '.m2ts', '.ts', '.3gp', '.3g2', '.wmv',
+                 '.asf', '.mxf', '.ogv', '.flv', '.vob', '.m2v', '.qt'}
 MAX_URL_BYTES = 256 << 20
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
@@ -103,7 +105,8 @@ def _in_folder(folder):
 
 @functools.cache
 def _standard_input():
-    return sys.stdin.buffer.read()
+    # Not through sys.stdin, whose lock would keep an interrupted program.
+    return b''.join(iter(lambda: os.read(sys.stdin.fileno(), 1 << 20), b''))
 
 
 def _from_url(url):

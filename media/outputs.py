@@ -6,6 +6,7 @@ from models.utils.errors import InputError
 from models.utils.files import atomic_path
 
 VIDEO_ENDING = '.mp4'
+DEFAULT = ['default']  # kinds, where none is asked for
 # What Pillow writes well, by the file's ending.
 FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP',
            '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF', '.pdf': 'PDF'}
@@ -17,13 +18,15 @@ def plan_outputs(kinds, output, inputs):
     """Decide where the results of all inputs go.
 
     Args:
-        kinds (list of str): of images, see `visualization.draw`.
+        kinds (list of str): of results, see `visualization.draw`; `DEFAULT`:
+            a figure of an image, an overlay of a video.
         output (str): a folder; a file, for one input and one kind; or None,
             for this folder.
 
     Returns:
-        (dict, list of str): Input -> {kind: pathlib.Path}; and a problem for
-        each input whose result would overwrite another one or an input.
+        (dict, list of str): Input -> {kind: pathlib.Path}, of a folder for the
+        numbered images that are a video's 'indexed'; and a problem for each
+        input whose result would overwrite another one or an input.
     """
     file = _one_file(kinds, output, inputs)
     folder = pathlib.Path(output or '.')
@@ -33,9 +36,7 @@ def plan_outputs(kinds, output, inputs):
     taken = {each.path.resolve(): each.name for each in inputs
              if each.path is not None}
     for each in inputs:
-        paths = {kinds[0]: file} if file else {
-            kind: folder / each.stem.parent / (each.stem.name + ending)
-            for kind, ending in _endings(kinds, each.is_video, with_suffix)}
+        paths = dict(_paths(kinds, each, file, folder, with_suffix))
         wanted = [path.resolve() for path in paths.values()]
         other = next((taken[path] for path in wanted if path in taken), None)
         if other is None:
@@ -47,21 +48,26 @@ def plan_outputs(kinds, output, inputs):
     return plan, problems
 
 
+def _paths(kinds, each, file, folder, with_suffix):
+    """Yield (kind, path) for an input."""
+    for kind in _kinds_of(kinds, each.is_video):
+        suffix = '_segmentation' if kind == 'figure' or kinds == DEFAULT else (
+            f'_{kind}')
+        ending = '.png' if not each.is_video else (
+            '' if kind == 'indexed' else VIDEO_ENDING)
+        yield kind, file or folder / each.stem.parent / (
+            each.stem.name + (suffix if with_suffix else '') + ending)
+
+
+def _kinds_of(kinds, is_video):
+    return kinds if kinds != DEFAULT else (
+        ['overlay'] if is_video else ['figure'])
+
+
 def _conflict(name, other, path):
     if name == other:
         return f'{name}: input and output are the same file: name another'
     return f'{name} and {other} would both be written to {path}'
-
-
-def _endings(kinds, is_video, with_suffix):
-    """Yield (kind, ending of the file) for an input."""
-    if is_video:
-        yield 'overlay', (('_segmentation' if with_suffix else '')
-                          + VIDEO_ENDING)
-        return
-    for kind in kinds:
-        suffix = '_segmentation' if kind == 'figure' else f'_{kind}'
-        yield kind, (suffix if with_suffix else '') + '.png'
 
 
 def _one_file(kinds, output, inputs):
@@ -72,7 +78,11 @@ def _one_file(kinds, output, inputs):
     if len(inputs) > 1 or len(kinds) > 1:
         raise InputError(f'--output {output} is a file, and there are '
                          'several results: name a folder')
-    allowed = [VIDEO_ENDING] if inputs and inputs[0].is_video else (
+    is_video = bool(inputs) and inputs[0].is_video
+    if is_video and kinds == ['indexed']:
+        raise InputError(f'--output {output} is a file, and --indexed of a '
+                         'video are numbered images: name a folder')
+    allowed = [VIDEO_ENDING] if is_video else (
         ['.png'] if kinds == ['indexed'] else list(FORMATS))
     if path.suffix.lower() not in allowed:
         raise InputError(f'--output {output} must end in one of '

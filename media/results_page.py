@@ -32,6 +32,10 @@ class ResultsPage:
         self._file.write(self._parts.tail(self.colors.tolist()))
         return self._stack.__exit__(*error)
 
+    def note(self, text):
+        """Add a line of text."""
+        self._file.write(self._parts.note(text))
+
     def add(self, name, image, label):
         """Add a result: its name, image (3, H, W) and label (H, W)."""
         from PIL import Image

@@ -24,13 +24,13 @@ HIDDEN = 255  # value in an indexed image of classes that are not shown
 
 
 def draw(kind, image, label, names, colors, class_filter=None,
-         opacity=OPACITY):
+         opacity=OPACITY, all_classes=False):
     """Return one kind of result, 'figure', 'overlay', 'color_map' or
     'indexed', as a PIL.Image.Image.
     """
     from PIL import Image
     if kind == 'figure':
-        return figure(image, label, names, colors, class_filter)
+        return figure(image, label, names, colors, class_filter, all_classes)
     if kind == 'overlay':
         return Image.fromarray(overlay(
             image, label, colors, opacity, class_filter))
@@ -94,9 +94,11 @@ def indexed(label, colors, class_filter=None):
     return result
 
 
-def figure(image, label, names, colors, class_filter=None):
+def figure(image, label, names, colors, class_filter=None,
+           all_classes=False):
     """Draw an image beside its segmentation, above a legend of the classes
-    present; return a PIL.Image.Image of mode RGB.
+    present, or of all, so that figures of one size are alike; return a
+    PIL.Image.Image of mode RGB.
     """
     from PIL import Image, ImageDraw
     painted = colorize(label, colors) if class_filter is None else overlay(
@@ -104,8 +106,12 @@ def figure(image, label, names, colors, class_filter=None):
     panels = [_panel(to_pillow(image)), _panel(Image.fromarray(painted))]
     width, height = panels[0].size
     page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
-    legend = _legend(shares(label, names, class_filter), dict(zip(
-        names, colors, strict=True)), page_width - 2 * MARGIN)
+    present = shares(label, names, class_filter)
+    if all_classes:
+        present = {name: present.get(name, 0) for i, name in enumerate(names)
+                   if class_filter is None or i in class_filter}
+    legend = _legend(present, dict(zip(names, colors, strict=True)),
+                     page_width - 2 * MARGIN, all_classes)
     page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
                              + ROW), 'white')
     canvas = ImageDraw.Draw(page)
@@ -135,12 +141,13 @@ def _panel(image):
                         Image.Resampling.NEAREST)
 
 
-def _legend(present, colors, width):
+def _legend(present, colors, width, fixed):
+    """Draw the legend; `fixed`: as wide for whatever shares."""
     from PIL import Image, ImageDraw
     texts = {name: f'{name}  {percent(share)}'
              for name, share in present.items()}
-    widest = max((_font().getlength(text) for text in texts.values()),
-                 default=0) + ROW + MARGIN
+    widest = max((_font().getlength(f'{name}  {percent(1)}' if fixed else text)
+                  for name, text in texts.items()), default=0) + ROW + MARGIN
     columns = max(1, min(len(texts), int(width // widest)))
     rows = math.ceil(len(texts) / columns)
     legend = Image.new('RGB', (width, max(1, rows * ROW)), 'white')

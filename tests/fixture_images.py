@@ -2,6 +2,7 @@
 import io
 import tarfile
 import zipfile
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,54 @@ def write_image(path, seed=0, size=(72, 96)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(label_colors('cityscapes')[label]).save(path, 'PNG')
     return path
+
+
+def write_film(path, frames, rate=12, times=None, sound=None, **settings):
+    """Write (H, W, 3), uint8, RGB frames as H.264, in the format of the name.
+
+    `times` are of the frames, in milliseconds; `sound` is the name of a codec;
+    settings are attributes of the codec's context, as its colours.
+    """
+    import av
+    with av.open(f'file:{path}', 'w') as container:
+        stream = container.add_stream('libx264', rate=rate)
+        height, width, _ = frames[0].shape
+        stream.height, stream.width = (side + side % 2
+                                       for side in (height, width))
+        stream.pix_fmt = settings.pop('pix_fmt', 'yuv420p')
+        stream.options = {'crf': '1'}
+        context = stream.codec_context
+        for name, value in settings.items():
+            setattr(context, name, value)
+        if times is not None:
+            context.time_base = Fraction(1, 1000)
+        if sound is not None:
+            _write_sound(container, sound)
+        for i, pixels in enumerate(frames):
+            even = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]]
+                          + [(0, 0)], mode='edge')
+            frame = av.VideoFrame.from_ndarray(even, format='rgb24').reformat(
+                format=stream.pix_fmt, dst_colorspace=settings.get(
+                    'colorspace'), dst_color_range=settings.get('color_range'))
+            frame.pts = i if times is None else times[i]
+            frame.time_base = context.time_base or Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _write_sound(container, codec):
+    """Half a second of noise."""
+    import av
+    stream = container.add_stream(codec, rate=48000)
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        frame = av.AudioFrame.from_ndarray(rng.uniform(
+            -0.1, 0.1, (1, 1000)).astype(np.float32), format='fltp',
+            layout='mono')
+        frame.rate, frame.pts = 48000, 1000 * i
+        frame.time_base = Fraction(1, 48000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def write_tree(dataset, root, truth, wrong=0):

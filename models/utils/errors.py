@@ -7,6 +7,7 @@ import sys
 import warnings
 
 SHOWN = 3  # items of a list in one line
+INTERRUPTED = 130  # exit code, as shells have it: 128 and SIGINT
 
 
 class InputError(ValueError):
@@ -14,6 +15,10 @@ class InputError(ValueError):
 
     The message is one line: what was given, what is allowed, what to do.
     """
+
+
+class Interrupted(InputError):  # noqa: N818  (not an error)
+    """Ctrl-C ended the work; the message says what was done."""
 
 
 class BackendError(InputError):
@@ -38,6 +43,9 @@ def report_errors():
         sys.stdout.reconfigure(errors='surrogateescape')
     try:
         yield
+    except Interrupted as error:
+        print(error_line(error), file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except InputError as error:
         sys.exit(error_line(error))
     except ModuleNotFoundError as error:
@@ -54,7 +62,8 @@ def report_errors():
             raise
         sys.exit(error_line(describe(error)))
     except KeyboardInterrupt:
-        sys.exit('interrupted')
+        print('interrupted', file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def drop_output():

@@ -343,7 +343,7 @@ def end_early(command, state, number):
         time.sleep(0.01)
     process.send_signal(number)
     _, text = process.communicate(timeout=120)
-    assert process.returncode == (1 if number == signal.SIGINT else -number)
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
     return images_done(state), text
 
 

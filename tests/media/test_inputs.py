@@ -10,12 +10,12 @@ import av
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_images import write_image
+from fixture_images import write_film, write_image
 from PIL import Image
 
 from media.images import read_image
 from media.inputs import find_inputs
-from media.video import open_video, write_video
+from media.video import open_video
 from media.visualization import overlay
 from models.classes import label_colors
 from models.utils.errors import InputError
@@ -85,8 +85,8 @@ def test_video_of_a_turned_phone(tmp_path, matrix, change):
         container.mux(stream.encode(av.VideoFrame.from_ndarray(
             pixels, format='rgb24')))
         container.mux(stream.encode())
-    with open_video(tmp_path / 'film.mp4') as (_, _, images):
-        image, = images
+    with open_video(tmp_path / 'film.mp4') as video:
+        (image, _, _), = video.parts()
     wanted = change(pixels).transpose(2, 0, 1)
     assert image.shape == wanted.shape
     assert np.abs(image - wanted).mean() < 5
@@ -98,15 +98,15 @@ def test_video(demo, tmp_path):
     for seed in range(4):
         path = write_image(tmp_path / f'frame_{seed + 8}.png', seed, (71, 95))
         frames.append(np.asarray(Image.open(path)))
-    write_video(tmp_path / 'film.mp4', 12, frames)
+    write_film(tmp_path / 'film.mp4', frames, 12)
     result = demo(tmp_path / 'film.mp4', tmp_path / 'frame_%d.png', '--output',
                   'out')
     assert result.returncode == 0, result.stderr
     assert result.stdout == 'out/film.mp4\nout/frame.mp4\n'
     for name, rate in ('film', 12), ('frame', 25):
-        with open_video(demo.folder / f'out/{name}.mp4') as opened:
-            assert opened[0] == rate
-            images = list(opened[2])
+        with open_video(demo.folder / f'out/{name}.mp4') as video:
+            assert video.rate == rate
+            images = [frame.image for frame in video.parts()]
         assert len(images) == 4
         assert images[0].shape == (3, 72, 96)
     path = tmp_path / 'frame_8.png'
@@ -125,21 +125,20 @@ def test_video(demo, tmp_path):
 def test_a_film_named_like_an_address(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = Path('http:10:00.mp4')
-    write_video(path, 12, [np.zeros((48, 64, 3), np.uint8)] * 3)
-    with open_video(path) as (_, _, images):
-        assert len(list(images)) == 3
+    write_film(path, [np.zeros((48, 64, 3), np.uint8)] * 3)
+    with open_video(path) as video:
+        assert len(list(video.parts())) == 3
 
 
 @pytest.mark.parametrize('playlist', [
     'ffconcat version 1.0\nfile film.mp4\n',
     '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfilm.mp4\n'])
 def test_a_playlist_is_no_film(tmp_path, playlist):
-    write_video(tmp_path / 'film.mp4', 12,
-                [np.zeros((48, 64, 3), np.uint8)] * 3)
+    write_film(tmp_path / 'film.mp4', [np.zeros((48, 64, 3), np.uint8)] * 3)
     (tmp_path / 'list.mp4').write_text(playlist)
     with (pytest.raises(InputError, match='cannot be read as a video'),
-          open_video(tmp_path / 'list.mp4') as (_, _, images)):
-        list(images)
+          open_video(tmp_path / 'list.mp4') as video):
+        list(video.parts())
 
 
 @pytest.mark.slow

@@ -1,0 +1,217 @@
+"""Films: their times, colours, sound and damage; what is written of them."""
+import json
+import os
+import signal
+import time
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from conftest import start_script
+from fixture_images import patches, write_film
+from PIL import Image
+
+from media.inputs import find_inputs
+from media.outputs import DEFAULT, plan_outputs
+from media.video import open_video, part_path, writing
+from models.classes import label_colors
+from models.utils.errors import InputError
+
+BT709 = {'colorspace': 1, 'color_primaries': 1, 'color_trc': 1,
+         'color_range': 1}
+
+
+def pictures(n, size=(72, 96)):
+    colors = label_colors('cityscapes')
+    return list(colors[patches('cityscapes', n, size=size)])
+
+
+def copied(source, target):
+    """Write a film's frames as they are, as an overlay of opacity 0 does."""
+    with open_video(source) as video, writing(target, video) as writer:
+        for part in video.parts():
+            if isinstance(part, av.Packet):
+                writer.copy(part)
+            else:
+                writer.write(Image.fromarray(part.image.transpose(
+                    1, 2, 0).astype(np.uint8)), part)
+    return video
+
+
+def planes(path):
+    """Return FFmpeg's own values, (N, planes) of arrays."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray() for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize('colors', [
+    {}, BT709, {**BT709, 'color_range': 2},
+    {'colorspace': 5, 'color_primaries': 5, 'color_trc': 6, 'color_range': 1},
+    {'colorspace': 9, 'color_primaries': 9, 'color_trc': 14, 'color_range': 1}])
+def test_colours_come_back(tmp_path, colors):
+    write_film(tmp_path / 'a.mp4', pictures(3), **colors)
+    copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    before, after = (planes(tmp_path / name) for name in ('a.mp4', 'b.mp4'))
+    for a, b in zip(before, after, strict=True):
+        assert np.abs(a.astype(int) - b).mean() < 1.5  # what coding leaves
+    with av.open(str(tmp_path / 'b.mp4')) as container:
+        context = container.streams.video[0].codec_context
+        assert {name: int(getattr(context, name)) for name in colors} == colors
+
+
+def test_times_come_back(tmp_path):
+    """As a phone's or a recorded screen's, with pauses."""
+    times = [0, 40, 80, 1000, 1040, 5000, 15_000]
+    write_film(tmp_path / 'a.mkv', pictures(7), times=times)
+    copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    with av.open(str(tmp_path / 'b.mp4')) as container:
+        found = [1000 * frame.time for frame in container.decode(video=0)]
+    np.testing.assert_allclose(found, times, atol=1)
+
+
+def sound_of(path):
+    with av.open(str(path)) as container:
+        return [(packet.pts * packet.time_base, bytes(packet))
+                for packet in container.demux(audio=0)
+                if packet.dts is not None]
+
+
+def test_sound_is_copied(tmp_path):
+    write_film(tmp_path / 'a.mp4', pictures(6), sound='aac')
+    video = copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    assert video.losses == []
+    before, after = (sound_of(tmp_path / name) for name in ('a.mp4', 'b.mp4'))
+    assert len(before) > 20
+    assert [data for _, data in before] == [data for _, data in after]
+    np.testing.assert_allclose(*([float(at) for at, _ in each]
+                                 for each in (before, after)), atol=1e-3)
+
+
+def test_sound_that_mp4_has_not(tmp_path):
+    write_film(tmp_path / 'a.mkv', pictures(2), sound='wavpack')
+    video = copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    assert video.losses == ['the sound is dropped: MP4 has no wavpack']
+    with av.open(str(tmp_path / 'b.mp4')) as container:
+        assert [each.type for each in container.streams] == ['video']
+
+
+def test_says_what_ten_bits_lose(tmp_path):
+    write_film(tmp_path / 'a.mp4', pictures(2), pix_fmt='yuv420p10le',
+               colorspace=9, color_primaries=9, color_trc=16, color_range=1)
+    with open_video(tmp_path / 'a.mp4') as video:
+        assert len(list(video.parts())) == 2
+        assert video.losses == [
+            '10 bits become 8, and HDR (PQ) is kept as a tag']
+
+
+def test_pixels_keep_their_aspect(tmp_path):
+    write_film(tmp_path / 'a.mp4', pictures(2),
+               sample_aspect_ratio=Fraction(4, 3))
+    copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    with av.open(str(tmp_path / 'b.mp4')) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+@pytest.mark.parametrize('ending', ['.mts', '.3gp', '.ts', '.m2ts', '.mov',
+                                    '.avi', '.mkv', '.flv', '.MP4'])
+def test_endings_of_films(tmp_path, ending):
+    write_film(tmp_path / f'a{ending}', pictures(3))
+    (each,), problems = find_inputs([str(tmp_path / f'a{ending}')])
+    assert each.is_video
+    assert problems == []
+    with open_video(each.path) as video:
+        assert len(list(video.parts())) == 3
+
+
+def test_damage_costs_its_frames(tmp_path):
+    write_film(tmp_path / 'a.ts', pictures(40))
+    data = bytearray((tmp_path / 'a.ts').read_bytes())
+    middle = len(data) // 2
+    data[middle:middle + 2000] = bytes(2000)
+    (tmp_path / 'a.ts').write_bytes(data)
+    video = copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    n_frames = len(planes(tmp_path / 'b.mp4'))
+    assert 20 <= n_frames < 40 or video.n_damaged
+
+
+def test_a_plan_for_films(tmp_path):
+    for name in 'a.mp4', 'b.png':
+        (tmp_path / name).touch()
+    inputs, _ = find_inputs([str(tmp_path)])
+    film, _ = inputs
+
+    def plan(kinds, output, inputs):
+        found, problems = plan_outputs(kinds, output, inputs)
+        assert problems == []
+        return [{kind: str(path) for kind, path in paths.items()}
+                for paths in found.values()]
+
+    out = str(tmp_path / 'out')
+    assert plan(DEFAULT, out, inputs) == [
+        {'overlay': f'{out}/a.mp4'}, {'figure': f'{out}/b.png'}]
+    assert plan(DEFAULT, f'{out}.mp4', [film]) == [{'overlay': f'{out}.mp4'}]
+    assert plan(['indexed'], out, [film]) == [{'indexed': f'{out}/a'}]
+    assert plan(['color_map', 'indexed', 'figure'], out, [film]) == [{
+        'color_map': f'{out}/a_color_map.mp4', 'indexed': f'{out}/a_indexed',
+        'figure': f'{out}/a_segmentation.mp4'}]
+    assert plan([], None, [film]) == [{}]
+    with pytest.raises(InputError, match='numbered images: name a folder'):
+        plan_outputs(['indexed'], f'{out}.mp4', [film])
+
+
+@pytest.mark.slow
+def test_every_kind(demo, tmp_path):
+    truth = patches('cityscapes', 4)
+    write_film(tmp_path / 'film.mp4', list(label_colors('cityscapes')[truth]),
+               times=[0, 100, 200, 900], sound='aac')
+    result = demo(tmp_path / 'film.mp4', '--output', 'out', '--overlay',
+                  '--opacity', 0, '--figure', '--color-map', '--indexed',
+                  '--json', 'all.json', '--html', 'all.html')
+    assert result.returncode == 0, result.stderr
+    out = demo.folder / 'out'
+    assert sorted(os.listdir(out)) == [
+        'film_color_map.mp4', 'film_indexed', 'film_overlay.mp4',
+        'film_segmentation.mp4']
+    records = json.loads((demo.folder / 'all.json').read_text())
+    assert [record['time'] for record in records] == pytest.approx(
+        [0, 0.1, 0.2, 0.9], abs=1e-3)
+    for name in 'film_overlay.mp4', 'film_color_map.mp4':
+        assert len(sound_of(out / name)) > 20
+    for i, expected in enumerate(truth, start=1):
+        found = np.asarray(Image.open(out / f'film_indexed/{i:06}.png'))
+        assert (found == expected).mean() > 0.6
+        share = records[i - 1]['shares'].get('road', 0)
+        assert share == (found == 0).mean()
+    difference = [np.abs(a.astype(int) - b).mean() for a, b in zip(
+        planes(tmp_path / 'film.mp4'), planes(out / 'film_overlay.mp4'),
+        strict=True)]
+    assert max(difference) < 2
+    page = (demo.folder / 'all.html').read_text()
+    assert 'film.mp4 is a video, of which this page shows nothing.' in page
+
+
+@pytest.mark.slow
+def test_an_interrupted_film_is_a_part(demo, tmp_path):
+    write_film(tmp_path / 'film.mp4', pictures(4) * 60, 25)
+    process = start_script(
+        'demo.py', tmp_path / 'film.mp4', '--output', 'out', '--overlay',
+        '--indexed', '--pretrained-model', demo.npz, '--input-size', 65,
+        cwd=demo.folder)
+    out, deadline = demo.folder / 'out', time.monotonic() + 60
+    part = out / 'film_indexed.part'
+    while time.monotonic() < deadline and not (
+            part.exists() and len(os.listdir(part)) > 9):
+        time.sleep(0.01)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 4
+    assert process.returncode == 130
+    assert 'what was done is in out/film_overlay.part.mp4' in text
+    names = sorted(os.listdir(out))
+    assert names == ['film_indexed.part', 'film_overlay.part.mp4']
+    n_frames = len(planes(out / 'film_overlay.part.mp4'))
+    assert 9 < n_frames < 240
+    assert abs(len(os.listdir(part)) - n_frames) <= 1
+    assert part_path(out / 'a.mp4') == out / 'a.part.mp4'
