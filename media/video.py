@@ -24,6 +24,10 @@ UNSAID = {'colorspace': (0, 2), 'color_range': (0,), 'color_primaries': (0, 2),
           'color_trc': (0, 2)}
 SD_MATRIX, LIMITED_RANGE, FULL_RANGE = 5, 1, 2
 RGB = 'rgb24'
+# What is written so far can be played even where a full disk takes the end;
+# the whole file is an ordinary MP4 (libavformat/movenc.c).
+PLAYABLE_PARTS = {'movflags': 'hybrid_fragmented+delay_moov',
+                  'frag_duration': '1000000'}
 HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
 
@@ -295,20 +299,23 @@ def writing(path, video):
     import av
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        container = av.open(f'file:{temporary}', 'w', format='mp4')
+        container = av.open(f'file:{temporary}', 'w', format='mp4',
+                            options=PLAYABLE_PARTS)
         writer = VideoWriter(container, video)
         try:
             yield writer
             writer.finish()
             container.close()
             part_path(path).unlink(missing_ok=True)  # of an earlier run
-        except (KeyboardInterrupt, OSError):
+        except (KeyboardInterrupt, OSError) as error:
             with contextlib.suppress(av.error.FFmpegError, OSError, InputError):
                 writer.finish()
             with contextlib.suppress(av.error.FFmpegError, OSError):
                 container.close()
             if writer.n_frames:
                 temporary.rename(part_path(path))
+            if isinstance(error, OSError):  # it names the temporary file
+                raise OSError(error.errno, error.strerror, str(path)) from None
             raise
         finally:
             with contextlib.suppress(av.error.FFmpegError, OSError):

@@ -1,6 +1,7 @@
 """Films: their times, colours, sound and damage; what is written of them."""
 import json
 import os
+import resource
 import signal
 import time
 from fractions import Fraction
@@ -215,3 +216,19 @@ def test_an_interrupted_film_is_a_part(demo, tmp_path):
     assert 9 < n_frames < 240
     assert abs(len(os.listdir(part)) - n_frames) <= 1
     assert part_path(out / 'a.mp4') == out / 'a.part.mp4'
+
+
+def test_a_film_on_a_full_disk_is_a_part(tmp_path):
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (72, 96, 3), np.uint8) for _ in range(60)]
+    write_film(tmp_path / 'a.mp4', noise)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'File too large.*b\.mp4'):
+            copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
+    with open_video(tmp_path / 'b.part.mp4') as video:
+        assert 10 < len(list(video.parts())) < 60
