@@ -31,6 +31,7 @@ from models.utils.errors import (
     shortened,
 )
 
+DEFAULT_MODEL = 'cityscapes'
 KINDS = {  # option of each kind of image: its help
     'figure': 'image, segmentation and legend (default of an image, unless '
               'only --json or --html is given)',
@@ -49,7 +50,7 @@ def parse_args():
         usage='demo.py [options] input [input ...]')
     parser.add_argument('inputs', nargs='*', metavar='input',
                         help='what to segment')
-    add_model_options(parser, 'cityscapes')
+    add_model_options(parser, None, f'that of --dataset, else {DEFAULT_MODEL}')
     parser.add_argument(
         '--dataset', choices=DATASETS,
         help="names and colours of the classes (default: the npz's, else "
@@ -99,6 +100,12 @@ def check_arguments(parser, args):
         parser.error('an input is needed' + (
             ', before --classes' if args.classes else ''))
     check_model_options(parser, args)
+    if args.pretrained_model is None:
+        args.pretrained_model = args.dataset or DEFAULT_MODEL
+    if args.dataset and args.pretrained_model in DATASETS and (
+            DATASETS[args.pretrained_model] != DATASETS[args.dataset]):
+        parser.error(f'--dataset {args.dataset} has other classes than the '
+                     f'{args.pretrained_model} model: leave one out')
     if args.opacity is not None and not args.overlay:
         parser.error('--opacity goes with --overlay')
     args.opacity = OPACITY if args.opacity is None else args.opacity
@@ -118,7 +125,9 @@ def main():
     with report_errors():
         from media.inputs import find_inputs
         from media.segmentation import Tally
-        inputs, problems = find_inputs(args.inputs)
+        inputs, problems, notes = find_inputs(args.inputs)
+        for note in notes:
+            print(note, file=sys.stderr)
         tally = Tally(len(inputs) + len(problems))
         for problem in problems:
             tally.failed(problem)
@@ -197,11 +206,15 @@ def without_existing(outputs, args):
 
 def load_segmenter(args, tally):
     from media.segmentation import Segmenter
-    from models.classes import labels_of
+    from models.classes import labels_of, numbered_names
     model = load_model(
         args.pretrained_model, args.input_size, args.scales, args.flip,
         args.output_stride, args.gpu, args.backend, args.threads)
     names, colors = labels_of(model, args.dataset)
+    if names == numbered_names(model.n_class):
+        tally.say(f'{args.pretrained_model} does not name its {len(names)} '
+                  'classes: they are numbered here (--class-names of tf2npz.py '
+                  'names them)', sys.stderr)
     class_filter = class_numbers(args.classes, names)
     model.compile()  # warns now where OpenVINO is unavailable
     memory = None if args.memory is None else args.memory * 1e9

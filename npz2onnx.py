@@ -11,7 +11,6 @@ runs the file, and its output is compared with the link's, before the file gets
 its name.
 """
 import argparse
-import contextlib
 import json
 import os
 import pathlib
@@ -77,7 +76,7 @@ def main():
 
 def metadata(link):
     """Return what a user of the file needs to know: str -> str."""
-    from models.classes import dataset_of, labels_of
+    from models.classes import dataset_of, labels_of, numbered_names
     result = {
         'input': 'RGB, pixel * scale + offset; pad smaller images to '
                  'min_input_size with 0, at the bottom and on the right',
@@ -89,8 +88,8 @@ def metadata(link):
     task = link.metadata.get('task') or dataset_of(link.n_class)
     if task is not None:
         result['task'] = task
-    with contextlib.suppress(InputError):  # the classes may have no names
-        names, colors = labels_of(link)
+    names, colors = labels_of(link)
+    if names != numbered_names(link.n_class):
         result['class_names'] = json.dumps(names)
         result['class_colors'] = json.dumps(colors.tolist())
     return result

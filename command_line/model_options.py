@@ -12,14 +12,16 @@ from models.constants import (
 from models.utils.errors import InputError
 
 
-def add_model_options(parser, default):
-    """Add the options that `load_model` takes, with a default model."""
+def add_model_options(parser, default, said=None):
+    """Add the options that `load_model` takes, with a default model, for which
+    the help has what is `said`.
+    """
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
     parser.add_argument(
         '--pretrained-model', default=default, metavar='MODEL',
         help=f'an npz file, or one of {", ".join(DATASETS)}, downloaded at '
-             'the first use (default: %(default)s)')
+             f'the first use (default: {said or default})')
     parser.add_argument(
         '--input-size', '--min-input-size', type=image_size, metavar='SIZE',
         help='pad smaller images to this size, 513 or 1025x2049 (height x '

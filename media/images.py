@@ -1,12 +1,15 @@
 """Read images in the form that the link takes: CHW float32 RGB in [0, 255]."""
 import contextlib
+import functools
+import io
 import pathlib
-import struct
+import warnings
 from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
 
+from media.metadata import without_metadata
 from models.utils.errors import InputError
 
 MAX_PIXELS = 100_000_000  # a small file can claim to be a huge image
@@ -15,18 +18,39 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
 
 
+HEIF = 'HEIF'  # of phones; read where pillow-heif is installed
+SEVERAL_FRAMES = {'GIF', 'WEBP', 'PNG'}  # animated ones
+BITS_PER_SAMPLE, BANDS, LAYOUT = 258, 277, 284  # tags of TIFF
+ORIENTATION = 274  # of EXIF
+HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1',
+               b'msf1'}
+BEGINNINGS = [
+    (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'),
+    (b'GIF87a', 'GIF'), (b'GIF89a', 'GIF'), (b'II*\0', 'TIFF'),
+    (b'MM\0*', 'TIFF'), (b'\0\0\0\x0cjP  ', 'JPEG2000'),
+    (b'\x1aE\xdf\xa3', 'video'), (b'\0\0\x01\xba', 'video'),
+    (b'8BPS', 'Photoshop'), (b'\xff\x0a', 'JPEG XL'),
+    (b'\0\0\0\x0cJXL ', 'JPEG XL'),
+]
+# What a step needs, in words.
+METADATA = {'_in_srgb': 'colour profile', '_turned': 'EXIF orientation'}
+
+
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
                name: str | None = None, as_stored: bool = False) -> np.ndarray:
     """Read an image of a common format.
 
     Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
-    channel is dropped, and the orientation in EXIF is applied.
+    channel is dropped, colour profiles are converted to sRGB, and the
+    orientation in EXIF is applied. Metadata that cannot be understood are
+    ignored with a warning.
 
     Args:
         file (str, pathlib.Path or binary file): a path, or an open file.
         max_pixels (int): larger images are refused.
         name (str): of an open file, for messages.
-        as_stored (bool): do not turn the image as its EXIF data says.
+        as_stored (bool): take the pixels as they are, without profile and
+            orientation.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
@@ -44,23 +68,92 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
 
 
 def _read(file, max_pixels, name, as_stored):
-    from PIL import Image, ImageOps
-    Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
+    """Read an image; if that fails, once more without its metadata."""
+    Image = _pillow()
+
+    def attempt(file):
+        with Image.open(file, formats=formats()) as image:
+            return _decoded(image, max_pixels, name, as_stored)
+
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(
-                    f'it has {image.width} x {image.height} pixels, and at '
-                    f'most {max_pixels} are read (--max-pixels)')
-            turned = image if as_stored else ImageOps.exif_transpose(image)
-            return _to_eight_bits(turned).convert('RGB')
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error,
-            MemoryError) as error:
-        reason = ('unknown format'
-                  if isinstance(error, Image.UnidentifiedImageError)
-                  else error)
-        raise InputError(f'{name} cannot be read as an image: {reason}'
-                         ) from None
+        return attempt(file)
+    except Exception as error:  # Pillow raises many kinds
+        reason = error
+    if isinstance(reason, Image.UnidentifiedImageError):
+        reason = _unknown_format(file)
+    if not isinstance(reason, InputError):
+        file.seek(0)
+        data = without_metadata(file.read())
+        with contextlib.suppress(Exception):
+            if data is not None:
+                image = attempt(io.BytesIO(data))
+                warn(f'{name}: its metadata are damaged, and are ignored')
+                return image
+    raise InputError(f'{name} cannot be read as an image: {reason}')
+
+
+def _pillow():
+    from PIL import Image
+    Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
+    return Image
+
+
+@functools.cache
+def formats():
+    """Return the formats that are read, as Pillow names them."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return FORMATS
+    pillow_heif.register_heif_opener()
+    return *FORMATS, HEIF
+
+
+def warn(text):
+    warnings.warn(text, stacklevel=2)
+
+
+def _decoded(image, max_pixels, name, as_stored):
+    """Return a PIL.Image.Image as RGB."""
+    if image.width * image.height > max_pixels:
+        raise InputError(
+            f'it has {image.width} x {image.height} pixels, and at most '
+            f'{max_pixels} are read (--max-pixels)')
+    image.load()
+    if image.format in SEVERAL_FRAMES and getattr(image, 'n_frames', 1) > 1:
+        warn(f'{name}: only the first of {image.n_frames} frames is used')
+    result = _to_eight_bits(image)
+    for step in () if as_stored else (_in_srgb, _turned):
+        try:
+            result = step(result, image)
+        except Exception as error:  # Pillow raises many kinds
+            warn(f'{name}: its {METADATA[step.__name__]} cannot be '
+                 f'understood, and is ignored ({error})')
+    return result.convert('RGB')
+
+
+def _turned(result, image):
+    """Turn an image as the EXIF data of the original say."""
+    from PIL import Image
+    turns = Image.Transpose
+    turn = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180,
+            4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE, 6: turns.ROTATE_270,
+            7: turns.TRANSVERSE, 8: turns.ROTATE_90}.get(
+                image.getexif().get(ORIENTATION))
+    return result if turn is None else result.transpose(turn)
+
+
+def _in_srgb(result, image):
+    """Convert colours from the profile of the original to sRGB."""
+    from PIL import ImageCms
+    profile = image.info.get('icc_profile')
+    if not profile or result.mode not in {'RGB', 'CMYK'}:
+        return result
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if 'sRGB' in ImageCms.getProfileDescription(profile):
+        return result
+    return ImageCms.profileToProfile(
+        result, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
 
 
 def _to_eight_bits(image):
@@ -68,13 +161,51 @@ def _to_eight_bits(image):
     from PIL import Image
     if image.mode.startswith('I'):
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 0xffff:
-            raise ValueError('its grey values are not 16-bit')
-        return Image.fromarray((values >> 8).astype(np.uint8))
+        bits = 16
+        if image.format == 'TIFF':  # the only one with fewer as they are
+            bits = max(8, image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0])
+        if bits > 16 or values.min() < 0 or values.max() >> bits:
+            raise InputError('its grey values are not of 8 to 16 bits')
+        return Image.fromarray((values >> bits - 8).astype(np.uint8))
     if image.mode == 'F':
-        raise ValueError('floating-point grey has no agreed range; save it '
+        raise InputError('floating-point grey has no agreed range; save it '
                          'with 8 or 16 bits')
+    if image.mode in {'RGBA', 'RGBX'}:
+        return image.convert('RGB')
     return image
+
+
+def _unknown_format(file):
+    """Say what Pillow does not know, as far as its beginning tells."""
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+    file.seek(0)
+    start = file.read(16)
+    kind = kind_of(start)
+    if kind == 'HEIC':
+        return 'HEIC needs pillow-heif: pip install pillow-heif'
+    if kind == 'TIFF':
+        with contextlib.suppress(Exception):
+            tags = ImageFileDirectory_v2(start[:8])
+            file.seek(tags.next)
+            tags.load(file)
+            layout = 'planar' if tags.get(LAYOUT) == 2 else 'interleaved'
+            return (f'a TIFF of {tags.get(BANDS, 1)} bands with '
+                    f'{tags.get(BITS_PER_SAMPLE, (1,))[0]} bits, {layout}: '
+                    'save it as RGB with 8 or 16 bits')
+    return 'unknown format'
+
+
+def kind_of(start):
+    """Return the kind of an image or video by its first 16 bytes, or None."""
+    if start[4:8] == b'ftyp':
+        brand = start[8:12]
+        return ('HEIC' if brand in HEIC_BRANDS else
+                'AVIF' if brand in {b'avif', b'avis'} else
+                'RAW' if brand == b'crx ' else 'video')
+    if start.startswith(b'RIFF'):
+        return {b'WEBP': 'WEBP', b'AVI ': 'video'}.get(start[8:12])
+    return next((kind for first, kind in BEGINNINGS if start.startswith(first)),
+                None)
 
 
 def to_array(image):

@@ -1,4 +1,5 @@
 """Segment an image that is too large for the memory, in overlapping tiles."""
+import fractions
 import math
 
 import numpy as np
@@ -6,7 +7,8 @@ import numpy as np
 from models.constants import PAD_VALUE
 from models.utils.errors import InputError
 
-GRID = 8  # pixels: tiles begin at its multiples, where the network samples
+MAX_GRID = 256  # pixels
+SMALLEST = 32  # pixels of a tile, minus 1
 MARGIN = 256  # pixels at most that a tile sees beyond its own part
 
 
@@ -15,17 +17,18 @@ def predict_within(model, image, memory):
 
     Return the label map, int32, (H, W), and the number of tiles, 1 for the
     whole image. Tiles are sampled where the whole image would be, exactly so
-    if its sides are a multiple of 8, plus 1. A tile sees nothing beyond its
-    margin, and image pooling sees the tile only. Raise InputError where not
-    even a small tile fits into `memory` bytes.
+    if its sides are a multiple of `grid_of` the model, plus 1. A tile sees
+    nothing beyond its margin, and image pooling sees the tile only. Raise
+    InputError where not even a small tile fits into `memory` bytes.
     """
     height, width = image.shape[1:]
     if model.memory_needed(height, width) <= memory:
         return model.predict([image])[0], 1
-    size = _tile_size(model, (height, width), memory)
+    grid = grid_of(model)
+    size = _tile_size(model, (height, width), memory, grid)
     label = np.empty((height, width), np.int32)
-    tiles = [(rows, columns) for rows in _spans(height, size[0])
-             for columns in _spans(width, size[1])]
+    tiles = [(rows, columns) for rows in _spans(height, size[0], grid)
+             for columns in _spans(width, size[1], grid)]
     for (y, top, bottom), (x, left, right) in tiles:
         tile = np.full((3, *size), PAD_VALUE, np.float32)
         seen = image[:, y:y + size[0], x:x + size[1]]
@@ -36,13 +39,29 @@ def predict_within(model, image, memory):
     return label, len(tiles)
 
 
-def _tile_size(model, size, memory):
+def grid_of(model):
+    """Return of how many pixels tiles begin at multiples: of the output stride
+    at each scale, so that the network samples there.
+
+    Scales that have no such number below `MAX_GRID` are passed over.
+    """
+    grid = stride = model.output_stride
+    for scale in model.scales:
+        ratio = fractions.Fraction(scale).limit_denominator(100)
+        step = stride * ratio.denominator // math.gcd(
+            stride * ratio.denominator, ratio.numerator)
+        if math.lcm(grid, step) <= MAX_GRID:
+            grid = math.lcm(grid, step)
+    return grid
+
+
+def _tile_size(model, size, memory, grid):
     """Return the largest tile that fits: a square, or narrower."""
-    whole = [GRID * math.ceil((side - 1) / GRID) + 1 for side in size]
+    whole = [grid * math.ceil((side - 1) / grid) + 1 for side in size]
     side = max(whole)
     while model.memory_needed(*_clipped(side, whole)) > memory:
-        side = (side * 7 // 8) // GRID * GRID + 1
-        if side <= 4 * GRID + 1:
+        side = (side * 7 // 8) // grid * grid + 1
+        if side <= max(grid, SMALLEST) + 1:
             needed = model.memory_needed(*_clipped(side, whole))
             raise InputError(
                 f'even a small tile needs {needed / 1e9:.1f} GB of memory, and '
@@ -55,11 +74,11 @@ def _clipped(side, whole):
     return [min(side, other) for other in whole]
 
 
-def _spans(length, tile):
+def _spans(length, tile, grid):
     """Return (begin, first, last) of tiles: each labels [first, last)."""
     if tile >= length:
         return [(0, 0, length)]
-    margin = min(MARGIN, tile // 4) // GRID * GRID
+    margin = min(MARGIN, tile // 4) // grid * grid
     step = tile - 1 - 2 * margin
     count = math.ceil((length - tile) / step) + 1
     begins = [i * step for i in range(count)]

@@ -56,15 +56,14 @@ def labels_of(model, dataset: str | None = None
     Args:
         model (DeepLabV3plusXception65): the link.
         dataset (str): use its classes; by default those in the model's npz,
-            else those of the dataset with as many.
+            else those of the dataset with as many, else `numbered_names`.
 
     Returns:
         (tuple of str, numpy.ndarray): one name for each class; and uint8,
         (n_class, 3), RGB.
 
     Raises:
-        InputError: the dataset has another number of classes, or the classes
-            are unknown.
+        InputError: the dataset has another number of classes.
     """
     if dataset is None and 'class_names' in model.metadata:
         names = tuple(model.metadata['class_names'])
@@ -73,13 +72,18 @@ def labels_of(model, dataset: str | None = None
         dataset = dataset or dataset_of(
             model.n_class, model.metadata.get('task'))
         if dataset is None:
-            raise InputError(f'the model has {model.n_class} classes without '
-                             'names: give --dataset')
+            return numbered_names(model.n_class), np.array(
+                _palette(model.n_class), np.uint8)
         names, colors = label_names(dataset), label_colors(dataset)
     if len(names) != model.n_class or colors.shape != (len(names), 3):
         raise InputError(f'{dataset or "the npz"} has {len(names)} classes, '
                          f'and the model {model.n_class}')
     return names, colors
+
+
+def numbered_names(n_class: int) -> tuple[str, ...]:
+    """Return names for classes of which a model tells none."""
+    return tuple(f'class {i}' for i in range(n_class))
 
 
 def label_names(dataset: str) -> tuple[str, ...]:

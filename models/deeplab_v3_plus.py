@@ -241,12 +241,18 @@ class DeepLabV3plusXception65(chainer.Chain):
         """
         if self.xp is not np:
             return 0
-        height, width = (
-            int(max(side, least) * max(self.scales)) for side, least in zip(
-                (height, width), self.min_input_size, strict=True))
-        if self._engine is not None:
-            return self._engine.memory_needed(height, width)
-        return self._chainer_memory(height, width)
+        padded = [max(side, least) for side, least in zip(
+            (height, width), self.min_input_size, strict=True)]
+        height, width = (int(side * max(self.scales)) for side in padded)
+        needed = (self._chainer_memory if self._engine is None else
+                  self._engine.memory_needed)(height, width)
+        return needed + self._logits_memory(*padded)
+
+    def _logits_memory(self, height, width):
+        """Return the bytes of the logits of all scales, held twice."""
+        pixels = sum(max(1, scale) ** 2 for scale in self.scales) * (
+            height * width / LOGITS_STRIDE ** 2)
+        return 2 * 4 * self.n_class * pixels * (2 if self.flip else 1)
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""

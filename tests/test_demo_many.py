@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from command_line.model_options import image_scales, image_size
 from media.images import read_image
 from media.inputs import find_inputs
 from media.outputs import plan_outputs
-from media.tiling import predict_within
+from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
@@ -89,7 +90,7 @@ def test_existing_files(demo, tmp_path):
 def test_two_that_would_write_the_same(tmp_path):
     for name in 'a.png', 'a.jpg', 'c.png':
         write_image(tmp_path / name)
-    inputs, _ = find_inputs([str(tmp_path)])
+    inputs, _, _ = find_inputs([str(tmp_path)])
     plan, problems = plan_outputs(['figure'], str(tmp_path), inputs)
     assert not plan
     assert 'a.png would both be written to' in problems[0]  # and a.jpg
@@ -119,11 +120,35 @@ def test_chosen_classes_and_size(demo, tmp_path):
     assert 'cat is none of the classes; near are car' in result.stderr
 
 
+@pytest.mark.parametrize(('stride', 'scales', 'grid'), [
+    (8, (1,), 8), (16, (1,), 16), (8, (0.75, 1, 1.25), 32),
+    (16, (0.5, 1.75), 64), (8, (1.3,), 80), (8, (0.99,), 8)])
+def test_tiles_begin_where_the_network_samples(stride, scales, grid):
+    model = SimpleNamespace(output_stride=stride, scales=scales)
+    assert grid_of(model) == grid
+    for scale in scales:
+        assert scale == 0.99 or (grid * scale) % stride == pytest.approx(0)
+
+
+def test_memory_of_many_scales_and_classes():
+    model = DeepLabV3plusXception65(150)
+    scales = tuple(np.arange(0.5, 2, 0.25))
+    one = model._logits_memory(1025, 2049)
+    model.scales, model.flip = scales, True
+    assert 0.1e9 < one < 0.2e9
+    assert 2.5e9 < model._logits_memory(1025, 2049) < 3.5e9
+
+
 @pytest.mark.slow
-def test_tiles_agree_with_the_whole(palette_graphs, tmp_path):
+@pytest.mark.parametrize(('output_stride', 'scales'), [
+    (8, (1,)), (16, (1,)), (16, (0.75, 1, 1.25))])
+def test_tiles_agree_with_the_whole(palette_graphs, tmp_path, output_stride,
+                                    scales):
     _, npz = palette_graphs('cityscapes')
-    image = read_image(write_image(tmp_path / 'a.png', size=(305, 409)))
-    model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
+    image = read_image(write_image(tmp_path / 'a.png', size=(321, 449)))
+    model = DeepLabV3plusXception65(
+        pretrained_model=npz, min_input_size=65, output_stride=output_stride,
+        scales=scales)
     whole, count = predict_within(model, image, 8e9)
     assert count == 1
     model.to_openvino()  # has held nothing yet

@@ -56,7 +56,7 @@ def test_finds_inputs(tmp_path):
     assert stems(f'{tmp_path}/**/*.png') == ['2']
     assert stems(f'{tmp_path}/b/%d.png') == ['frames']
     (tmp_path / 'empty').mkdir()
-    _, problems = find_inputs([str(tmp_path / 'empty'), 'no*.png', 'no.png'])
+    _, problems, _ = find_inputs([str(tmp_path / 'empty'), 'no*.png', 'no.png'])
     assert len(problems) == 3
 
 

@@ -118,7 +118,7 @@ def test_pixels_keep_their_aspect(tmp_path):
                                     '.avi', '.mkv', '.flv', '.MP4'])
 def test_endings_of_films(tmp_path, ending):
     write_film(tmp_path / f'a{ending}', pictures(3))
-    (each,), problems = find_inputs([str(tmp_path / f'a{ending}')])
+    (each,), problems, _ = find_inputs([str(tmp_path / f'a{ending}')])
     assert each.is_video
     assert problems == []
     with open_video(each.path) as video:
@@ -139,7 +139,7 @@ def test_damage_costs_its_frames(tmp_path):
 def test_a_plan_for_films(tmp_path):
     for name in 'a.mp4', 'b.png':
         (tmp_path / name).touch()
-    inputs, _ = find_inputs([str(tmp_path)])
+    inputs, _, _ = find_inputs([str(tmp_path)])
     film, _ = inputs
 
     def plan(kinds, output, inputs):

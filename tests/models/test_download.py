@@ -164,7 +164,7 @@ def test_npz_is_kept_and_watched(models_host):
 @pytest.mark.slow
 def test_archive_stands_in(models_host):
     models_host.files['voc.npz'] = b'<html>moved</html>'
-    with pytest.raises(InputError, match=r'python tf2npz\.py voc voc\.tar'):
+    with pytest.raises(InputError, match=r'python tf2npz\.py voc zoo'):
         DeepLabV3plusXception65(pretrained_model='voc')
     path = fetch('voc')
     assert DeepLabV3plusXception65(pretrained_model=path).n_class == 21
