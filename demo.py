@@ -179,7 +179,7 @@ def write(args, inputs, tally):
         segmenter.class_filter) if args.html else contextlib.nullcontext()
     with page as page_or_none, tally.interruptible():
         batch = Batch(segmenter, outputs, page_or_none, args.opacity,
-                      args.max_pixels)
+                      args.max_pixels, args.skip_existing)
         batch.run()
     if args.json:
         write_json(args.json, batch.records)

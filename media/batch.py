@@ -25,16 +25,19 @@ class Batch:
         page (ResultsPage): to add images to; or None.
         opacity (float): of overlays, 0 to 1.
         max_pixels (int): larger images are refused.
+        skip_existing (bool): look again before each input whether another run
+            has brought its results.
 
     Attributes:
         records (list of dict): of the images and frames in their order, see
             `Segmenter.segment`; a frame's has its 'time' in seconds as well.
     """
 
-    def __init__(self, segmenter, outputs, page, opacity, max_pixels):
+    def __init__(self, segmenter, outputs, page, opacity, max_pixels,
+                 skip_existing=False):
         self.segmenter, self.tally = segmenter, segmenter.tally
         self.outputs, self.page, self.opacity = outputs, page, opacity
-        self.max_pixels = max_pixels
+        self.max_pixels, self.skip_existing = max_pixels, skip_existing
         self.records = []
 
     def run(self):
@@ -58,6 +61,8 @@ class Batch:
                 begun = time.perf_counter()
                 for each, read in prefetch(
                         lambda each: each.read(self.max_pixels), inputs):
+                    if self._skipped(each):
+                        continue
                     with self.tally.reporting(each.name):
                         image = read()
                         label, record = self.segmenter.segment(
@@ -72,6 +77,16 @@ class Batch:
             finally:
                 for each, future in waiting:
                     self._written(each, future)
+
+    def _skipped(self, each):
+        """Return whether another run has brought the results meanwhile."""
+        if not self.skip_existing or not all(
+                path.exists() for path in self.outputs[each].values()):
+            return False
+        self.tally.say(f'{each.name}: skipped, another run has written its '
+                       'results', sys.stderr)
+        self.tally.done()
+        return True
 
     def _written(self, each, future):
         with self.tally.reporting(each.name):
@@ -95,6 +110,8 @@ class Batch:
 
     def _videos(self, inputs):
         for each in inputs:
+            if self._skipped(each):
+                continue
             with self.tally.reporting(each.name):
                 self._video(each)
                 self.tally.done()

@@ -11,6 +11,7 @@ class Host:
 
     def __init__(self):
         self.files, self.plans, self.requests = {}, {}, []
+        self.patience = 2  # seconds that 'hang' takes
         host = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -25,6 +26,7 @@ class Host:
 
         self.server = http.server.ThreadingHTTPServer(
             ('127.0.0.1', 0), Handler)
+        self.server.daemon_threads = True
         self.url = f'http://127.0.0.1:{self.server.server_port}'
         self.thread = threading.Thread(target=self.server.serve_forever,
                                        daemon=True)
@@ -42,7 +44,7 @@ class Host:
         how = plan.pop(0) if len(plan) > 1 else (plan or ['whole'])[0]
         data = self.files.get(name)
         if how == 'hang':
-            time.sleep(2)
+            time.sleep(self.patience)
             return
         if how == 'chunked':
             self.head(request, 200, Transfer_Encoding='chunked')

@@ -1,5 +1,6 @@
 """The demo, from the command line."""
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,8 @@ from conftest import ROOT, start_script
 from PIL import Image, ImageGrab
 
 from media import images
+from models import DeepLabV3plusXception65
+from models.weights import named_arrays, write_npz
 
 
 @pytest.mark.slow
@@ -186,3 +189,37 @@ def test_postscript_is_no_image(tmp_path):
     Image.new('RGB', (20, 10)).save(tmp_path / 'a.png', 'EPS')
     with pytest.raises(images.InputError, match='unknown format'):
         images.read_image(tmp_path / 'a.png')
+
+
+def test_dataset_takes_its_model(run_script, tmp_path):
+    """What is asked for is seen by what would be downloaded."""
+    save_png(tmp_path / 'image.png')
+    variables = {'DEEPLAB_MIRROR': 'file:///nowhere', 'CHAINER_DATASET_ROOT':
+                 str(tmp_path / 'cache'), 'http_proxy': 'http://127.0.0.1:9',
+                 'https_proxy': 'nowhere://'}
+    result = run_script('demo.py', '--dataset', 'voc', tmp_path / 'image.png',
+                        **variables)
+    assert result.returncode == 1
+    assert 'deeplabv3plus_xception65_voc_converted' in result.stderr
+    assert 'cityscapes' not in result.stderr
+    result = run_script('demo.py', '--dataset', 'voc', '--pretrained-model',
+                        'ade20k', tmp_path / 'image.png', **variables)
+    assert result.returncode == 2
+    assert ('--dataset voc has other classes than the ade20k model: leave one '
+            'out') in result.stderr
+    assert 'downloading' not in result.stderr
+
+
+@pytest.mark.slow
+def test_classes_without_names_are_numbered(run_script, tmp_path):
+    save_png(tmp_path / 'image.png')
+    model = DeepLabV3plusXception65(n_class=5)
+    write_npz(tmp_path / 'a.npz', named_arrays(model).items(), {})
+    result = run_script('demo.py', '--pretrained-model', tmp_path / 'a.npz',
+                        '--input-size', 65, '--json', 'a.json',
+                        tmp_path / 'image.png')
+    assert result.returncode == 0, result.stderr
+    assert 'does not name its 5 classes: they are numbered here' in (
+        result.stderr)
+    record, = json.loads((run_script.folder / 'a.json').read_text())
+    assert set(record['shares']) <= {f'class {i}' for i in range(5)}

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ROOT, start_script
-from fixture_images import write_image
+from fixture_images import write_film, write_image
 from PIL import Image
 
 from command_line.model_options import image_scales, image_size
+from media.batch import Batch
 from media.images import read_image
 from media.inputs import find_inputs
 from media.outputs import plan_outputs
+from media.segmentation import Tally
 from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
@@ -230,6 +232,72 @@ def test_interrupted(demo, tmp_path):
     for name in written:
         Image.open(out / name).load()
     assert (demo.folder / 'a.html').read_text().endswith('</html>\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('awaited', ['-', 'address'])
+def test_interrupted_while_it_waits(demo, host, awaited):
+    """For standard input, and for an address that never answers."""
+    host.plans['a.png'], host.patience = ['hang'], 60
+    source = '-' if awaited == '-' else f'{host.url}/a.png'
+    process = start_script(
+        'demo.py', source, '--output', 'out', '--pretrained-model', demo.npz,
+        '--input-size', 65, cwd=demo.folder, stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (
+            host.requests or (awaited == '-' and len(os.listdir(
+                f'/proc/{process.pid}/task')) > 3)):
+        time.sleep(0.05)
+    time.sleep(4)  # the network is ready
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    assert time.monotonic() - begun < 2
+    text = process.stderr.read()
+    process.stdin.close()
+    process.stderr.close()
+    assert process.returncode == 130
+    assert text.splitlines()[-1] == 'error: interrupted: 0 of 1 done'
+
+
+@pytest.mark.slow
+def test_skips_what_another_run_has_written(demo, tmp_path):
+    """Also where it comes after the start."""
+    each, = find_inputs([str(write_image(tmp_path / 'a.png'))])[0]
+    path = tmp_path / 'out.png'
+    tally, said = Tally(1), []
+    tally.say = lambda line, file=None: said.append(line)
+    batch = Batch(SimpleNamespace(tally=tally), {each: {'figure': path}}, None,
+                  1, 1e9, skip_existing=True)
+    path.touch()
+    batch.run()
+    assert said == [f'{each.name}: skipped, another run has written its '
+                    'results']
+    assert tally.n_done == 1
+    assert path.stat().st_size == 0
+
+
+@pytest.mark.slow
+def test_results_come_in_order(demo, tmp_path):
+    """Films and images mixed; and only what is missing is written."""
+    frames = [np.asarray(Image.open(write_image(tmp_path / 'b.png')))] * 2
+    write_film(tmp_path / 'a.mp4', frames)
+    write_image(tmp_path / 'c.png', 2)
+    (demo.folder / 'out').mkdir()
+    (demo.folder / 'out/b_overlay.png').write_bytes(b'mine')
+    result = demo(tmp_path / 'b.png', tmp_path / 'a.mp4', tmp_path / 'c.png',
+                  '--output', 'out', '--overlay', '--color-map',
+                  '--skip-existing')
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        'out/b_color_map.png', 'out/a_overlay.mp4', 'out/a_color_map.mp4',
+        'out/c_overlay.png', 'out/c_color_map.png']
+    assert (demo.folder / 'out/b_overlay.png').read_bytes() == b'mine'
+    result = demo(tmp_path / 'b.png', tmp_path / 'a.mp4', tmp_path / 'c.png',
+                  '--json', 'all.json')
+    names = [record['name'] for record in json.loads(
+        (demo.folder / 'all.json').read_text())]
+    assert [name[-5:] for name in names] == ['b.png', *2 * ['a.mp4'], 'c.png']
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [

@@ -240,6 +240,7 @@ def metadata(draw):
     for name in draw(st.sets(st.sampled_from(sorted(METADATA_FORMS)))):
         kind, sides = METADATA_FORMS[name]
         kinds = {np.integer: stnp.integer_dtypes(), np.uint8: st.just('u1'),
+                 np.floating: stnp.floating_dtypes(), np.bool_: st.just('?'),
                  np.str_: stnp.unicode_string_dtypes()}[kind]
         shape = [draw(st.integers(0, 3)) if side is None else side
                  for side in sides]
