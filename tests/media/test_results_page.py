@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from fixture_images import write_image
 
+from media.results_page import ResultsPage
+from models.classes import label_colors, label_names
+
 CHECK_PAGE = '''<script>
 const painted = () => {
   const canvas = document.querySelector('canvas');
@@ -64,3 +67,43 @@ def test_page_beside_pictures(demo, tmp_path):
     assert result.returncode == 0, result.stderr
     assert sorted(os.listdir(demo.folder)) == ['a.html', 'out']
     assert os.listdir(demo.folder / 'out') == ['a.png']
+
+
+CHECK_MANY = '''<script>
+addEventListener('load', () => {
+  const press = (key) => dispatchEvent(new KeyboardEvent('keydown', {key}));
+  const shown = () => [...document.querySelectorAll('figure.open figcaption')]
+    .map((caption) => caption.textContent).join();
+  const found = [shown()];
+  document.querySelectorAll('figure')[11].click();
+  found.push(shown());
+  press('ArrowRight'); press('ArrowRight');
+  found.push(shown());
+  press('ArrowLeft');
+  found.push(shown());
+  press('Escape');
+  found.push(shown(), document.getElementById('folder').textContent);
+  document.title = JSON.stringify(found);
+});
+</script>'''
+
+
+def test_many_results(tmp_path):
+    """More than a dozen are thumbnails; keys go on and back."""
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    image, label = np.zeros((3, 30, 40), np.float32), np.zeros((30, 40), int)
+    with ResultsPage(tmp_path / 'a.html', label_names('voc'),
+                     label_colors('voc'), None) as page:
+        for i in range(13):
+            page.add(f'/data/day {i // 7}/{i}.jpg', image, label)
+    text = (tmp_path / 'a.html').read_text()
+    assert text.count('<figure>') == 13
+    if chromium is None:
+        return
+    (tmp_path / 'a.html').write_text(text + CHECK_MANY)
+    dom = subprocess.run(
+        [chromium, '--headless', '--no-sandbox', '--disable-gpu',
+         '--dump-dom', (tmp_path / 'a.html').as_uri()],
+        capture_output=True, text=True, check=True, timeout=60).stdout
+    assert ('<title>["","day 1/11.jpg","day 0/0.jpg","day 1/12.jpg","",'
+            '"In /data/"]</title>') in dom
