@@ -178,11 +178,11 @@ def write(args, inputs, tally):
         args.html, segmenter.names, segmenter.colors,
         segmenter.class_filter) if args.html else contextlib.nullcontext()
     with page as page_or_none, tally.interruptible():
-        batch = Batch(segmenter, outputs, page_or_none, args.opacity,
-                      args.max_pixels, args.skip_existing)
-        batch.run()
+        records = [] if args.json else None
+        Batch(segmenter, outputs, page_or_none, args.opacity, args.max_pixels,
+              args.skip_existing, records).run()
     if args.json:
-        write_json(args.json, batch.records)
+        write_json(args.json, records)
 
 
 def without_existing(outputs, args):

@@ -27,18 +27,17 @@ class Batch:
         max_pixels (int): larger images are refused.
         skip_existing (bool): look again before each input whether another run
             has brought its results.
-
-    Attributes:
-        records (list of dict): of the images and frames in their order, see
-            `Segmenter.segment`; a frame's has its 'time' in seconds as well.
+        records (list): to add a dict to for each image and frame, in their
+            order, see `Segmenter.segment`; a frame's has its 'time' in
+            seconds as well. None: they are not kept.
     """
 
     def __init__(self, segmenter, outputs, page, opacity, max_pixels,
-                 skip_existing=False):
+                 skip_existing=False, records=None):
         self.segmenter, self.tally = segmenter, segmenter.tally
         self.outputs, self.page, self.opacity = outputs, page, opacity
         self.max_pixels, self.skip_existing = max_pixels, skip_existing
-        self.records = []
+        self.records = records
 
     def run(self):
         """Write the results of all inputs, in their order."""
@@ -99,7 +98,11 @@ class Batch:
             self.tally.say(path)
         if self.page is not None:
             self.page.add(each.name, image, label)
-        self.records.append(record)
+        self._record(record)
+
+    def _record(self, record):
+        if self.records is not None:
+            self.records.append(record)
 
     def _drawn(self, kind, image, label, **options):
         it = self.segmenter
@@ -155,7 +158,7 @@ class Batch:
                         label, record = self.segmenter.segment(
                             each.name, part.image)
                         record['time'] = float(part.time * video.time_base)
-                        self.records.append(record)
+                        self._record(record)
                         waiting.append(thread.submit(
                             self._write_frame, writers, part, label))
                         self.tally.times.append(time.perf_counter() - begun)

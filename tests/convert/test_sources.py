@@ -448,3 +448,13 @@ def test_a_source_that_cannot_be_downloaded(zoo, source, dataset, words):
     address = source if source == 'zoo' else f'{zoo.url}/{source}'
     with pytest.raises(InputError, match=words), opened(address, dataset):
         pass
+
+
+def test_verify_looks_for_tensorflow_first(run_script, tmp_path):
+    """Before a long download, say: the source here does not even exist."""
+    (tmp_path / 'tensorflow.py').write_text('raise ImportError')
+    result = run_script('tf2npz.py', 'voc', 'nowhere.pb', 'a.npz', '--verify',
+                        PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith('error: --verify needs TensorFlow: install')
+    assert result.stderr.count('\n') == 1
