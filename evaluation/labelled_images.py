@@ -1,8 +1,4 @@
-"""The images of Cityscapes, VOC2012 and ADE20K with their labels.
-
-They are read from the official folders, as unpacked from the archives, sorted;
-every image is paired with its label by name.
-"""
+"""The images of Cityscapes, VOC2012 and ADE20K with their labels, as read."""
 import io
 import pathlib
 import typing
@@ -10,6 +6,7 @@ import typing
 import numpy as np
 
 from convert.conversion import CUSTOM
+from evaluation.layouts import find_official, pair_folders, read_lines
 from evaluation.scores import IGNORED
 from media.images import read_image
 from models.classes import label_colors
@@ -29,7 +26,6 @@ IGNORED_VALUES = {'cityscapes': (*range(34), 255), 'voc': (255,),
 # Colours of ignored pixels, where labels are stored in the palette's colours.
 IGNORED_COLORS = {'cityscapes': [(0, 0, 0)], 'voc': [(224, 224, 192)],
                   'ade20k': [(0, 0, 0)]}
-IMAGE_ENDINGS = '.jpg', '.jpeg', '.png'  # of own images in VOC2012's layout
 NO_CLASS = np.iinfo(np.int32).min  # of a value that stands for none
 MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
 
@@ -67,8 +63,9 @@ class LabelledImages:
     """
 
     def __init__(self, dataset, data_dir=None, split='val', folders=None):
-        found = (_FIND[dataset](pathlib.Path(data_dir), split)
-                 if folders is None else _folders(*map(pathlib.Path, folders)))
+        found = (find_official(dataset, pathlib.Path(data_dir), split)
+                 if folders is None else
+                 pair_folders(*map(pathlib.Path, folders)))
         self.names, self.image_paths, self.label_paths = zip(
             *found, strict=True)
         self._classes = _table(CLASS_VALUES[dataset], IGNORED_VALUES[dataset])
@@ -92,7 +89,7 @@ class LabelledImages:
         0, or 'ignored'. Raise InputError where one is neither.
         """
         values, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
-        for line in _lines(path):
+        for line in read_lines(path):
             *given, target = line.replace(',', ' ').split()
             numbers = [int(word) for word in given if word.isdecimal()]
             known = (len(numbers) == len(given) and len(given) in (1, 3)
@@ -173,125 +170,6 @@ def _digest(data):
 
 def _size(array):
     return ' x '.join(map(str, array.shape[-2:]))
-
-
-def _cityscapes(root, split):
-    ending, label_ending = '_leftImg8bit.png', '_gtFine_labelIds.png'
-    images = {path.name.removesuffix(ending): path for path in sorted(
-        (root / 'leftImg8bit' / split).glob(f'*/*{ending}'))}
-    labels = {path.name.removesuffix(label_ending): path for path in sorted(
-        (root / 'gtFine' / split).glob(f'*/*{label_ending}'))}
-    return _paired(images, labels, f'{root}/leftImg8bit/{split}/*/*{ending}',
-                   f'{root}/gtFine/{split}/*/*{label_ending}')
-
-
-def _voc(root, split):
-    root = _first_folder(root, 'VOCdevkit/VOC2012', 'VOC2012')
-    listing = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
-    if not listing.is_file():
-        if (root / 'JPEGImages').is_dir():
-            raise InputError(f'there is no {listing}: write the names of the '
-                             "split's images into it, without ending, one a "
-                             'line; or give another --split')
-        raise InputError(f'there is no {root}/JPEGImages: --data-dir is the '
-                         'folder that holds VOCdevkit, and --split is train, '
-                         'val or trainval')
-    result = []
-    for name in sorted(_lines(listing)):
-        if pathlib.PurePath(name).name != name:
-            raise InputError(f'{listing} lists {name}, and must list names '
-                             'without a folder')
-        label = root / 'SegmentationClass' / f'{name}.png'
-        if not label.is_file():
-            raise InputError(f'{label} is missing, and {listing} lists it')
-        result.append((name, _voc_image(root / 'JPEGImages', name, listing),
-                       label))
-    if not result:
-        raise InputError(f'{listing} lists no image')
-    return result
-
-
-def _lines(path):
-    """Return the lines of a list, which may be from a Windows program."""
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError:
-        raise InputError(f'{path} is no text in UTF-8: save it as such'
-                         ) from None
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def _voc_image(folder, name, listing):
-    """Return an image by its name without ending."""
-    for ending in IMAGE_ENDINGS:
-        for path in (folder / f'{name}{ending}',
-                     folder / f'{name}{ending.upper()}'):
-            if path.is_file():
-                return path
-    raise InputError(f'{folder}/{name}.jpg (or {", ".join(IMAGE_ENDINGS[1:])}) '
-                     f'is missing, and {listing} lists it')
-
-
-def _ade20k(root, split):
-    if split == 'test':
-        return _ade20k_test(root)
-    root = _first_folder(root, 'ADEChallengeData2016')
-    folder = {'val': 'validation', 'train': 'training'}.get(split, split)
-    images = {path.stem: path for path in sorted(
-        (root / 'images' / folder).glob('*.jpg'))}
-    labels = {path.stem: path for path in sorted(
-        (root / 'annotations' / folder).glob('*.png'))}
-    return _paired(images, labels, f'{root}/images/{folder}/*.jpg',
-                   f'{root}/annotations/{folder}/*.png')
-
-
-def _ade20k_test(root):
-    """Its images come in an archive of their own, without labels."""
-    folder = _first_folder(root, 'release_test/testing', 'testing')
-    images = sorted(folder.glob('*.jpg'))
-    if not images:
-        raise InputError(f'no image {folder}/*.jpg: for --split test, '
-                         '--data-dir is the folder that holds release_test')
-    return [(path.stem, path, None) for path in images]
-
-
-def _folders(image_folder, label_folder):
-    """Pair images and labels by their paths without ending."""
-    found = []
-    for folder, endings in ((image_folder, IMAGE_ENDINGS),
-                            (label_folder, ('.png',))):
-        paths = [path for path in sorted(folder.rglob('*'))
-                 if path.suffix.lower() in endings and path.is_file()]
-        by_name = {path.relative_to(folder).with_suffix('').as_posix(): path
-                   for path in paths}
-        if len(by_name) < len(paths):
-            twice = next(path for path in paths if path not in set(
-                by_name.values()))
-            raise InputError(f'{twice} and another file differ only in their '
-                             'endings: keep one')
-        found.append(by_name)
-    return _paired(*found, f'{image_folder}/**/*{"|".join(IMAGE_ENDINGS)}',
-                   f'{label_folder}/**/*.png')
-
-
-_FIND = {'cityscapes': _cityscapes, 'voc': _voc, 'ade20k': _ade20k}
-
-
-def _first_folder(root, *below):
-    return next((root / name for name in below if (root / name).is_dir()),
-                root)
-
-
-def _paired(images, labels, images_from, labels_from):
-    if not images:
-        raise InputError(f'no image {images_from}: check --data-dir and '
-                         '--split, or --images')
-    for name in sorted(images.keys() ^ labels.keys()):
-        if name in images:
-            raise InputError(f'{images[name]} has no label among '
-                             f'{labels_from}')
-        raise InputError(f'{labels[name]} has no image among {images_from}')
-    return [(name, images[name], labels[name]) for name in sorted(images)]
 
 
 def _table(values, ignored):
