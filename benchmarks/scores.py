@@ -16,7 +16,7 @@ import common  # noqa: F401  (makes the project importable)
 
 from command_line.evaluation import finish, parse_args, prepare, with_processes
 from evaluation.published import PUBLISHED
-from models.utils.errors import InputError
+from models.utils.errors import InputError, error_line
 from models.utils.files import atomic_path
 
 TABLE = {  # trained on, evaluated on, mean IoU of the frozen graph
@@ -133,16 +133,20 @@ def write_table(output, results, failures):
 
 def main():
     output, args = parse()
+    outcome = {}
 
     def run(processes):
-        results, failures = measure(output, args, processes)
-        if processes.rank == 0:
-            print(table(results, failures))
-            if failures.keys() - {'cityscapes'}:
-                raise InputError('not all was measured: '
-                                 f'{", ".join(failures)}')
+        results, outcome['failures'] = measure(output, args, processes)
+        outcome['speaks'] = processes.rank == 0
+        if outcome['speaks']:
+            print(table(results, outcome['failures']), flush=True)
 
     with_processes(run)
+    # All processes end by themselves: none is cut off in its last line.
+    if outcome['failures'].keys() - {'cityscapes'}:
+        sys.exit(error_line('not all was measured: '
+                            f'{", ".join(outcome["failures"])}')
+                 if outcome['speaks'] else 1)
 
 
 if __name__ == '__main__':

@@ -108,11 +108,13 @@ def prepare(dataset, args, processes):
     from convert.official import fetch
     from evaluation.labelled_images import LabelledImages, Subset
     from models.classes import labels_of
+    npz = None
     if args.data_dir is None and args.images is None:
-        args.data_dir = kept_dataset(dataset, args)
+        npz = fetch(args.pretrained_model)
+        args.data_dir = kept_dataset(dataset, args, npz)
     folders = args.images and (args.images, args.labels)
     images = LabelledImages(dataset, args.data_dir, args.split, folders)
-    npz = fetch(args.pretrained_model)
+    npz = npz or fetch(args.pretrained_model)
     model = load(npz, args, processes)
     if dataset == 'voc' and 'class_names' in model.metadata:
         dataset = CUSTOM
@@ -150,13 +152,12 @@ def finish(job, processes):
     return result
 
 
-def kept_dataset(dataset, args):
+def kept_dataset(dataset, args, npz):
     """Return the folder of the official dataset, for a model that fits it."""
-    from convert.official import fetch
     from evaluation.dataset_files import dataset_folder
     from models.constants import DATASETS
     from models.weights import WeightsFile
-    weights = WeightsFile(fetch(args.pretrained_model))
+    weights = WeightsFile(npz)
     if (weights.n_class != DATASETS[dataset]['n_class']
             or 'class_names' in weights.metadata):
         raise InputError(

@@ -83,7 +83,9 @@ def _read(file, max_pixels, name, as_stored):
         reason = _unknown_format(file)
     if not isinstance(reason, InputError):
         file.seek(0)
-        data = without_metadata(file.read())
+        has_metadata = kind_of(file.read(16)) in {'JPEG', 'PNG'}
+        file.seek(0)
+        data = without_metadata(file.read()) if has_metadata else None
         with contextlib.suppress(Exception):
             if data is not None:
                 image = attempt(io.BytesIO(data))
@@ -120,8 +122,6 @@ def _decoded(image, max_pixels, name, as_stored):
             f'it has {image.width} x {image.height} pixels, and at most '
             f'{max_pixels} are read (--max-pixels)')
     image.load()
-    if image.format in SEVERAL_FRAMES and getattr(image, 'n_frames', 1) > 1:
-        warn(f'{name}: only the first of {image.n_frames} frames is used')
     result = _to_eight_bits(image)
     for step in () if as_stored else (_in_srgb, _turned):
         try:
@@ -129,7 +129,11 @@ def _decoded(image, max_pixels, name, as_stored):
         except Exception as error:  # Pillow raises many kinds
             warn(f'{name}: its {METADATA[step.__name__]} cannot be '
                  f'understood, and is ignored ({error})')
-    return result.convert('RGB')
+    result = result.convert('RGB')
+    with contextlib.suppress(Exception):  # a later frame may be damaged
+        if image.format in SEVERAL_FRAMES and image.is_animated:
+            warn(f'{name}: only the first of {image.n_frames} frames is used')
+    return result
 
 
 def _turned(result, image):

@@ -131,6 +131,14 @@ def test_says_that_only_a_frame_is_used(kind):
         read_image(io.BytesIO(file.getvalue()))
 
 
+def test_a_damaged_later_frame_costs_nothing():
+    file, frames = io.BytesIO(), [Image.new('L', (20, 10), i) for i in (9, 200)]
+    frames[0].save(file, 'GIF', save_all=True, append_images=frames[1:])
+    data = file.getvalue()
+    found = read_image(io.BytesIO(data[:-12]))
+    assert (found == 9).all()
+
+
 HEIC = b'\0\0\0\x18ftypheic' + bytes(40)
 
 
