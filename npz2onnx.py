@@ -85,6 +85,8 @@ def metadata(link):
         'min_input_size': json.dumps(link.min_input_size),
         'output_stride': str(link.output_stride),
     }
+    if link.resize_range is not None:
+        result['resize_range'] = str(link.resize_range)
     task = link.metadata.get('task') or dataset_of(link.n_class)
     if task is not None:
         result['task'] = task

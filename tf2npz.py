@@ -157,6 +157,9 @@ def print_summary(conversion, target):
               f'{", ".join(map(str, settings["scales"]))}'
               f'{" and the mirrored image" if settings["flip"] else ""}, which '
               'the npz keeps')
+    if 'resize_range' in settings:
+        print(f'  resizes images to {settings["resize_range"]}, which the npz '
+              "keeps; ChainerCV's link would not")
     if 'atrous_rates' in settings:
         print(f'  atrous rates {", ".join(map(str, link.atrous_rates))}, which '
               "the npz keeps; ChainerCV's link would run it with its own")

@@ -193,6 +193,7 @@ def settings_of(args, npz, model, images_of_split, n_processes):
         'images_of_split': images_of_split, 'model_sha256': sha256(npz),
         'code_sha256': code_sha256(), 'output_stride': model.output_stride,
         'scales': list(model.scales), 'flip': model.flip,
+        'resize_range': model.resize_range and list(model.resize_range),
         'input_size': list(model.min_input_size),
         'runs_on': 'GPU' if args.gpu >= 0 else args.backend,
         'predictions_saved': args.save_predictions,

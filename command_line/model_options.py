@@ -97,6 +97,9 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
               f'{", ".join(map(str, model.scales))}'
               f'{" and the mirrored image" if model.flip else ""}: --scales 1 '
               '--no-flip is faster', file=sys.stderr)
+    if model.resize_range is not None:
+        print(f'as its graph, the model resizes images to '
+              f'{model.resize_range}', file=sys.stderr)
     if gpu >= 0:
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()

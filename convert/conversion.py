@@ -92,6 +92,8 @@ def unusual_settings(conversion):
     wiring = conversion.wiring
     if wiring is not None and (wiring.scales, wiring.flip) != ((1.,), False):
         settings['scales'], settings['flip'] = wiring.scales, wiring.flip
+    if wiring is not None and wiring.resize_range is not None:
+        settings['resize_range'] = wiring.resize_range
     return settings
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from convert import graph_layers
 from convert.graph_input import before_normalization, check_image
+from convert.graph_range import check_labels_are_resized
 from convert.graph_resizes import check_resize, resized_to
 from convert.graph_scales import (
     find_towers,
@@ -28,6 +29,7 @@ from models.constants import (
     MIDDLE_BLOCKS,
     OUTPUT_STRIDES,
 )
+from models.resize_range import ResizeRange
 
 ADD = ('Add', 'AddV2')
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
@@ -46,6 +48,7 @@ class Wiring(typing.NamedTuple):
     scores: str  # node of what the best class is taken of, at image size
     scales: tuple = (1.,)
     flip: bool = False
+    resize_range: ResizeRange | None = None  # to which images are resized
 
 
 def read_output_stride(graph):
@@ -81,17 +84,22 @@ def check_structure(graph, link) -> Wiring:
     for each in compared:
         each.network()
     first = compared[0]
+    scores = first.sized_logits if mean is None else mean
+    if first.resize_range is not None:
+        check_labels_are_resized(graph, scores)
     if mean is None:
-        return Wiring(first.image, first.crop_size, first.logits,
-                      first.sized_logits)
-    graph.compare(mean, 'images', {each.image for each in compared},
-                  {first.image})
+        return Wiring(first.image, first.crop_size, first.logits, scores,
+                      resize_range=first.resize_range)
+    graph.compare(mean, 'images', {
+        (each.image, each.resize_range) for each in compared}, {
+        (first.image, first.resize_range)})
     graph.compare(mean, 'sizes', [
         each.crop_size for each in compared], len(compared) * [first.crop_size])
     scales, flip = scales_and_flip(graph, mean, [
         (each.scale, tower.mirrored)
         for each, tower in zip(compared, towers, strict=True)])
-    return Wiring(first.image, first.crop_size, None, mean, scales, flip)
+    return Wiring(first.image, first.crop_size, None, scores, scales, flip,
+                  first.resize_range)
 
 
 class _Comparison:
@@ -110,7 +118,8 @@ class _Comparison:
         self._sums = {}  # expected sum -> its node, once it was found
 
     def network(self):
-        """Compare; set `image`, `crop_size`, `scale` and the logits' nodes."""
+        """Compare; set `image`, `resize_range`, `crop_size`, `scale` and the
+        logits' nodes."""
         self.logits, self.sized_logits = self._output('decoder/conv_logits')
         self.crop_size = self.size = self._crop_size()
         self.size = self._scaled_size('feature_extractor/entryflow_conv1/conv')
@@ -291,8 +300,8 @@ class _Comparison:
             node, expected = self._before_resize(node), expected[1]
         expected = self._sums.get(expected, expected)
         if expected == 'input':
-            self.image = check_image(self.graph, reader, node,
-                                     self.tower.sized_logits is not None)
+            self.image, self.resize_range = check_image(
+                self.graph, reader, node, self.tower.sized_logits is not None)
         elif isinstance(expected, str):
             if node.name != expected:
                 self.graph.refuse(reader, f'reads {node.op} {node.name}, and '

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from convert.tensorflow_import import import_tensorflow
+from models.resize_range import resize_labels
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'
@@ -26,8 +27,8 @@ def verify(conversion, npz, images):
     Raise InputError where TensorFlow is missing or the two do not agree.
     """
     from models import DeepLabV3plusXception65
-    run_graph = _session(conversion)
     model = DeepLabV3plusXception65(pretrained_model=npz)
+    run_graph = _session(conversion, model)
     for name, original in images.items():
         image = shrunk(original, conversion.min_input_size)
         logits, label = run_graph(image)
@@ -79,9 +80,9 @@ def _resized(image, size):
     return np.asarray(resized).transpose(2, 0, 1).astype(np.float32)
 
 
-def _session(conversion):
+def _session(conversion, model):
     """Return a function from an image to logits (CHW; None where the graph
-    has several) and labels.
+    has several) and labels; the model has the npz.
     """
     tf = import_tensorflow('--verify', 'leave --verify out')
     source, wiring = conversion.source, conversion.wiring
@@ -106,7 +107,9 @@ def _session(conversion):
             raise InputError(f'{source.path}: TensorFlow cannot run the graph '
                              f'({error})') from None
         classes = slice(conversion.background_offset, None)
-        label = scores[0, :image.shape[1], :image.shape[2], classes].argmax(2)
+        height, width = model.resized_size(*image.shape[1:])
+        label = scores[0, :height, :width, classes].argmax(2)
+        label = resize_labels(label, image.shape[1:])
         if not logits:
             return None, label
         return logits[0][0, :, :, classes].transpose(2, 0, 1), label

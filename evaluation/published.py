@@ -24,7 +24,7 @@ def verdict(miou, settings):
     published = PUBLISHED.get((
         settings['dataset'], settings['split'], settings['output_stride'],
         tuple(settings['scales']), settings['flip']))
-    if published is None:
+    if published is None or settings.get('resize_range'):
         return 'no figure was published for these settings'
     if settings['images'] != settings['images_of_split']:
         return (f'published {published:.2f} %, for all '

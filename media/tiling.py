@@ -24,6 +24,12 @@ def predict_within(model, image, memory):
     height, width = image.shape[1:]
     if model.memory_needed(height, width) <= memory:
         return model.predict([image])[0], 1
+    if model.resize_range is not None:
+        raise InputError(
+            f'an image of {height} x {width} pixels needs '
+            f'{model.memory_needed(height, width) / 1e9:.1f} GB of memory, and '
+            f'{memory / 1e9:.1f} GB may be taken; a model that resizes images '
+            'cannot work in tiles: raise --memory, or free some')
     grid = grid_of(model)
     size = _tile_size(model, (height, width), memory, grid)
     label = np.empty((height, width), np.int32)

@@ -10,7 +10,6 @@ builds it, under ChainerCV's parameter names. Layouts are NCHW, float32.
 import contextlib
 import copy
 import math
-import numbers
 import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -19,10 +18,15 @@ import chainer
 import chainer.functions as F
 import numpy as np
 
+from .arguments import (
+    check_atrous_rates,
+    check_class_count,
+    check_height_and_width,
+    check_output_stride,
+    check_scales,
+)
 from .constants import (
     LOGITS_STRIDE,
-    MAX_INPUT_SIDE,
-    MAX_RATE,
     MIN_INPUT_SIZE,
     OFFSET,
     OUTPUT_STRIDE,
@@ -34,6 +38,7 @@ from .head import Decoder, SeparableASPP
 from .label_map import label_map
 from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
+from .resize_range import ResizeRange, resize_image, resize_labels
 from .utils.errors import BackendError, InputError
 from .utils.memory import check_memory
 from .weights import WeightsFile, leave_unset
@@ -73,6 +78,8 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     Attributes:
         metadata (dict): what the npz says, see `models.weights`; may be empty.
+        resize_range (models.resize_range.ResizeRange): to which images are
+            resized first, as the pretrained model's graph does; mostly None.
 
     Raises:
         InputError: an argument is invalid, or the model is missing or does
@@ -92,20 +99,22 @@ class DeepLabV3plusXception65(chainer.Chain):
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
         self.metadata = weights.metadata if weights else {}
-        self.n_class = _class_count(n_class, weights and weights.n_class)
+        self.n_class = check_class_count(n_class, weights and weights.n_class)
         if min_input_size is None:
             min_input_size = (weights.min_input_size if weights
                               else MIN_INPUT_SIZE)
-        self.min_input_size = _height_and_width(min_input_size)
+        self.min_input_size = check_height_and_width(min_input_size)
         if scales is None:
             scales = weights.scales if weights else (1.0,)
-        self.scales = _scales(scales)
+        self.scales = check_scales(scales)
         if flip is None:
             flip = weights.flip if weights else False
         self.flip = bool(flip)
+        resize_range = self.metadata.get('resize_range')
+        self.resize_range = resize_range and ResizeRange(*resize_range)
         if output_stride is None:
             output_stride = weights.output_stride if weights else OUTPUT_STRIDE
-        self.output_stride = _output_stride(output_stride)
+        self.output_stride = check_output_stride(output_stride)
         if atrous_rates is None:
             atrous_rates = (
                 weights.atrous_rates(output_stride) if weights
@@ -113,7 +122,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(
-                2048, 256, _atrous_rates(atrous_rates), initialW)
+                2048, 256, check_atrous_rates(atrous_rates), initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
         self.cleargrads()
         if weights is not None:
@@ -139,14 +148,16 @@ class DeepLabV3plusXception65(chainer.Chain):
         return self.decoder(low_level, self.aspp(high_level))
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Pad an image to `min_input_size` and scale it for the network.
+        """Resize an image to `resize_range`, if there is one, pad it to
+        `min_input_size` and scale it for the network.
 
         Args:
             image (numpy.ndarray, (3, H, W)): RGB in [0, 255].
 
         Returns:
             numpy.ndarray, (3, max(H, min H), max(W, min W)), float32 in
-            [-1, 1]. The image is at the top left; the padding is 0.
+            [-1, 1]. The image is at the top left; the padding is 0. (H, W) is
+            `resized_size` of the image.
 
         Raises:
             InputError: the image has another shape.
@@ -154,12 +165,20 @@ class DeepLabV3plusXception65(chainer.Chain):
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f'an image has shape {image.shape}, and must be '
                              'CHW with three channels (RGB)')
-        _, H, W = image.shape
+        H, W = size = self.resized_size(*image.shape[1:])
+        if size != image.shape[1:]:
+            image = resize_image(image, size)
         padded = np.full((3, max(H, self.min_input_size[0]),
                           max(W, self.min_input_size[1])),
                          PAD_VALUE, np.float32)
         padded[:, :H, :W] = image
         return padded * np.float32(SCALE) - np.float32(OFFSET)
+
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size that an image has after `resize_range`."""
+        if self.resize_range is None:
+            return height, width
+        return tuple(self.resize_range.size(height, width).tolist())
 
     def predict(self, imgs: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Segment images.
@@ -242,7 +261,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         if self.xp is not np:
             return 0
         padded = [max(side, least) for side, least in zip(
-            (height, width), self.min_input_size, strict=True)]
+            self.resized_size(height, width), self.min_input_size,
+            strict=True)]
         height, width = (int(side * max(self.scales)) for side in padded)
         needed = (self._chainer_memory if self._engine is None else
                   self._engine.memory_needed)(height, width)
@@ -275,7 +295,9 @@ class DeepLabV3plusXception65(chainer.Chain):
     def _predict_one(self, img, network):
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
         logits = list(self._logits(x, network))
-        return label_map(logits, x.shape[2:], img.shape[1:])
+        label = label_map(logits, x.shape[2:],
+                          self.resized_size(*img.shape[1:]))
+        return resize_labels(label, img.shape[1:])
 
     def _logits(self, x, network):
         """Yield logits (n_class, h, w) at each scale, also of x mirrored."""
@@ -299,54 +321,3 @@ def check_weights(path):
 def _inference():
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         yield
-
-
-def _class_count(n_class, known):
-    """Check the argument n_class beside that of the pretrained model."""
-    if n_class is None and known is None:
-        raise InputError('n_class is needed without a pretrained model')
-    if n_class is not None and not _is_count(n_class):
-        raise InputError(f'n_class is {n_class}, and must be a positive '
-                         'integer')
-    if None not in (n_class, known) and n_class != known:
-        raise InputError(f'n_class is {n_class}, but the pretrained model has '
-                         f'{known} classes: leave n_class out')
-    return known if n_class is None else n_class
-
-
-def _height_and_width(size):
-    sides = tuple(size) if np.ndim(size) else (size, size)
-    if len(sides) != 2 or not all(
-            _is_count(side) and side <= MAX_INPUT_SIDE for side in sides):
-        raise InputError(
-            f'min_input_size is {size}, and must be one integer or two, 1 to '
-            f'{MAX_INPUT_SIDE} pixels')
-    return int(sides[0]), int(sides[1])
-
-
-def _is_count(value):
-    return isinstance(value, numbers.Integral) and value > 0
-
-
-def _scales(scales):
-    scales = tuple(scales)
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise InputError(f'scales are {scales}, and must be one or more '
-                         'positive numbers')
-    return scales
-
-
-def _atrous_rates(rates):
-    rates = tuple(rates)
-    if len(rates) != 3 or not all(
-            _is_count(rate) and rate <= MAX_RATE for rate in rates):
-        raise InputError(f'atrous_rates are {rates}, and must be three '
-                         f'integers, 1 to {MAX_RATE}')
-    return rates
-
-
-def _output_stride(output_stride):
-    if output_stride not in OUTPUT_STRIDES:
-        raise InputError(f'output_stride is {output_stride}, and must be '
-                         f'{" or ".join(map(str, OUTPUT_STRIDES))}')
-    return output_stride

@@ -12,8 +12,13 @@ def add_labels(graph, link):
     """Add the nodes to an `onnx_graph._Graph`; return the types of its input,
     uint8 (1, H, W, 3), RGB, and its output, int64 (1, H, W).
     """
-    size = graph.node('Shape', IMAGE, start=1, end=3)
-    x = _prepared(graph, link, size)  # (1, 3, h, w)
+    original = graph.node('Shape', IMAGE, start=1, end=3)
+    x = graph.node('Cast', IMAGE, to=TensorProto.FLOAT)
+    x, size = graph.node('Transpose', x, perm=[0, 3, 1, 2]), original
+    if link.resize_range is not None:
+        size = _size_in_range(graph, link.resize_range, original)
+        x = _resized(graph, x, size)
+    x = _prepared(graph, link, x, size)  # (1, 3, h, w)
     padded = graph.sides(x)
     logits = [_resized(graph, each, padded)
               for each in _logits(graph, link, x, padded)]
@@ -21,18 +26,60 @@ def add_labels(graph, link):
         logits = [graph.node('Sum', *(graph.node('Softmax', each, axis=1)
                                       for each in logits))]
     labels = graph.node('ArgMax', logits[0], axis=1, keepdims=0)
-    graph.node('Slice', labels, graph.integers(0, 0), size,
-               graph.integers(1, 2), name=LABELS)
+    resized = link.resize_range is not None
+    labels = graph.node('Slice', labels, graph.integers(0, 0), size,
+                        graph.integers(1, 2), name=None if resized else LABELS)
+    if resized:
+        _labels_in_size(graph, labels, original)
     return (helper.make_tensor_value_info(
                 IMAGE, TensorProto.UINT8, [1, 'H', 'W', 3]),
             helper.make_tensor_value_info(
                 LABELS, TensorProto.INT64, [1, 'H', 'W']))
 
 
-def _prepared(graph, link, size):
+def _size_in_range(graph, resize_range, size):
+    """What `ResizeRange.size` returns, as a tensor."""
+    shortest, longest, factor, rounds_up = resize_range
+    if longest and factor:
+        longest -= (longest - 1) % factor
+    sides = graph.node('Cast', size, to=TensorProto.FLOAT)
+
+    def scaled(number, reduce):
+        side = graph.node(reduce, sides, keepdims=1)
+        scale = graph.node('Div', _number(graph, number, np.float32), side)
+        scaled = graph.node('Mul', sides, scale)
+        return graph.node('Ceil' if rounds_up else 'Floor', scaled)
+
+    size = scaled(shortest, 'ReduceMin')
+    if longest:
+        too_long = graph.node(
+            'Greater', graph.node('ReduceMax', size, keepdims=1),
+            _number(graph, longest, np.float32))
+        size = graph.node('Where', too_long, scaled(longest, 'ReduceMax'),
+                          size)
+    size = graph.node('Cast', size, to=TensorProto.INT64)
+    if factor:  # up to the next multiple, plus 1
+        factor = graph.integers(factor)
+        missing = graph.node('Sub', graph.integers(1), size)
+        size = graph.node('Add', size, graph.node('Mod', missing, factor))
+    return graph.node('Max', size, graph.integers(1))
+
+
+def _labels_in_size(graph, labels, size):
+    """Resize labels to the nearest pixel, as `resize_labels` does."""
+    labels = graph.node('Unsqueeze', labels, graph.integers(1))
+    labels = graph.node('Cast', labels, to=TensorProto.INT32)
+    shape = graph.node('Concat', graph.integers(1, 1), size, axis=0)
+    labels = graph.node(
+        'Resize', labels, '', '', shape, mode='nearest',
+        nearest_mode='round_prefer_ceil',
+        coordinate_transformation_mode='align_corners')
+    labels = graph.node('Squeeze', labels, graph.integers(1))
+    graph.node('Cast', labels, to=TensorProto.INT64, name=LABELS)
+
+
+def _prepared(graph, link, x, size):
     """Pad to `min_input_size` and scale, as `link.prepare` does."""
-    x = graph.node('Cast', IMAGE, to=TensorProto.FLOAT)
-    x = graph.node('Transpose', x, perm=[0, 3, 1, 2])
     missing = graph.node('Sub', graph.integers(*link.min_input_size), size)
     missing = graph.node('Max', missing, graph.integers(0))
     pads = graph.node('Concat', graph.integers(0, 0, 0, 0, 0, 0), missing,

@@ -18,6 +18,7 @@ import numpy as np
 from .classes import dataset_of
 from .constants import (
     DATASETS,
+    MAX_INPUT_SIDE,
     MAX_RATE,
     MAX_SCALE,
     MIN_INPUT_SIZE,
@@ -29,7 +30,7 @@ from .utils.errors import InputError, describe_differences
 FORMAT_VERSION = 1
 # Of files with `SINCE_2`, which an older program would run in another way.
 LATEST_VERSION = 2
-SINCE_2 = 'atrous_rates', 'scales', 'flip'
+SINCE_2 = 'atrous_rates', 'scales', 'flip', 'resize_range'
 METADATA = 'metadata/'
 METADATA_FORMS = {  # type, and sides (None: any but 0)
     'format_version': (np.integer, ()),
@@ -40,6 +41,7 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'atrous_rates': (np.integer, (3,)),  # of the ASPP, where not the official
     'scales': (np.floating, (None,)),  # over which the source averages
     'flip': (np.bool_, ()),  # whether also over the mirrored image
+    'resize_range': (np.integer, (4,)),  # see resize_range.ResizeRange
     'source_file': (np.str_, ()),
     'source_sha256': (np.str_, ()),
     'class_names': (np.str_, (None,)),  # of a user's own classes
@@ -285,6 +287,12 @@ def check_metadata_values(path, metadata):
             and all(0 < scale <= MAX_SCALE for scale in scales)):
         raise InputError(f'{path} has atrous rates {rates} and scales '
                          f'{scales}, which cannot be: convert it again')
+    shortest, *others, rounds_up = resize_range = metadata.get(
+        'resize_range', [1, 0, 0, 0])
+    if not (0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1}
+            and all(0 <= number <= MAX_INPUT_SIDE for number in others)):
+        raise InputError(f'{path} has the resize range {resize_range}, which '
+                         'cannot be: convert it again')
 
 
 def leave_unset(array):

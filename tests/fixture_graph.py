@@ -34,6 +34,8 @@ class FixtureGraph(Nodes):
         atrous_rates (three ints): of the ASPP; by default the official ones.
         scales (tuple of float), flip (bool): what the graph averages over;
             scales of None: one, without a mean.
+        resize_range (three ints): shorter and longer side of the image and a
+            factor; 0 for none.
 
     Attributes:
         graph (GraphDef): it.
@@ -41,7 +43,8 @@ class FixtureGraph(Nodes):
     """
 
     def __init__(self, weights, n_output, crop_size, output_stride=8,
-                 era=2018, atrous_rates=None, scales=None, flip=False):
+                 era=2018, atrous_rates=None, scales=None, flip=False,
+                 resize_range=None):
         super().__init__()
         self.weights = weights
         self.n_output = n_output
@@ -50,6 +53,7 @@ class FixtureGraph(Nodes):
         self.era = era
         self.rates = atrous_rates or RATES[output_stride]['aspp']
         self.scales, self.flip = scales, flip
+        self.resize_range = resize_range
         self.tower = 0  # number of the network that is being built
         self._build()
 
@@ -221,12 +225,64 @@ class FixtureGraph(Nodes):
                           shape=shape_proto([1, -1, -1, 3]))
         self.image_size = self.slice(self.shape(image, 'uint8'), 1, 3)
         image = self.squeeze(image, 0, 'uint8')
-        x = self.cast(image, 'uint8', 'float32')
+        x, dtype = self.cast(image, 'uint8', 'float32'), 'uint8'
+        if self.resize_range is not None:
+            x = image = self._resize_to_range(x)
+            dtype = 'float32'
         if self.era == 2018:
             x = self._scale_by_one(x)
         x = self._pad_to_crop(x)
-        self.resized_size = self.slice(self.shape(image, 'uint8'), 0, 2)
+        self.resized_size = self.slice(self.shape(image, dtype), 0, 2)
         return self.expand(x, 0, 'float32')
+
+    def _resize_to_range(self, x):
+        """--min_resize_value and --max_resize_value, in their own scope."""
+        scope, bool_type = 'resize_to_range/', {'T': DTYPES['bool']}
+        shortest, longest, factor = self.resize_range
+        size = self.shape(x, 'float32')
+        sides = [self.cast(self.slice(size, i), 'int32', 'float32',
+                           f'{scope}ToFloat') for i in (0, 1)]
+        size = self._sides_in_range(scope, sides, shortest, 'Minimum')
+        if longest:
+            most = self.const(f'{scope}max_size', longest, 'float32')
+            if factor:
+                most = self.arithmetic('Sub', most, self.arithmetic(
+                    'FloorMod', self.arithmetic(
+                        'Sub', most, 1, f'{scope}sub', 'float32'),
+                    factor, f'{scope}mod', 'float32'), f'{scope}sub',
+                    'float32')
+            smaller = self._sides_in_range(scope, sides, most, 'Maximum')
+            larger = self.op('Max', [size, self.const(f'{scope}Const', [0])],
+                             f'{scope}Max', Tidx=DTYPES['int32'],
+                             keep_dims=False, **INT)
+            larger = self.cast(larger, 'int32', 'float32', f'{scope}ToFloat')
+            truth = self.node(f'{scope}cond/pred_id', 'Identity', [
+                self.arithmetic('Greater', larger, most, f'{scope}Greater',
+                                'float32')], **bool_type)
+            branches = [self.op('Switch', [each, truth], f'{scope}cond/Switch',
+                                **INT) for each in (size, smaller)]
+            branches = [branches[0], f'{branches[1]}:1']
+            size = self.op('Merge', branches, f'{scope}cond/Merge', N=2, **INT)
+        if factor:
+            extra = self.arithmetic('FloorMod', self.arithmetic(
+                'Sub', size, 1, f'{scope}sub'), factor, f'{scope}mod')
+            extra = self.arithmetic('FloorMod', self.arithmetic(
+                'Sub', factor, extra, f'{scope}sub'), factor, f'{scope}mod')
+            size = self.arithmetic(self._add(), size, extra, f'{scope}add')
+        x = self.resize(self.expand(x, 0, 'float32'), size,
+                        f'{scope}resize/ResizeBilinear')
+        return self.squeeze(x, 0, 'float32')
+
+    def _sides_in_range(self, scope, sides, number, least_or_most):
+        """Height and width where the shorter or longer side is a number."""
+        scale = self.arithmetic('RealDiv', number, self.arithmetic(
+            least_or_most, *sides, f'{scope}{least_or_most}', 'float32'),
+            f'{scope}div', 'float32')
+        op = {2018: 'Ceil', 2020: 'Floor'}[self.era]
+        return self.pack([self.cast(self.op(op, [self.arithmetic(
+            'Mul', side, scale, f'{scope}mul', 'float32')], f'{scope}{op}',
+            **FLOAT), 'float32', 'int32', f'{scope}ToInt32')
+            for side in sides], f'{scope}stack')
 
     def _scale_by_one(self, x):
         """What is left of the scaling at random, which is for training."""

@@ -23,6 +23,7 @@ from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
+from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 
 COLORS = label_colors('cityscapes')
@@ -160,6 +161,9 @@ def test_tiles_agree_with_the_whole(palette_graphs, tmp_path, output_stride,
     np.testing.assert_array_equal(label, whole)
     with pytest.raises(InputError, match='even a small tile'):
         predict_within(model.to_openvino(), image, 1e6)
+    model.resize_range = ResizeRange(129)
+    with pytest.raises(InputError, match='that resizes images cannot work in'):
+        predict_within(model, image, 1e6)
 
 
 @pytest.mark.slow

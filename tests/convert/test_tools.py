@@ -2,11 +2,13 @@
 from types import SimpleNamespace
 
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import SMALL, convert, needs_tensorflow
 from fixture_graph import FixtureGraph
+from fixture_nodes import run_tensorflow
 from fixture_tools import folded, quantized, without_identities
-from fixture_weights import random_weights
+from fixture_weights import random_weights, smooth_image
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
@@ -17,6 +19,7 @@ from convert.name_table import weight_table
 from convert.recognition import check_network
 from convert.verification import built_in_image, verify
 from models import DeepLabV3plusXception65
+from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 from models.weights import WeightsFile
 
@@ -192,7 +195,90 @@ def test_a_graph_that_is_not_frozen():
         check(FrozenGraph(graph.SerializeToString(), 'g.pb'), 'voc')
 
 
-def test_an_image_that_the_graph_resizes(tmp_path):
+RANGES = [((100, 121, 0), 2018), ((65, 0, 0), 2020), ((65, 130, 16), 2020)]
+
+
+@needs_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize(('resize_range', 'era'), RANGES)
+def test_a_resized_image_equals_tensorflow(tmp_path, resize_range, era):
+    source = written(tmp_path, resize_range=resize_range, era=era,
+                     output_stride=16)
+    convert(source, 'voc', tmp_path / 'a.npz')
+    model = DeepLabV3plusXception65(pretrained_model=tmp_path / 'a.npz')
+    session = onnxruntime.InferenceSession(
+        model.onnx_model(end_to_end=True), providers=['CPUExecutionProvider'])
+    for height, width in (90, 160), (240, 130), (33, 65):
+        image = smooth_image(height, width)
+        wanted, = run_tensorflow(source, ['SemanticPredictions'], image)
+        label, = model.predict([image.transpose(2, 0, 1)])
+        assert label.shape == (height, width)
+        assert (label == wanted).mean() >= 0.9999
+        found, = session.run(None, {'ImageTensor': image[np.newaxis]})
+        assert (found == wanted).mean() >= 0.9999
+
+
+@pytest.fixture(scope='module')
+def graph_in_range():
+    return FixtureGraph(ones, 21, SMALL, 16, era=2020,
+                        resize_range=(65, 130, 16)).graph
+
+
+def test_reads_the_resize_range(graph_in_range):
+    source = tampered(graph_in_range, lambda graph, nodes: None)
+    assert check(source, 'voc').wiring.resize_range == (65, 130, 16, 0)
+    size = ResizeRange(65, 130, 16, 0).size
+    assert size(100, 150).tolist() == [65, 97]
+    assert size(90, 900).tolist() == [17, 129]
+
+
+def swapped(graph, nodes):
+    merge = nodes['resize_to_range/cond/Merge']
+    merge.input[:] = [name.replace('Switch', 'x').replace('x_1', 'Switch')
+                      .replace('x', 'Switch_1') for name in merge.input]
+
+
+def other_number(graph, nodes):
+    nodes['resize_to_range/div_1'].op = 'Mul'
+
+
+def squared(graph, nodes):
+    nodes['resize_to_range/mul'].op = 'Pow'
+
+
+def beside(graph, nodes):
+    """The image itself goes on to the network, the resized one nowhere."""
+    nodes['pad_to_bounding_box/sub'].input[0] = 'Cast'
+
+
+def labels_elsewhere(graph, nodes):
+    nodes['resize/ResizeNearestNeighbor'].attr['align_corners'].b = False
+
+
+def labels_not_resized(graph, nodes):
+    nodes['resize/ResizeNearestNeighbor'].op = 'Identity'
+
+
+def cropped(graph, nodes):
+    graph.node.add(name='crop', op='CropAndResize', input=['Cast'])
+    nodes['resize_to_range/resize/ResizeBilinear'].input[0] = 'crop'
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (swapped, 'is not the official exporter'),
+    (other_number, 'is not the official exporter'),
+    (squared, 'is a Pow, which computes no size'),
+    (beside, 'is not on its way'),
+    (labels_elsewhere, 'align_corners False'),
+    (labels_not_resized, 'gives labels at another size'),
+    (cropped, 'is a CropAndResize of the image .*only padding and one'),
+])
+def test_refuses_a_tampered_range(graph_in_range, change, words):
+    with pytest.raises(InputError, match=words):
+        check(tampered(graph_in_range, change), 'voc')
+
+
+def test_an_image_that_the_graph_scales(tmp_path):
     graph = FixtureGraph(ones, 21, SMALL).graph
     source = tampered(graph, lambda graph, nodes: nodes['ToFloat/x'].attr[
         'value'].tensor.CopyFrom(TensorProto(

@@ -67,6 +67,9 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'scales': [0.5, 0.]}, r'scales \[0.5, 0.0\], which cannot be'),
     ({'scales': [float('nan')]}, 'which cannot be'),
     ({'atrous_rates': [6, 12, 1 << 40]}, 'which cannot be'),
+    ({'resize_range': [0, 0, 0, 0]}, r'resize range \[0, 0, 0, 0\]'),
+    ({'resize_range': [65, -1, 0, 0]}, 'which cannot be'),
+    ({'resize_range': [65, 0, 0, 2]}, 'which cannot be'),
     ({'atrous_rates': [6, 12]}, 'metadata/atrous_rates is int64 of shape'),
 ])
 def test_refuses_metadata(tmp_path, arrays, metadata, words):
