@@ -10,7 +10,6 @@ window opens where there is a display; elsewhere files are written, and their
 names are printed.
 """
 import argparse
-import contextlib
 import difflib
 import json
 import os
@@ -20,7 +19,9 @@ from command_line.model_options import (
     add_model_options,
     check_model_options,
     load_model,
+    say_settings,
 )
+from command_line.processes import share_of_machine, with_processes
 from media.images import MAX_PIXELS
 from media.visualization import OPACITY
 from models.constants import DATASETS
@@ -88,6 +89,9 @@ def add_output_options(parser):
                               'images')
     outputs.add_argument('--html', metavar='FILE',
                          help='one page with all results, to look at')
+    outputs.add_argument('--html-images', action='store_true',
+                         help='keep the images of the page in a folder beside '
+                              'it, for many of them')
     existing = outputs.add_mutually_exclusive_group()
     existing.add_argument('--force', action='store_true',
                           help='overwrite existing results')
@@ -115,6 +119,8 @@ def check_arguments(parser, args):
         value = getattr(args, name)
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} must be positive')
+    if args.html_images and not args.html:
+        parser.error('--html-images goes with --html')
     if args.skip_existing and (args.json or args.html):
         parser.error('--json and --html would not have the results that '
                      '--skip-existing skips')
@@ -122,20 +128,39 @@ def check_arguments(parser, args):
 
 def main():
     args = parse_args()
-    with report_errors():
-        from media.inputs import find_inputs
-        from media.segmentation import Tally
-        inputs, problems, notes = find_inputs(args.inputs)
-        for note in notes:
-            print(note, file=sys.stderr)
-        tally = Tally(len(inputs) + len(problems))
-        for problem in problems:
-            tally.failed(problem)
-        if wants_window(args):
-            show(args, inputs, tally)
-        else:
-            write(args, inputs, tally)
-        finish(tally)
+    tally = with_processes(lambda processes: segment(args, processes))
+    if tally is not None:
+        with report_errors():
+            finish(tally)
+
+
+def segment(args, processes):
+    """Do all; return the `Tally` of all processes on process 0, None elsewhere.
+    """
+    from media.segmentation import Tally
+    inputs, tally = [], Tally()
+    if processes.size > 1 and '-' in args.inputs:
+        raise InputError('- (standard input) is for one process: leave mpiexec '
+                         'out, or name a file')
+    if processes.rank == 0:
+        inputs = find(args, tally)
+    if processes.size == 1 and wants_window(args):
+        show(args, inputs, tally, processes)
+    else:
+        write(args, inputs, tally, processes)
+    return tally if processes.rank == 0 else None
+
+
+def find(args, tally):
+    """Return the inputs; say which are missing or passed over."""
+    from media.inputs import find_inputs
+    inputs, problems, notes = find_inputs(args.inputs)
+    tally.total = len(inputs) + len(problems)
+    for note in notes:
+        tally.say(note, sys.stderr)
+    for problem in problems:
+        tally.failed(problem)
+    return inputs
 
 
 def wants_window(args):
@@ -148,20 +173,36 @@ def chosen_kinds(args):
     return [kind for kind in KINDS if getattr(args, kind)]
 
 
-def show(args, inputs, tally):
+def show(args, inputs, tally, processes):
     """Segment images and show them in windows."""
     from media.window import show_results
     if inputs:
-        segmenter = load_segmenter(args, tally)
+        segmenter = load_segmenter(args, tally, processes)
         with tally.interruptible():
             show_results(segmenter, inputs, args.max_pixels)
 
 
-def write(args, inputs, tally):
+def write(args, inputs, tally, processes):
     """Segment inputs and write what is asked for."""
     from media.batch import Batch
+    outputs = plan(args, inputs, tally) if processes.rank == 0 else None
+    outputs = processes.share(outputs)[0]
+    page, records = None, {} if args.json else None
+    share = dict(list(outputs.items())[processes.rank::processes.size])
+    segmenter = load_segmenter(args, tally, processes) if share else None
+    if args.html and outputs:
+        page = start_page(args, outputs, segmenter)
+    if share:
+        with tally.interruptible():
+            Batch(segmenter, share, page, args.opacity, args.max_pixels,
+                  args.skip_existing, records).run()
+    processes.wait()
+    collect(args, outputs, tally, page, records, processes)
+
+
+def plan(args, inputs, tally):
+    """Return where results go, see `plan_outputs`; count what cannot be."""
     from media.outputs import DEFAULT, plan_outputs
-    from media.results_page import ResultsPage
     kinds = chosen_kinds(args)
     if not kinds and (args.output or not (args.json or args.html)):
         kinds = DEFAULT
@@ -171,22 +212,33 @@ def write(args, inputs, tally):
         tally.failed(problem)
     if n_skipped:
         tally.say(f'skipped {n_skipped} with existing results', sys.stderr)
-    if not outputs:
-        return
-    segmenter = load_segmenter(args, tally)
-    page = ResultsPage(
-        args.html, segmenter.names, segmenter.colors,
-        segmenter.class_filter) if args.html else contextlib.nullcontext()
-    with page as page_or_none, tally.interruptible():
-        records = [] if args.json else None
-        Batch(segmenter, outputs, page_or_none, args.opacity, args.max_pixels,
-              args.skip_existing, records).run()
-    if args.json:
-        write_json(args.json, records)
+    return outputs
+
+
+def start_page(args, outputs, segmenter):
+    from media.results_page import ResultsPage
+    labels = ((segmenter.names, segmenter.colors, segmenter.class_filter)
+              if segmenter else ((), (), None))
+    return ResultsPage(args.html, outputs, *labels, args.html_images)
+
+
+def collect(args, outputs, tally, page, records, processes):
+    """Count what all processes have done; process 0 writes page and JSON."""
+    tally.collect(processes)
+    if args.html and outputs:
+        page.collect(processes)
+        if processes.rank == 0:
+            page.write()
+    found = processes.gather(records)
+    if args.json and outputs and processes.rank == 0:
+        records = {each: some for part in found for each, some in part.items()}
+        write_json(args.json, [record for each in outputs
+                               for record in records.get(each, [])])
 
 
 def without_existing(outputs, args):
     """Return the outputs to write, problems, and how many are skipped."""
+    from media.results_page import images_folder
     left, problems, n_skipped = {}, [], 0
     for each, paths in outputs.items():
         existing = [path for path in paths.values() if path.exists()]
@@ -198,20 +250,24 @@ def without_existing(outputs, args):
         else:
             left[each] = {kind: path for kind, path in paths.items()
                           if args.force or path not in existing}
-    for path in filter(None, (args.json, args.html)):
+    images = images_folder(args.html) if args.html_images else None
+    for path in filter(None, (args.json, args.html, images)):
         if os.path.exists(path) and not args.force:
             raise InputError(f'{path} exists: give --force to overwrite it')
     return left, problems, n_skipped
 
 
-def load_segmenter(args, tally):
+def load_segmenter(args, tally, processes):
     from media.segmentation import Segmenter
     from models.classes import labels_of, numbered_names
+    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
     model = load_model(
         args.pretrained_model, args.input_size, args.scales, args.flip,
-        args.output_stride, args.gpu, args.backend, args.threads)
+        args.output_stride, gpu, args.backend, threads)
     names, colors = labels_of(model, args.dataset)
-    if names == numbered_names(model.n_class):
+    if processes.rank == 0:
+        say_settings(model, args)
+    if processes.rank == 0 and names == numbered_names(model.n_class):
         tally.say(f'{args.pretrained_model} does not name its {len(names)} '
                   'classes: they are numbered here (--class-names of tf2npz.py '
                   'names them)', sys.stderr)

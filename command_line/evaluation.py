@@ -1,19 +1,18 @@
 """What eval_cityscapes.py, eval_voc.py and eval_ade20k.py do."""
 import argparse
 import pathlib
-import sys
 import time
-import traceback
 import typing
 
 from command_line.model_options import (
     add_model_options,
     check_model_options,
     load_model,
+    say_settings,
     set_backend,
 )
-from evaluation.processes import Processes, cores
-from models.utils.errors import InputError, Interrupted, report_errors
+from command_line.processes import cores, share_of_machine, with_processes
+from models.utils.errors import InputError, Interrupted
 
 
 class Job(typing.NamedTuple):
@@ -83,25 +82,6 @@ def main(dataset, description):
                                             processes))
 
 
-def with_processes(run):
-    """Call `run` with the `Processes`; where it raises in one, all end."""
-    with report_errors():
-        processes = Processes()
-    try:
-        with report_errors():
-            run(processes)
-    except BaseException as error:
-        if processes.size == 1:
-            raise
-        if isinstance(error, SystemExit):
-            if isinstance(error.code, str):  # else it has been said
-                print(error.code, file=sys.stderr)
-            sys.stderr.flush()
-        else:
-            traceback.print_exc()
-        processes.abort()
-
-
 def prepare(dataset, args, processes):
     """Find the images, load the model and what an earlier run left."""
     from convert.conversion import CUSTOM
@@ -115,7 +95,11 @@ def prepare(dataset, args, processes):
     folders = args.images and (args.images, args.labels)
     images = LabelledImages(dataset, args.data_dir, args.split, folders)
     npz = npz or fetch(args.pretrained_model)
-    model = load(npz, args, processes)
+    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
+    model = load_model(npz, args.input_size, args.scales, args.flip,
+                       args.output_stride, gpu, args.backend, threads)
+    if processes.rank == 0:
+        say_settings(model, args)
     if dataset == 'voc' and 'class_names' in model.metadata:
         dataset = CUSTOM
         names, colors = labels_of(model)
@@ -164,21 +148,6 @@ def kept_dataset(dataset, args, npz):
             f'{args.pretrained_model} has {weights.n_class} classes of its '
             'own: give --data-dir, or --images and --labels')
     return dataset_folder(dataset, args.split)
-
-
-def load(npz, args, processes):
-    """Return the link on this process's share of the machine."""
-    gpu, threads = args.gpu, args.threads
-    if processes.size > 1 and gpu >= 0:
-        if gpu > 0:
-            raise InputError(
-                f'--gpu is {gpu}, and of several processes each takes the GPU '
-                'of its own number: give --gpu 0')
-        gpu = processes.local_rank
-    elif processes.size > 1 and threads is None:
-        threads = max(1, cores() // processes.local_size)
-    return load_model(npz, args.input_size, args.scales, args.flip,
-                      args.output_stride, gpu, args.backend, threads)
 
 
 def settings_of(args, npz, model, images_of_split, n_processes):

@@ -91,15 +91,6 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
         pretrained_model=fetch(pretrained_model),
         min_input_size=min_input_size, scales=scales, flip=flip,
         output_stride=output_stride)
-    if (scales, flip) == (None, None) and (model.scales, model.flip) != (
-            (1.,), False):
-        print('as its graph, the model averages over the scales '
-              f'{", ".join(map(str, model.scales))}'
-              f'{" and the mirrored image" if model.flip else ""}: --scales 1 '
-              '--no-flip is faster', file=sys.stderr)
-    if model.resize_range is not None:
-        print(f'as its graph, the model resizes images to '
-              f'{model.resize_range}', file=sys.stderr)
     if gpu >= 0:
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()
@@ -107,6 +98,19 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
     else:
         set_backend(model, backend, threads)
     return model
+
+
+def say_settings(model, args):
+    """Say what the model does, as its graph does it, and no option asks for."""
+    if (args.scales, args.flip) == (None, None) and (
+            model.scales, model.flip) != ((1.,), False):
+        print('as its graph, the model averages over the scales '
+              f'{", ".join(map(str, model.scales))}'
+              f'{" and the mirrored image" if model.flip else ""}: --scales 1 '
+              '--no-flip is faster', file=sys.stderr)
+    if model.resize_range is not None:
+        print(f'as its graph, the model resizes images to '
+              f'{model.resize_range}', file=sys.stderr)
 
 
 def set_backend(model, backend, threads):

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from media.outputs import write_image
 from media.prefetch import prefetch
-from media.video import Frame, duplicate, open_video, part_path, writing
+from media.video import Frame, duplicate, open_video, writing
 from media.visualization import draw
 from models.utils.errors import InputError, shortened
+from models.utils.files import part_path
 
 MAX_WAITING = 2  # results that are computed and not yet written
 
@@ -27,8 +28,8 @@ class Batch:
         max_pixels (int): larger images are refused.
         skip_existing (bool): look again before each input whether another run
             has brought its results.
-        records (list): to add a dict to for each image and frame, in their
-            order, see `Segmenter.segment`; a frame's has its 'time' in
+        records (dict): input -> list, to add a dict to for each image and
+            frame, see `Segmenter.segment`; a frame's has its 'time' in
             seconds as well. None: they are not kept.
     """
 
@@ -97,12 +98,12 @@ class Batch:
             write_image(path, self._drawn(kind, image, label))
             self.tally.say(path)
         if self.page is not None:
-            self.page.add(each.name, image, label)
-        self._record(record)
+            self.page.add(each, image, label)
+        self._record(each, record)
 
-    def _record(self, record):
+    def _record(self, each, record):
         if self.records is not None:
-            self.records.append(record)
+            self.records.setdefault(each, []).append(record)
 
     def _drawn(self, kind, image, label, **options):
         it = self.segmenter
@@ -158,7 +159,7 @@ class Batch:
                         label, record = self.segmenter.segment(
                             each.name, part.image)
                         record['time'] = float(part.time * video.time_base)
-                        self._record(record)
+                        self._record(each, record)
                         waiting.append(thread.submit(
                             self._write_frame, writers, part, label))
                         self.tally.times.append(time.perf_counter() - begun)
@@ -190,8 +191,8 @@ class Batch:
         for line in losses:
             self.tally.say(f'{each.name}: {line}', sys.stderr)
         if self.page is not None:
-            self.page.note(f'{each.name} is a video, of which this page shows '
-                           'nothing.')
+            self.page.note(each, f'{each.name} is a video, of which this page '
+                           'shows nothing.')
 
 
 def _copy(writers, packet):

@@ -1,52 +1,107 @@
 """One page with all results, to look at in a browser; it needs no network."""
-import contextlib
+import os
 import pathlib
+import shutil
+import tempfile
 
 from media.images import to_pillow
 from media.page import data_url, load_template
 from media.visualization import indexed, shares
-from models.utils.files import atomic_path
+from models.utils.files import atomic_path, part_path
 
 SIDE = 1024  # pixels at most of an image on the page
+QUALITY = 88  # of its JPEG
 TEMPLATE = pathlib.Path(__file__).with_name('results.html')
 
 
 class ResultsPage:
-    """A page that grows with each result; its file appears at the end."""
+    """Collects results, and writes the page of them.
 
-    def __init__(self, path, names, colors, class_filter):
+    Args:
+        path (str or pathlib.Path): of the page.
+        order (list): the inputs (`inputs.Input`), in the order of the page.
+        names, colors, class_filter: see `visualization`.
+        beside (bool): whether images are files in a folder beside the page,
+            `images_folder(path)`, not parts of the page. Labels are always in
+            it, as browsers let no page read pixels of files.
+    """
+
+    def __init__(self, path, order, names, colors, class_filter, beside=False):
         self.path, self.names, self.colors = path, list(names), colors
         self.class_filter = class_filter
+        self.images = images_folder(path) if beside else None
+        self._place = {each: i for i, each in enumerate(order)}
+        self._template = load_template(TEMPLATE).module
+        self._pieces = []  # (place on the page, first byte, bytes)
+        try:
+            self._file = tempfile.TemporaryFile(  # noqa: SIM115  (it is kept)
+                dir=pathlib.Path(path).parent)
+            if beside:
+                part_path(self.images).mkdir(exist_ok=True)
+        except OSError as error:
+            raise type(error)(error.errno, error.strerror, str(path)) from None
 
-    def __enter__(self):
-        self._parts = load_template(TEMPLATE).module
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._file = stack.enter_context(
-                open(temporary, 'w', encoding='utf-8', errors='replace'))
-            self._file.write(self._parts.head())
-            self._stack = stack.pop_all()
-        return self
+    def note(self, each, text):
+        """Add a line of text in the place of an input."""
+        self._append(self._place[each], self._template.note(text))
 
-    def __exit__(self, *error):
-        self._file.write(self._parts.tail(self.colors.tolist()))
-        return self._stack.__exit__(*error)
-
-    def note(self, text):
-        """Add a line of text."""
-        self._file.write(self._parts.note(text))
-
-    def add(self, name, image, label):
-        """Add a result: its name, image (3, H, W) and label (H, W)."""
+    def add(self, each, image, label):
+        """Add an input's image (3, H, W) and label (H, W)."""
         from PIL import Image
         scale = min(1, SIDE / max(label.shape))
         size = [max(1, round(side * scale)) for side in label.shape[::-1]]
         classes = indexed(label, self.colors, self.class_filter)
         classes = Image.frombytes('L', classes.size, classes.tobytes())
         present = shares(label, self.names, self.class_filter)
-        self._file.write(self._parts.result(
-            name, size,
-            data_url(to_pillow(image).resize(size), 'JPEG', quality=88),
+        self._append(self._place[each], self._template.result(
+            each.name, size, self._address(each, to_pillow(image).resize(size)),
             data_url(classes.resize(size, Image.Resampling.NEAREST)),
-            [(self.names.index(each), each, share)
-             for each, share in present.items()], self.colors.tolist()))
+            [(self.names.index(name), name, share)
+             for name, share in present.items()], self.colors.tolist()))
+
+    def collect(self, processes):
+        """Bring the results of all processes to process 0."""
+        for i in range(max(processes.share(len(self._pieces)))):
+            mine = processes.rank > 0 and i < len(self._pieces)
+            found = processes.gather(
+                (self._pieces[i][0], self._read(i).decode()) if mine else None)
+            for piece in filter(None, found or []):
+                self._append(*piece)
+
+    def write(self):
+        """Write the page; the file appears whole."""
+        with atomic_path(self.path) as temporary:
+            with open(temporary, 'wb') as file:
+                file.write(self._template.head().encode())
+                for i in sorted(range(len(self._pieces)),
+                                key=lambda i: self._pieces[i]):
+                    file.write(self._read(i))
+                file.write(self._template.tail(self.colors.tolist()).encode())
+            if self.images is not None:
+                shutil.rmtree(self.images, ignore_errors=True)
+                os.replace(part_path(self.images), self.images)
+
+    def _address(self, each, image):
+        """Return the address of an image, for the page."""
+        if self.images is None:
+            return data_url(image, 'JPEG', quality=QUALITY)
+        name = f'{self._place[each] + 1:05}.jpg'
+        image.save(part_path(self.images) / name, quality=QUALITY)
+        return f'{self.images.name}/{name}'
+
+    def _append(self, place, text):
+        data = text.encode(errors='replace')
+        start = self._file.seek(0, os.SEEK_END)
+        self._file.write(data)
+        self._pieces.append((place, start, len(data)))
+
+    def _read(self, i):
+        _, start, size = self._pieces[i]
+        self._file.seek(start)
+        return self._file.read(size)
+
+
+def images_folder(path):
+    """Return the folder beside a page that may hold its images."""
+    path = pathlib.Path(path)
+    return path.with_name(f'{path.stem}_images')

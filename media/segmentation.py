@@ -23,7 +23,7 @@ class Tally:
         bar (tqdm.tqdm): a progress bar to print above; or None.
     """
 
-    def __init__(self, total):
+    def __init__(self, total=0):
         self.total, self.n_done, self.n_failed = total, 0, 0
         self.interrupted, self.bar = False, None
         self.begun, self.seconds_to_load = time.monotonic(), None
@@ -61,6 +61,15 @@ class Tally:
             yield
         except KeyboardInterrupt:
             self.interrupted = True
+
+    def collect(self, processes):
+        """Add the counts of all processes on process 0."""
+        counts = processes.gather((self.n_done, self.n_failed,
+                                   self.interrupted)) or []
+        for n_done, n_failed, interrupted in counts[1:]:
+            self.n_done += n_done
+            self.n_failed += n_failed
+            self.interrupted |= interrupted
 
     def say(self, line, file=None):
         file = file or sys.stdout

@@ -10,7 +10,7 @@ import numpy as np
 from media.images import read_image, to_array
 from media.inputs import FRAME_NUMBER
 from models.utils.errors import InputError
-from models.utils.files import atomic_path
+from models.utils.files import atomic_path, part_path
 
 SEQUENCE_RATE = 25  # frames a second, of numbered images
 # FFmpeg would follow a playlist, under any name, to other files and addresses.
@@ -320,8 +320,3 @@ def writing(path, video):
         finally:
             with contextlib.suppress(av.error.FFmpegError, OSError):
                 container.close()
-
-
-def part_path(path):
-    """Return the name of a result that is not whole."""
-    return path.with_name(f'{path.stem}.part{path.suffix}')

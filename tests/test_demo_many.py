@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,6 +70,49 @@ def test_a_tree(demo, tmp_path):
     for name, share in entry['shares'].items():
         k = label_names('cityscapes').index(name)
         assert share == (label == k).mean()
+
+
+@pytest.mark.slow
+def test_shared_out_among_processes(palette_graphs, tmp_path):
+    """More processes than inputs, one of them bad: the same as by one."""
+    _, npz = palette_graphs('cityscapes')
+    for seed in range(3):
+        write_image(tmp_path / f'in/{seed}.png', seed)
+    mpiexec = [Path(sys.executable).parent / 'mpiexec', '-n', '5']
+
+    def run(command, name, *inputs):
+        (tmp_path / name).mkdir(exist_ok=True)
+        return subprocess.run(
+            [*command, sys.executable, ROOT / 'demo.py', *inputs,
+             '--pretrained-model', npz, '--input-size', '65', '--output', name,
+             '--indexed', '--json', f'{name}/a.json', '--html',
+             f'{name}/a.html'],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+            timeout=300, stdin=subprocess.DEVNULL)
+
+    results = [run([], 'one', 'in'), run(mpiexec, 'five', 'in')]
+    for result in results:
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count('loading ') == 1
+    for name in ('0.png', '1.png', '2.png', 'a.html'):
+        assert (tmp_path / 'one' / name).read_bytes() == (
+            tmp_path / 'five' / name).read_bytes()
+    first, second = (
+        [{**each, 'seconds': None} for each in json.loads(
+            (tmp_path / name / 'a.json').read_text())]
+        for name in ('one', 'five'))
+    assert first == second
+    assert len(first) == 3
+
+    (tmp_path / 'in/1.png').write_bytes(b'no picture')
+    result = run(mpiexec, 'bad', 'in')
+    assert result.returncode == 1
+    assert 'in/1.png cannot be read' in result.stderr
+    assert '1 of 3 failed' in result.stderr
+    assert len(json.loads((tmp_path / 'bad/a.json').read_text())) == 2
+    result = run(mpiexec, 'none', '-')
+    assert result.returncode == 1
+    assert result.stderr.count('is for one process: leave mpiexec out') == 1
 
 
 @pytest.mark.slow

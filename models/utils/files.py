@@ -58,6 +58,11 @@ def _open_temporary(path):
         file.close()  # another process removed it before it was locked
 
 
+def part_path(path):
+    """Return the name of a result that is not whole."""
+    return path.with_name(f'{path.stem}.part{path.suffix}')
+
+
 def check_not_source(target, source):
     """Raise InputError where a file would be written over its own source."""
     if os.path.exists(target) and os.path.exists(source) and (

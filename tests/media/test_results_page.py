@@ -6,7 +6,9 @@ import subprocess
 import numpy as np
 import pytest
 from fixture_images import write_image
+from PIL import Image
 
+from media.inputs import Input
 from media.results_page import ResultsPage
 from models.classes import label_colors, label_names
 
@@ -88,14 +90,33 @@ addEventListener('load', () => {
 </script>'''
 
 
+def page_of(path, inputs, **options):
+    """Write the page of black images, the last first."""
+    image, label = np.zeros((3, 30, 40), np.float32), np.zeros((30, 40), int)
+    page = ResultsPage(path, inputs, label_names('voc'), label_colors('voc'),
+                       None, **options)
+    for each in inputs[::-1]:
+        page.add(each, image, label)
+    page.write()
+
+
+def test_images_beside_the_page(tmp_path):
+    page_of(tmp_path / 'a.html', [Input('a', 'a'), Input('b', 'b')],
+            beside=True)
+    assert sorted(path.name for path in tmp_path.rglob('*')) == [
+        '00001.jpg', '00002.jpg', 'a.html', 'a_images']
+    text = (tmp_path / 'a.html').read_text()
+    assert text.index('>a<') < text.index('src="a_images/00001.jpg"') < (
+        text.index('>b<')) < text.index('src="a_images/00002.jpg"')
+    with Image.open(tmp_path / 'a_images/00002.jpg') as image:
+        assert image.size == (40, 30)
+
+
 def test_many_results(tmp_path):
     """More than a dozen are thumbnails; keys go on and back."""
     chromium = shutil.which('chromium') or shutil.which('chromium-browser')
-    image, label = np.zeros((3, 30, 40), np.float32), np.zeros((30, 40), int)
-    with ResultsPage(tmp_path / 'a.html', label_names('voc'),
-                     label_colors('voc'), None) as page:
-        for i in range(13):
-            page.add(f'/data/day {i // 7}/{i}.jpg', image, label)
+    page_of(tmp_path / 'a.html', [
+        Input(f'/data/day {i // 7}/{i}.jpg', i) for i in range(13)])
     text = (tmp_path / 'a.html').read_text()
     assert text.count('<figure>') == 13
     if chromium is None:

@@ -1,6 +1,12 @@
-"""The processes that share an evaluation, by ChainerMN over MPI."""
+"""The processes that share a script's work, by ChainerMN over MPI."""
 import os
+import sys
 import time
+import traceback
+
+from models.utils.errors import InputError, report_errors
+
+SECONDS_TO_SPEAK = 0.3  # until mpiexec has passed on what a process said
 
 
 class Processes:
@@ -47,7 +53,47 @@ class Processes:
 
     def abort(self):
         """End all processes with exit code 1."""
+        time.sleep(SECONDS_TO_SPEAK)
         self._mpi.mpi_comm.Abort(1)
+
+
+def with_processes(run):
+    """Return what `run` returns, called with the `Processes`; where it raises
+    in one, all end.
+    """
+    with report_errors():
+        processes = Processes()
+    try:
+        with report_errors():
+            return run(processes)
+    except BaseException as error:
+        if processes.size == 1:
+            raise
+        if processes.rank > 0:  # process 0 ends all where it fails as well
+            time.sleep(2 * SECONDS_TO_SPEAK)
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, str):  # else it has been said
+                print(error.code, file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            traceback.print_exc()
+        processes.abort()
+
+
+def share_of_machine(processes, gpu, threads):
+    """Return the number of the GPU (-1: none) and of the threads that this
+    process takes, where `gpu` and `threads` are as given; None: one for each
+    core.
+    """
+    if processes.size > 1 and gpu >= 0:
+        if gpu > 0:
+            raise InputError(
+                f'--gpu is {gpu}, and of several processes each takes the GPU '
+                'of its own number: give --gpu 0')
+        gpu = processes.local_rank
+    elif processes.size > 1 and threads is None:
+        threads = max(1, cores() // processes.local_size)
+    return gpu, threads
 
 
 def cores():
