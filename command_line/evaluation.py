@@ -164,9 +164,14 @@ def settings_of(args, npz, model, images_of_split, n_processes):
         'scales': list(model.scales), 'flip': model.flip,
         'resize_range': model.resize_range and list(model.resize_range),
         'input_size': list(model.min_input_size),
-        'runs_on': 'GPU' if args.gpu >= 0 else args.backend,
+        'runs_on': gpu_mode() if args.gpu >= 0 else args.backend,
         'predictions_saved': args.save_predictions,
         'processes': n_processes}
+
+
+def gpu_mode():
+    from models.gpu import uses_tf32
+    return 'GPU, TF32' if uses_tf32() else 'GPU'
 
 
 def code_sha256():

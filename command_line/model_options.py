@@ -9,7 +9,6 @@ from models.constants import (
     MAX_SCALE,
     OUTPUT_STRIDES,
 )
-from models.utils.errors import InputError
 
 
 def add_model_options(parser, default, said=None):
@@ -86,6 +85,7 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
     from convert.official import fetch
     from models import DeepLabV3plusXception65
     if gpu >= 0:
+        from models.gpu import check_gpu
         check_gpu(gpu)
     model = DeepLabV3plusXception65(
         pretrained_model=fetch(pretrained_model),
@@ -101,7 +101,13 @@ def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
 
 
 def say_settings(model, args):
-    """Say what the model does, as its graph does it, and no option asks for."""
+    """Say what the model does, and no option asks for."""
+    if args.gpu >= 0:
+        from models.gpu import uses_tf32
+        if uses_tf32():
+            print('float32 may be computed in TF32, as the environment says '
+                  '(NVIDIA_TF32_OVERRIDE): some labels differ',
+                  file=sys.stderr)
     if (args.scales, args.flip) == (None, None) and (
             model.scales, model.flip) != ((1.,), False):
         print('as its graph, the model averages over the scales '
@@ -122,22 +128,3 @@ def set_backend(model, backend, threads):
         model.to_chainer()
     else:
         model.to_openvino(threads, required=backend == 'openvino')
-
-
-def check_gpu(gpu):
-    """Raise InputError where Chainer cannot use the GPU of this number."""
-    from chainer.backends import cuda
-    advice = ('leave --gpu out to run on the CPU, or see "On a GPU" in '
-              'README.md')
-    if not cuda.available:
-        raise InputError(f'--gpu {gpu} needs CuPy, and Chainer cannot load it '
-                         f'({cuda._resolution_error}): {advice}')
-    runtime = cuda.cupy.cuda.runtime
-    try:
-        count = runtime.getDeviceCount()
-    except runtime.CUDARuntimeError as error:
-        raise InputError(f'--gpu {gpu} needs a GPU and its driver ({error}): '
-                         f'{advice}') from None
-    if gpu >= count:
-        raise InputError(f'there is no GPU {gpu}: they are numbered 0 to '
-                         f'{count - 1}')

@@ -9,7 +9,6 @@ from media.images import to_array, to_pillow
 from media.tiling import predict_within
 from media.visualization import shares
 from models.utils.errors import InputError, describe, drop_output, error_line
-from models.utils.memory import available_memory
 
 
 class Tally:
@@ -109,7 +108,8 @@ class Segmenter:
         (class name -> share in [0, 1]).
         """
         begun = time.perf_counter()
-        memory = available_memory() if self.memory is None else self.memory
+        memory = (self.model.free_memory() if self.memory is None else
+                  self.memory)
         label, n_tiles = predict_within(
             self.model, shrunk(image, self.max_size), memory)
         if n_tiles > 1:

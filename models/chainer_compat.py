@@ -7,11 +7,13 @@ imported. For a GPU, CuPy gets the CUDA libraries that pip installed.
 import contextlib
 import ctypes
 import importlib.util
+import os
 import pathlib
 import sys
 import types
 import warnings
 
+TF32 = 'NVIDIA_TF32_OVERRIDE'  # environment: 0 keeps float32 as it is
 # The libraries that CuPy loads from NVIDIA's packages in requirements-gpu.txt,
 # each after those that it needs.
 CUDA_LIBRARIES = (
@@ -28,6 +30,9 @@ def prepare():
         return  # nothing is installed: the import of Chainer will say so
     _restore_numpy_names()
     _provide_numpy_distutils()
+    # Parity first: NVIDIA's libraries read this once. 1 in the environment
+    # allows TF32, where up to 4 % of the labels change with random weights.
+    os.environ.setdefault(TF32, '0')
     _load_cuda_libraries()
     # ChainerCV's one C extension, non-maximum suppression on a GPU: it does
     # not compile on Python 3.11 and later, and segmentation never calls it.

@@ -17,6 +17,7 @@ from os import PathLike
 import chainer
 import chainer.functions as F
 import numpy as np
+from chainer.backends.cuda import GpuDevice
 
 from .arguments import (
     check_atrous_rates,
@@ -40,7 +41,7 @@ from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
 from .resize_range import ResizeRange, resize_image, resize_labels
 from .utils.errors import BackendError, InputError
-from .utils.memory import check_memory
+from .utils.memory import available_memory, check_memory
 from .weights import WeightsFile, leave_unset
 from .xception import Xception65
 
@@ -256,23 +257,39 @@ class DeepLabV3plusXception65(chainer.Chain):
     def memory_needed(self, height: int, width: int) -> float:
         """Return about how many more bytes `predict` takes for an image.
 
-        It is known on a CPU, after `compile`; on a GPU it is 0.
+        On a CPU it is known after `compile`.
         """
-        if self.xp is not np:
-            return 0
         padded = [max(side, least) for side, least in zip(
             self.resized_size(height, width), self.min_input_size,
             strict=True)]
         height, width = (int(side * max(self.scales)) for side in padded)
+        if self.xp is not np:
+            from . import gpu
+            return gpu.memory_needed(self, *padded, (height, width))
         needed = (self._chainer_memory if self._engine is None else
                   self._engine.memory_needed)(height, width)
         return needed + self._logits_memory(*padded)
+
+    def free_memory(self) -> float:
+        """Return the bytes that are free where the link is."""
+        if self.xp is np:
+            return available_memory()
+        from . import gpu
+        return gpu.free_memory()
 
     def _logits_memory(self, height, width):
         """Return the bytes of the logits of all scales, held twice."""
         pixels = sum(max(1, scale) ** 2 for scale in self.scales) * (
             height * width / LOGITS_STRIDE ** 2)
         return 2 * 4 * self.n_class * pixels * (2 if self.flip else 1)
+
+    def device_resident_accept(self, visitor):
+        """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
+        super().device_resident_accept(visitor)
+        if isinstance(self.device, GpuDevice):
+            from . import gpu
+            with chainer.using_device(self.device):
+                gpu.set_up()
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""
@@ -293,6 +310,9 @@ class DeepLabV3plusXception65(chainer.Chain):
             return self(x).array
 
     def _predict_one(self, img, network):
+        if self.xp is not np:
+            from . import gpu
+            gpu.make_room(self.memory_needed(*img.shape[1:]))
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
         logits = list(self._logits(x, network))
         label = label_map(logits, x.shape[2:],
