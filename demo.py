@@ -272,7 +272,7 @@ def load_segmenter(args, tally, processes):
                   'classes: they are numbered here (--class-names of tf2npz.py '
                   'names them)', sys.stderr)
     class_filter = class_numbers(args.classes, names)
-    model.compile()  # warns now where OpenVINO is unavailable
+    model.freeze()  # warns now where OpenVINO is unavailable
     memory = None if args.memory is None else args.memory * 1e9
     tally.loaded()
     return Segmenter(model, names, colors, class_filter, args.max_size,

@@ -100,6 +100,8 @@ def prepare(dataset, args, processes):
                        args.output_stride, gpu, args.backend, threads)
     if processes.rank == 0:
         say_settings(model, args)
+    if processes.size == 1:  # else the last takes more threads at the end
+        model.freeze()
     if dataset == 'voc' and 'class_names' in model.metadata:
         dataset = CUSTOM
         names, colors = labels_of(model)

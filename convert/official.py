@@ -2,8 +2,6 @@
 import contextlib
 import pathlib
 
-from convert.conversion import check, write
-from convert.sources import open_source
 from models.pretrained import (
     URLS,
     cached_path,
@@ -12,7 +10,6 @@ from models.pretrained import (
     pretrained_path,
     record_sha256,
 )
-from models.utils.download import download_and_use
 from models.utils.errors import DownloadError, InputError
 from models.utils.files import atomic_path, locked
 
@@ -35,6 +32,8 @@ def fetch(pretrained_model) -> pathlib.Path:
 
 def _convert_archive(name, check_weights):
     """Download the official archive of a model and convert its graph."""
+    from convert.conversion import check, write
+    from convert.sources import open_source
     conversion = None
 
     def check_archive(part):
@@ -66,6 +65,8 @@ def opened(source, dataset, *options):
     Raises:
         InputError: it cannot be downloaded or opened.
     """
+    from convert.sources import open_source
+    from models.utils.download import download_and_use
     if source != ZOO and not source.startswith(('http://', 'https://')):
         yield open_source(source, *options)
         return

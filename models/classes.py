@@ -6,9 +6,13 @@ import numpy as np
 from .constants import DATASETS
 from .utils.errors import InputError
 
-# ChainerCV has VOC2012's names and all three palettes. These Cityscapes names
-# are cityscapesScripts'; each ADE20K name is the first synonym in
+# VOC2012's names and the palettes are ChainerCV's. The Cityscapes names are
+# cityscapesScripts'; each ADE20K name is the first synonym in
 # objectInfo150.txt (ChainerCV takes the last: "soul" for person).
+VOC_NAMES = (
+    'background', 'aeroplane', 'bicycle', 'bird', 'boat', 'bottle', 'bus',
+    'car', 'cat', 'chair', 'cow', 'diningtable', 'dog', 'horse', 'motorbike',
+    'person', 'pottedplant', 'sheep', 'sofa', 'train', 'tvmonitor')
 CITYSCAPES_NAMES = (
     'road', 'sidewalk', 'building', 'wall', 'fence', 'pole', 'traffic light',
     'traffic sign', 'vegetation', 'terrain', 'sky', 'person', 'rider', 'car',
@@ -37,6 +41,27 @@ ADE20K_NAMES = (
     'traffic light', 'tray', 'ashcan', 'fan', 'pier', 'crt screen', 'plate',
     'monitor', 'bulletin board', 'shower', 'radiator', 'glass', 'clock',
     'flag')
+
+# RGB, in hexadecimal; VOC2012 has the formula of `_palette`.
+CITYSCAPES_COLORS = (
+    '804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 '
+    '4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20')
+ADE20K_COLORS = (
+    '787878 b47878 06e6e6 503232 04c803 787850 8c8c8c cc05ff e6e6e6 04fa07 '
+    'e005ff ebff07 96053d 787846 08ff33 ff0652 8fff8c ccff04 ff3307 cc4603 '
+    '0066c8 3de6fa ff0633 0b66ff ff0747 ff09e0 0907e6 dcdcdc ff095c 7009ff '
+    '08ffd6 07ffe0 ffb806 0aff47 ff290a 07ffff e0ff08 6608ff ff3d06 ffc207 '
+    'ff7a08 00ff14 ff0829 ff0599 0633ff eb0cff a09614 00a3ff 8c8c8c fa0a0f '
+    '14ff00 1fff00 ff1f00 ffe000 99ff00 0000ff ff4700 00ebff 00adff 1f00ff '
+    '0bc8c8 ff5200 00fff5 003dff 00ff70 00ff85 ff0000 ffa300 ff6600 c2ff00 '
+    '008fff 33ff00 0052ff 00ff29 00ffad 0a00ff adff00 00ff99 ff5c00 ff00ff '
+    'ff00f5 ff0066 ffad00 ff0014 ffb8b8 001fff 00ff3d 0047ff ff00cc 00ffc2 '
+    '00ff52 000aff 0070ff 3300ff 00c2ff 007aff 00ffa3 ff9900 00ff0a ff7000 '
+    '8fff00 5200ff a3ff00 ffeb00 08b8aa 8500ff 00ff5c b800ff ff001f 00b8ff '
+    '00d6ff ff0070 5cff00 00e0ff 70e0ff 46b8a0 a300ff 9900ff 47ff00 ff00a3 '
+    'ffcc00 ff008f 00ffeb 85ff00 ff00eb f500ff ff007a fff500 0abed4 d6ff00 '
+    '00ccff 1400ff ffff00 0099ff 0029ff 00ffcc 2900ff 29ff00 ad00ff 00f5ff '
+    '4700ff 7a00ff 00ffb8 005cff b8ff00 0085ff ffd600 19c2c2 66ff00 5c00ff')
 
 
 def dataset_of(n_class: int, dataset: str | None = None) -> str | None:
@@ -72,8 +97,7 @@ def labels_of(model, dataset: str | None = None
         dataset = dataset or dataset_of(
             model.n_class, model.metadata.get('task'))
         if dataset is None:
-            return numbered_names(model.n_class), np.array(
-                _palette(model.n_class), np.uint8)
+            return numbered_names(model.n_class), _palette(model.n_class)
         names, colors = label_names(dataset), label_colors(dataset)
     if len(names) != model.n_class or colors.shape != (len(names), 3):
         raise InputError(f'{dataset or "the npz"} has {len(names)} classes, '
@@ -88,9 +112,7 @@ def numbered_names(n_class: int) -> tuple[str, ...]:
 
 def label_names(dataset: str) -> tuple[str, ...]:
     """Return the class names of a key of `DATASETS`."""
-    from chainercv import datasets
-    return {'cityscapes': CITYSCAPES_NAMES,
-            'voc': datasets.voc_semantic_segmentation_label_names,
+    return {'cityscapes': CITYSCAPES_NAMES, 'voc': VOC_NAMES,
             'ade20k': ADE20K_NAMES}[dataset]
 
 
@@ -99,12 +121,10 @@ def label_colors(dataset: str) -> np.ndarray:
 
     ADE20K's has one colour for both road and skyscraper.
     """
-    from chainercv import datasets
-    return np.array({
-        'cityscapes': datasets.cityscapes_semantic_segmentation_label_colors,
-        'voc': datasets.voc_semantic_segmentation_label_colors,
-        'ade20k': datasets.ade20k_semantic_segmentation_label_colors,
-    }[dataset], np.uint8)
+    if dataset == 'voc':
+        return _palette(DATASETS['voc']['n_class'])
+    colors = {'cityscapes': CITYSCAPES_COLORS, 'ade20k': ADE20K_COLORS}[dataset]
+    return np.frombuffer(bytes.fromhex(colors), np.uint8).reshape(-1, 3)
 
 
 def read_classes(names_path, colors_path, n_class):

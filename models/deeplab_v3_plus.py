@@ -99,6 +99,7 @@ class DeepLabV3plusXception65(chainer.Chain):
             weights = WeightsFile(
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
+        self._is_frozen = False
         self.metadata = weights.metadata if weights else {}
         self.n_class = check_class_count(n_class, weights and weights.n_class)
         if min_input_size is None:
@@ -145,6 +146,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             Variable, (B, n_class, ceil(H/4), ceil(W/4)), float32.
         """
+        self._check_not_frozen()
         low_level, high_level = self.feature_extractor(x)
         return self.decoder(low_level, self.aspp(high_level))
 
@@ -173,7 +175,9 @@ class DeepLabV3plusXception65(chainer.Chain):
                           max(W, self.min_input_size[1])),
                          PAD_VALUE, np.float32)
         padded[:, :H, :W] = image
-        return padded * np.float32(SCALE) - np.float32(OFFSET)
+        padded *= np.float32(SCALE)
+        padded -= np.float32(OFFSET)
+        return padded
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that an image has after `resize_range`."""
@@ -214,6 +218,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             The link itself.
         """
+        self._check_not_frozen()
         self._engine = OpenVINOEngine(threads)
         self._engine_is_required = required
         if required:
@@ -222,7 +227,20 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def to_chainer(self) -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through Chainer; return the link."""
+        self._check_not_frozen()
         self._engine = None
+        return self
+
+    def freeze(self) -> 'DeepLabV3plusXception65':
+        """Give the weights up once OpenVINO has them, 165 MB, and return the
+        link: it can then do nothing but `predict`, as it is.
+
+        Where `predict` runs on Chainer or a GPU, this does nothing.
+        """
+        if self.compile() is self._engine:
+            self._is_frozen = True
+            for param in self.params():
+                param.array = np.empty(0, np.float32)
         return self
 
     def compile(self):
@@ -233,6 +251,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         training mode.
         Raise BackendError, see `to_openvino`.
         """
+        if self._is_frozen:
+            return self._engine
         if self._engine is not None and self.xp is np:
             try:
                 self._engine.update(self)
@@ -249,6 +269,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                    **options) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
+        self._check_not_frozen()
         if type(self).forward is not DeepLabV3plusXception65.forward:
             raise BackendError(f'{type(self).__name__} has a `forward` of its '
                                'own, which has no ONNX form')
@@ -285,6 +306,7 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def device_resident_accept(self, visitor):
         """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
+        self._check_not_frozen()
         super().device_resident_accept(visitor)
         if isinstance(self.device, GpuDevice):
             from . import gpu
@@ -293,9 +315,20 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""
+        self._check_not_frozen()
         link = super().copy(mode)
         link._engine = copy.copy(self._engine)
         return link
+
+    def _check_not_frozen(self):
+        if self._is_frozen:
+            raise InputError('the link was frozen, and can only predict: load '
+                             'it again')
+
+    def __reduce_ex__(self, protocol):
+        """Pickle, or copy deeply, as Chainer does."""
+        self._check_not_frozen()
+        return super().__reduce_ex__(protocol)
 
     def _chainer_memory(self, height, width):
         fixed, per_pixel = CHAINER_MEMORY[self.output_stride]

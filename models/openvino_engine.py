@@ -1,26 +1,27 @@
 """Run a link's network through OpenVINO: fast on a CPU.
 
-The link stays the definition. Its ONNX graph is compiled at the first use and
-again after the link has changed; all in float32.
+The link stays the definition. Its graph is compiled at the first use and again
+after the link has changed; all in float32.
 """
 import importlib
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from .utils.errors import BackendError, InputError
-from .utils.memory import check_memory
+from .utils.memory import check_memory, give_back
 from .weights import named_arrays
 
-MODULES = ('openvino', 'onnx', 'xxhash')  # needed besides Chainer
-# One graph, compiled for any size, runs images of up to so many pixels. A
-# larger image gets its own (half a second), which takes a third less memory.
+MODULES = ('openvino', 'xxhash')  # needed besides Chainer
+# A network for any size runs images of up to so many pixels. A larger image
+# gets its own (half a second), which takes a third less memory.
 SHARED_PIXELS = 1 << 20
-# Measured, in bytes: to compile the network; then for the packed weights, and
-# for each pixel in the shared graph and in one for a single size.
-COMPILE_MEMORY = 750e6
-PACKED_MEMORY, SHARED_PIXEL, OWN_PIXEL = 200e6, 660, 500
+# Measured, in bytes: the network as a graph, and compiled; then for each pixel,
+# in the shared network and in one for a single size.
+GRAPH_MEMORY, COMPILED_MEMORY = 200e6, 240e6
+SHARED_PIXEL, OWN_PIXEL = 680, 440
 # Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
             'dw_activ', 'pw_activ')
@@ -92,38 +93,53 @@ class OpenVINOEngine:
         pixels = height * width
         if pixels <= self._largest:
             return 0
-        return PACKED_MEMORY + pixels * (
+        return COMPILED_MEMORY + pixels * (
             SHARED_PIXEL if pixels <= SHARED_PIXELS else OWN_PIXEL)
 
     def _request(self, height, width):
-        """Return what runs images of this size; compile it at first use."""
-        pixels = height * width
-        shared = pixels <= SHARED_PIXELS
-        key = 'any' if shared else (height, width)
-        if key not in self._requests:
-            # At most two are kept: the shared one and one for a large size.
-            self._requests = {size: request for size, request
-                              in self._requests.items() if size == 'any'}
-            self._largest = min(self._largest, SHARED_PIXELS)
-        if pixels > self._largest:
+        """Return what runs images of this size; compile it at first use.
+
+        The first size has a network of its own, which is a few percent faster;
+        so has a large one. Other sizes share one.
+        """
+        pixels, key = height * width, (height, width)
+        if key not in self._requests and self._requests and (
+                pixels <= SHARED_PIXELS):
+            key = 'any'
+        if pixels > self._largest or key not in self._requests:
             check_memory(f'an image of {height} x {width} pixels',
                          self.memory_needed(height, width))
-            self._largest = pixels
         if key not in self._requests:
-            import openvino
-            self._model.reshape([1, 3, -1, -1] if shared else
-                                [1, 3, height, width])
-            compiled = openvino.compile_model(
-                self._model, 'CPU', self._options)
-            self._requests[key] = compiled.create_infer_request()
+            self._drop_others(key)
+            self._requests[key] = self._compiled(
+                (-1, -1) if key == 'any' else key)
+        self._largest = max(pixels, self._largest)
         return self._requests[key]
+
+    def _drop_others(self, key):
+        """Keep the shared network and one for a large size, before another is
+        compiled: each holds the weights.
+        """
+        self._requests = {
+            size: request for size, request in self._requests.items()
+            if (math.prod(size) > SHARED_PIXELS if key == 'any'
+                else size == 'any')}
+        self._largest = min(self._largest, SHARED_PIXELS
+                            if self._requests else 0)
+
+    def _compiled(self, size):
+        import openvino
+        give_back()
+        self._model.reshape([1, 3, *size])
+        return openvino.compile_model(
+            self._model, 'CPU', self._options).create_infer_request()
 
 
 def _read_model(link):
-    import openvino
-    check_memory('compiling the network', COMPILE_MEMORY,
+    from .openvino_graph import openvino_model
+    check_memory('compiling the network', GRAPH_MEMORY + COMPILED_MEMORY,
                  'free some, or run it on Chainer')
-    return openvino.Core().read_model(link.onnx_model())
+    return openvino_model(link)
 
 
 def _fingerprint(link):

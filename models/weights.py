@@ -5,13 +5,9 @@ ChainerCV's names ('aspp/proj/conv/W', ...), which
 `chainer.serializers.load_npz` reads as well. Arrays under 'metadata/' say
 what the weights are for (see `METADATA_FORMS`); they are optional.
 """
-import contextlib
 import math
-import pathlib
-import tokenize
-import typing
 import zipfile
-import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -25,6 +21,7 @@ from .constants import (
     OUTPUT_STRIDE,
     OUTPUT_STRIDES,
 )
+from .npz import NpzFile
 from .utils.errors import InputError, describe_differences
 
 FORMAT_VERSION = 1
@@ -49,10 +46,6 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
 }
 METADATA_LIMIT = 1 << 20  # bytes in one metadata array
 LOGITS = 'decoder/conv_logits/W'
-# What zipfile, zlib and NumPy raise for damaged files, as found by fuzzing.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
-          NotImplementedError, RuntimeError, OverflowError, SyntaxError,
-          tokenize.TokenError, OSError)
 
 
 def write_npz(path, arrays, metadata):
@@ -85,16 +78,6 @@ def _write_array(archive, name, array):
         np.lib.format.write_array(file, array, allow_pickle=False)
 
 
-class _Header(typing.NamedTuple):
-    """What an npy file says of its array."""
-
-    member: str  # name in the zip archive
-    shape: tuple
-    fortran_order: bool
-    dtype: np.dtype
-    size: int  # bytes of the header itself
-
-
 class WeightsFile:
     """An npz file of weights: its headers and metadata; the rest on demand.
 
@@ -119,11 +102,9 @@ class WeightsFile:
     """
 
     def __init__(self, path):
-        self.path = pathlib.Path(path)
-        self._headers, self.metadata = {}, {}
-        with self._opened() as archive:
-            for member in archive.namelist():
-                self._read_header(archive, member)
+        self._file = NpzFile(path)
+        self.path, self._headers = self._file.path, self._file.headers
+        self.metadata = self._read_metadata()
         self._check_metadata()
         self.n_class = self._count_classes()
         self.output_stride = self.metadata.get('output_stride', OUTPUT_STRIDE)
@@ -151,7 +132,7 @@ class WeightsFile:
         return tuple(map(int, scaled))
 
     def load_into(self, link):
-        """Give a link these weights, once all of them are known to fit.
+        """Give a link on a CPU these weights, once all are known to fit.
 
         Raise InputError where names, shapes or types are not the link's, a
         value is not finite, or the file is damaged; the link is then
@@ -160,49 +141,33 @@ class WeightsFile:
         from chainer import serializers
         expected = named_arrays(link)
         self._check_names(expected)
-        with self._opened() as archive:
-            arrays = {name: self._read_weight(archive, name)
-                      for name in self._headers if name in expected}
-        serializers.NpzDeserializer(arrays).load(link)
+        names = [name for name in self._headers if name in expected]
+        for name in names:
+            self._check_type(name)
+        arrays = {}
+        with ThreadPoolExecutor(2) as pool:
+            for part in pool.map(self._read_weights, (names[::2], names[1::2])):
+                arrays.update(part)
+        for path, param in link.namedparams():  # without a copy
+            param.array = arrays.pop(path[1:]).astype(param.dtype, copy=False)
+        serializers.NpzDeserializer(arrays, strict=False).load(link)
 
-    @contextlib.contextmanager
-    def _opened(self):
-        """Open the zip archive; say in one line how it is damaged."""
-        if self.path.stat().st_size == 0:
-            raise InputError(f'{self.path} is empty: an npz file is needed')
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                yield archive
-        except InputError:
-            raise
-        except DAMAGE as error:
-            if isinstance(error, OSError) and error.filename:
-                raise  # it cannot be opened
-            advice = ('convert it with tf2npz.py' if self.path.name.endswith(
-                ('.pb', '.tar.gz', '.tgz', '.index')) else
-                'download or convert it again')
-            raise InputError(f'{self.path} is not a whole npz file ({error}): '
-                             f'{advice}') from None
+    def _read_metadata(self):
+        """Return the known metadata; others are of a later version."""
+        names = [METADATA + key for key in METADATA_FORMS
+                 if METADATA + key in self._headers]
+        for name in names:
+            self._check_form(name, self._headers[name],
+                             *METADATA_FORMS[name.removeprefix(METADATA)])
+        return {name.removeprefix(METADATA): array.tolist()
+                for name, array in self._file.read(names).items()}
 
-    def _read_header(self, archive, member):
-        name = member.removesuffix('.npy')
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            if version != (1, 0):  # others may have headers of gigabytes
-                raise ValueError(f'npy version {version} is not supported')
-            header = _Header(member, *np.lib.format.read_array_header_1_0(
-                file), file.tell())
-        if header.dtype.hasobject:
-            raise InputError(
-                f'{self.path}: {name} holds pickled Python objects, which can '
-                'run code and are never loaded')
-        if name in self._headers:
-            raise ValueError(f'two arrays are named {name}')
-        self._headers[name] = header
-        key = name.removeprefix(METADATA)
-        if key != name and key in METADATA_FORMS:
-            self._check_form(name, header, *METADATA_FORMS[key])
-            self.metadata[key] = self._read(archive, name).tolist()
+    def _check_type(self, name):
+        dtype = self._headers[name].dtype
+        kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
+        if dtype.kind not in kinds:
+            raise InputError(f'{self.path}: {name} holds {dtype}, not '
+                             + ('integers' if kinds == 'iu' else 'numbers'))
 
     def _check_form(self, name, header, kind, sides):
         shape, dtype = header.shape, header.dtype
@@ -253,30 +218,13 @@ class WeightsFile:
             raise InputError(f'{self.path} does not hold the weights of this '
                              f'DeepLabV3+ Xception65: {differences}')
 
-    def _read_weight(self, archive, name):
-        dtype = self._headers[name].dtype
-        kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
-        if dtype.kind not in kinds:
-            raise InputError(f'{self.path}: {name} holds {dtype}, not '
-                             + ('integers' if kinds == 'iu' else 'numbers'))
-        array = self._read(archive, name)
-        if not np.isfinite(array).all():
-            raise InputError(f'{self.path}: {name} holds a value that is not '
-                             'finite')
-        return array
-
-    def _read(self, archive, name):
-        header = self._headers[name]
-        size = math.prod(header.shape) * header.dtype.itemsize
-        with archive.open(header.member) as file:
-            file.read(header.size)
-            data = file.read(size)
-            if len(data) != size:
-                raise EOFError(f'{len(data)} bytes of {size}')
-            if file.read(1):  # this also checks the CRC
-                raise ValueError('more bytes than the shape needs')
-        return np.frombuffer(data, header.dtype).reshape(
-            header.shape, order='F' if header.fortran_order else 'C')
+    def _read_weights(self, names):
+        arrays = self._file.read(names)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise InputError(f'{self.path}: {name} holds a value that is '
+                                 'not finite')
+        return arrays
 
 
 def check_metadata_values(path, metadata):

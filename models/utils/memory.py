@@ -1,4 +1,6 @@
 """Memory that this process can still allocate."""
+import contextlib
+import ctypes
 import pathlib
 import resource
 
@@ -28,6 +30,12 @@ def check_memory(what, needed, advice='free some, or take a smaller image'):
         raise InputError(
             f'{what} needs about {needed / GB:.1f} GB of memory, and '
             f'{available / GB:.1f} GB are free: {advice}')
+
+
+def give_back():
+    """Give freed memory back to the system, of which glibc keeps much."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _machine():

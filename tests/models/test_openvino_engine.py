@@ -157,11 +157,34 @@ class OtherClassifier(L.Convolution2D):
 @pytest.mark.slow
 def test_an_unknown_part_goes_to_chainer(model):
     model.decoder.conv_logits = OtherClassifier(256, 21, 1)
-    with pytest.warns(match='OtherClassifier, has no ONNX form'):
+    with pytest.warns(match='OtherClassifier, has no form as a g'):
         label = model.predict([image(65, 65)])[0]
     assert (label == 3).all()
     with pytest.raises(BackendError, match='decoder/conv_logits'):
         model.to_openvino().predict([image(65, 65)])
+
+
+@pytest.mark.slow
+def test_a_frozen_link_only_predicts(model):
+    images = [image(65, 65), image(40, 81), image(65, 65)]
+    expected = model.predict(images)
+    assert model.freeze() is model
+    for label, wanted in zip(model.predict(images), expected, strict=True):
+        np.testing.assert_array_equal(label, wanted)
+    assert sum(param.array.nbytes for param in model.params()) == 0
+    for use in (lambda: model(np.zeros((1, 3, 65, 65), 'f')), model.to_chainer,
+                model.to_openvino, model.copy, model.to_cpu, model.onnx_model,
+                lambda: pickle.dumps(model), lambda: copy.deepcopy(model)):
+        with pytest.raises(InputError, match='was frozen, and can only pred'):
+            use()
+
+
+@pytest.mark.slow
+def test_on_chainer_nothing_is_frozen(model):
+    expected = model.to_chainer().predict([image(33, 33)])[0]
+    label, = model.freeze().predict([image(33, 33)])
+    np.testing.assert_array_equal(label, expected)
+    model.to_openvino()
 
 
 @pytest.mark.slow

@@ -78,6 +78,27 @@ def test_refuses_metadata(tmp_path, arrays, metadata, words):
         load(tmp_path / 'a.npz')
 
 
+def test_a_compressed_npz_loads(tmp_path, arrays):
+    np.savez_compressed(tmp_path / 'a.npz', **arrays)
+    for name, array in named_arrays(load(tmp_path / 'a.npz')).items():
+        np.testing.assert_array_equal(array, arrays[name], err_msg=name)
+
+
+@pytest.mark.parametrize(('position', 'words'), [
+    (0, 'is not where the archive'),  # a mark, before each array
+    (-100, 'not a whole npz'),
+])
+def test_refuses_damaged_arrays(tmp_path, arrays, position, words):
+    write_npz(tmp_path / 'a.npz', arrays.items(), {})
+    with zipfile.ZipFile(tmp_path / 'a.npz') as archive:
+        start = archive.getinfo('decoder/conv_logits/W.npy').header_offset
+    with open(tmp_path / 'a.npz', 'r+b') as file:
+        file.seek(start + position)
+        file.write(b'damage')
+    with pytest.raises(InputError, match=words):
+        load(tmp_path / 'a.npz')
+
+
 def test_passes_over_metadata_of_later_versions(tmp_path, arrays):
     write_npz(tmp_path / 'a.npz', arrays.items(), {'mood': [[0.5]]})
     assert load(tmp_path / 'a.npz').metadata == {'format_version': 1}
