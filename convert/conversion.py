@@ -135,13 +135,15 @@ def background_offset(source, dataset, n_output):
 def build_link(source, n_class):
     """Return the link with a source's output stride; its weights are unset."""
     from models import DeepLabV3plusXception65
+    from models.utils.memory import giving_back
     from models.weights import leave_unset
     output_stride, rates = ((read_output_stride(source),
                              read_atrous_rates(source)) if source.is_graph
                             else (source.output_stride, None))
-    return DeepLabV3plusXception65(
-        n_class, initialW=leave_unset, output_stride=output_stride,
-        atrous_rates=rates)
+    with giving_back():
+        return DeepLabV3plusXception65(
+            n_class, initialW=leave_unset, output_stride=output_stride,
+            atrous_rates=rates)
 
 
 def check_weights(source, link, offset):

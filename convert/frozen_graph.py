@@ -5,6 +5,7 @@ The GraphDef protos come with tensorboard. Nothing here knows a network.
 import copy
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -49,7 +50,9 @@ class FrozenGraph:
         from google.protobuf.message import DecodeError
         self.path = path = path or file_name
         self.data, self.file_name, self.ignored = data, file_name, []
-        self.sha256 = hashlib.sha256(data).hexdigest()
+        thread = ThreadPoolExecutor(1)  # half a second, beside all else
+        self._sha256 = thread.submit(hashlib.sha256, data)
+        thread.shutdown(wait=False)
         self.nodes, self._large = {}, {}
         try:
             self._parse()
@@ -67,6 +70,10 @@ class FrozenGraph:
             name: self._shape(self._constant(node))
             for name, node in self.nodes.items() if self._is_weight(node)}
 
+    @property
+    def sha256(self):
+        return self._sha256.result().hexdigest()
+
     def _parse(self):
         small = 0
         for start, end in _node_ranges(self.data):
@@ -78,7 +85,7 @@ class FrozenGraph:
                     f'{self.path} is far larger than a graph of this network: '
                     f'at most {MAX_NODES} nodes of {MAX_NODE_BYTES >> 20} MiB '
                     'are read')
-            node = _node(self.data[start:end])
+            node = _node(memoryview(self.data)[start:end])
             if not node.name or node.name in self.nodes:
                 raise InputError(f'{self.path} has two nodes of the same '
                                  f'name, or one of none: {node.name!r}')
@@ -125,7 +132,7 @@ class FrozenGraph:
             self.refuse(name, f'has the absurd shape {shape}')
         if name in self._large:
             start, end = self._large[name]
-            node = _node(self.data[start:end])
+            node = _node(memoryview(self.data)[start:end])
         try:
             return tensor_util.make_ndarray(node.attr['value'].tensor)
         except (TypeError, ValueError) as error:

@@ -66,13 +66,13 @@ def opened(source, dataset, *options):
         InputError: it cannot be downloaded or opened.
     """
     from convert.sources import open_source
-    from models.utils.download import download_and_use
     if source != ZOO and not source.startswith(('http://', 'https://')):
         yield open_source(source, *options)
         return
     if source == ZOO and dataset not in URLS:
         raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
                          f'of {dataset}')
+    from models.utils.download import download_and_use
     url = URLS[dataset]['archive'] if source == ZOO else source
     folder, found = cached_path(next(iter(URLS))).parent, {}
 

@@ -73,9 +73,12 @@ def write_npz(path, arrays, metadata):
 
 def _write_array(archive, name, array):
     # ZipInfo's fixed date makes equal weights equal files.
+    array = np.asarray(array, order='C')
     with archive.open(zipfile.ZipInfo(name + '.npy'), 'w',
                       force_zip64=True) as file:
-        np.lib.format.write_array(file, array, allow_pickle=False)
+        np.lib.format.write_array_header_1_0(
+            file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.reshape(-1).view(np.uint8))
 
 
 class WeightsFile:

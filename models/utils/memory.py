@@ -7,6 +7,7 @@ import resource
 from .errors import InputError
 
 GB = 1e9
+M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 # Files of a control group: its limit, its usage; and the line of memory.stat
 # with what of that usage the kernel can take back.
 V2_FILES = 'memory.max', 'memory.current', 'inactive_file'
@@ -36,6 +37,21 @@ def give_back():
     """Give freed memory back to the system, of which glibc keeps much."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextlib.contextmanager
+def giving_back():
+    """In the body, blocks of a megabyte and more are given back when freed."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        yield
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # what glibc goes up to by itself
 
 
 def _machine():
