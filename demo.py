@@ -19,9 +19,8 @@ from command_line.model_options import (
     add_model_options,
     check_model_options,
     load_model,
-    say_settings,
 )
-from command_line.processes import share_of_machine, with_processes
+from command_line.processes import with_processes
 from media.images import MAX_PIXELS
 from media.visualization import OPACITY
 from models.constants import DATASETS
@@ -260,13 +259,8 @@ def without_existing(outputs, args):
 def load_segmenter(args, tally, processes):
     from media.segmentation import Segmenter
     from models.classes import labels_of, numbered_names
-    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
-    model = load_model(
-        args.pretrained_model, args.input_size, args.scales, args.flip,
-        args.output_stride, gpu, args.backend, threads)
+    model = load_model(args, processes)
     names, colors = labels_of(model, args.dataset)
-    if processes.rank == 0:
-        say_settings(model, args)
     if processes.rank == 0 and names == numbered_names(model.n_class):
         tally.say(f'{args.pretrained_model} does not name its {len(names)} '
                   'classes: they are numbered here (--class-names of tf2npz.py '

@@ -47,7 +47,7 @@ def matrix_products(path, size):
 
 
 def openvino(files):
-    return ours(files).to_openvino()
+    return ours(files).to_openvino().freeze()
 
 
 def chainer(files):

@@ -1,6 +1,7 @@
 """What eval_cityscapes.py, eval_voc.py and eval_ade20k.py do."""
 import argparse
 import pathlib
+import sys
 import time
 import typing
 
@@ -8,10 +9,9 @@ from command_line.model_options import (
     add_model_options,
     check_model_options,
     load_model,
-    say_settings,
     set_backend,
 )
-from command_line.processes import cores, share_of_machine, with_processes
+from command_line.processes import cores, with_processes
 from models.utils.errors import InputError, Interrupted
 
 
@@ -95,11 +95,7 @@ def prepare(dataset, args, processes):
     folders = args.images and (args.images, args.labels)
     images = LabelledImages(dataset, args.data_dir, args.split, folders)
     npz = npz or fetch(args.pretrained_model)
-    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
-    model = load_model(npz, args.input_size, args.scales, args.flip,
-                       args.output_stride, gpu, args.backend, threads)
-    if processes.rank == 0:
-        say_settings(model, args)
+    model = load_model(args, processes, npz)
     if processes.size == 1:  # else the last takes more threads at the end
         model.freeze()
     if dataset == 'voc' and 'class_names' in model.metadata:
@@ -127,15 +123,27 @@ def finish(job, processes):
 
     Return what result.json holds on process 0, and None on others.
     """
+    if job.model.precision != 'float32' and processes.rank == 0:
+        say_precision(job)
     evaluate_share(job, processes)
     found = gathered(processes, job.state, job.n_images)
     result = None
     if processes.rank == 0:
         if processes.size > 1 and job.args.gpu < 0:  # the others are done
-            set_backend(job.model, job.args.backend, cores())
+            set_backend(job.model, job.args, cores())
         result = report(job, *found)
     processes.wait()
     return result
+
+
+def say_precision(job):
+    """Say how far the first image's labels are those of float32."""
+    from media.segmentation import equal_to_float32
+    image, _ = job.images[0]
+    label, = job.model.predict([image])
+    equal = equal_to_float32(job.model, image, label)
+    print(f'{job.model.precision}: labels {equal:.2%} equal to float32 in the '
+          'first image', file=sys.stderr)
 
 
 def kept_dataset(dataset, args, npz):
@@ -166,6 +174,7 @@ def settings_of(args, npz, model, images_of_split, n_processes):
         'scales': list(model.scales), 'flip': model.flip,
         'resize_range': model.resize_range and list(model.resize_range),
         'input_size': list(model.min_input_size),
+        'precision': model.precision,
         'runs_on': gpu_mode() if args.gpu >= 0 else args.backend,
         'predictions_saved': args.save_predictions,
         'processes': n_processes}

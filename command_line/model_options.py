@@ -3,6 +3,7 @@ import argparse
 import re
 import sys
 
+from command_line.processes import share_of_machine
 from models.constants import (
     DATASETS,
     MAX_INPUT_SIDE,
@@ -39,6 +40,10 @@ def add_model_options(parser, default, said=None):
         '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
         help='what runs the network on a CPU (default: OpenVINO where it is '
              'installed, else Chainer)')
+    parser.add_argument(
+        '--precision', choices=['float32', 'bfloat16'], default='float32',
+        help='bfloat16 takes half the time on processors that have it; some '
+             'labels differ (default: %(default)s)')
     parser.add_argument('--threads', type=int, metavar='N',
                         help='threads on a CPU (default: one for each core)')
 
@@ -74,33 +79,39 @@ def check_model_options(parser, args):
         parser.error(f'--threads is {args.threads}, and must be positive')
     if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
         parser.error('--backend and --threads are for a CPU, not for --gpu')
+    if args.precision != 'float32' and (
+            args.gpu >= 0 or args.backend == 'chainer'):
+        parser.error(f'--precision {args.precision} is for OpenVINO on a CPU')
 
 
-def load_model(pretrained_model, min_input_size, scales, flip, output_stride,
-               gpu, backend, threads):
-    """Return the link on its device; the arguments are the options above.
+def load_model(args, processes, npz=None):
+    """Return the link on its device, of the options above; the npz may have
+    been fetched before.
 
     Raise InputError where there is no such GPU or model, or it does not fit.
     """
     from convert.official import fetch
     from models import DeepLabV3plusXception65
+    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
     if gpu >= 0:
         from models.gpu import check_gpu
         check_gpu(gpu)
     model = DeepLabV3plusXception65(
-        pretrained_model=fetch(pretrained_model),
-        min_input_size=min_input_size, scales=scales, flip=flip,
-        output_stride=output_stride)
+        pretrained_model=npz or fetch(args.pretrained_model),
+        min_input_size=args.input_size, scales=args.scales, flip=args.flip,
+        output_stride=args.output_stride)
     if gpu >= 0:
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()
         model.to_gpu(gpu)
     else:
-        set_backend(model, backend, threads)
+        set_backend(model, args, threads)
+    if processes.rank == 0:
+        _say_settings(model, args)
     return model
 
 
-def say_settings(model, args):
+def _say_settings(model, args):
     """Say what the model does, and no option asks for."""
     if args.gpu >= 0:
         from models.gpu import uses_tf32
@@ -119,12 +130,14 @@ def say_settings(model, args):
               f'{model.resize_range}', file=sys.stderr)
 
 
-def set_backend(model, backend, threads):
+def set_backend(model, args, threads):
     """Choose what runs the link on a CPU, with how many threads."""
     if threads is not None:
         from threadpoolctl import threadpool_limits
         threadpool_limits(threads)  # of NumPy's matrix products
-    if backend == 'chainer':
+    if args.backend == 'chainer':
         model.to_chainer()
     else:
-        model.to_openvino(threads, required=backend == 'openvino')
+        model.to_openvino(
+            threads, args.backend == 'openvino'
+            or args.precision != 'float32', args.precision)

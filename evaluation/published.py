@@ -30,6 +30,9 @@ def verdict(miou, settings):
         return (f'published {published:.2f} %, for all '
                 f'{settings["images_of_split"]} images of the split: not '
                 'comparable')
+    if settings.get('precision', 'float32') != 'float32':
+        return (f'published {published:.2f} % in float32, difference in '
+                f'{settings["precision"]} {100 * miou - published:+.2f}')
     difference = 100 * miou - published
     within = abs(difference) <= TOLERANCE
     return (f'published {published:.2f} %, difference {difference:+.2f}: '

@@ -1,5 +1,6 @@
 """Segment one image, within the memory, and count what was done."""
 import contextlib
+import math
 import sys
 import time
 
@@ -99,13 +100,14 @@ class Segmenter:
         self.model, self.names, self.colors = model, names, colors
         self.class_filter, self.max_size = class_filter, max_size
         self.memory, self.tally = memory, tally
+        self.proven = False  # whether the precision was compared
 
     def segment(self, name, image):
         """Segment an image (3, H, W), RGB in [0, 255].
 
         Return the label map, int32, (H, W), and its record: 'name', 'height'
-        and 'width' in pixels, number of 'tiles', 'seconds', and 'shares'
-        (class name -> share in [0, 1]).
+        and 'width' in pixels, number of 'tiles', 'precision', 'seconds', and
+        'shares' (class name -> share in [0, 1]).
         """
         begun = time.perf_counter()
         memory = (self.model.free_memory() if self.memory is None else
@@ -116,11 +118,26 @@ class Segmenter:
             self.tally.say(
                 f'{name}: in {n_tiles} overlapping tiles, as the whole needs '
                 'more memory', sys.stderr)
+        if not self.proven and self.model.precision != 'float32':
+            self.proven = True
+            equal = equal_to_float32(
+                self.model, shrunk(image, self.max_size), label, memory)
+            self.tally.say(
+                f'{name}: in {self.model.precision}, labels {equal:.2%} equal '
+                'to float32', sys.stderr)
         label = enlarged(label, image.shape[1:])
         return label, {
             'name': name, 'height': image.shape[1], 'width': image.shape[2],
-            'tiles': n_tiles, 'seconds': time.perf_counter() - begun,
+            'tiles': n_tiles, 'precision': self.model.precision,
+            'seconds': time.perf_counter() - begun,
             'shares': shares(label, self.names, self.class_filter)}
+
+
+def equal_to_float32(model, image, label, memory=math.inf):
+    """Return the share of labels of an image that float32 gives as well."""
+    with model.in_float32():
+        expected, _ = predict_within(model, image, memory)
+    return float((label == expected).mean())
 
 
 def shrunk(image, max_size):

@@ -203,8 +203,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         with _inference():
             return [self._predict_one(img, network) for img in imgs]
 
-    def to_openvino(self, threads: int | None = None, required: bool = True
-                    ) -> 'DeepLabV3plusXception65':
+    def to_openvino(self, threads: int | None = None, required: bool = True,
+                    precision: str = 'float32') -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through OpenVINO on a CPU.
 
         A new link does, with `required=False`. Changed weights are noticed at
@@ -214,15 +214,17 @@ class DeepLabV3plusXception65(chainer.Chain):
             threads (int): number of threads; by default one for each core.
             required (bool): raise BackendError where OpenVINO is not installed
                 or cannot run the link; if false, warn and use Chainer.
+            precision (str): 'float32', or 'bfloat16', twice as fast, for
+                processors that have it; some labels then differ.
 
         Returns:
             The link itself.
         """
         self._check_not_frozen()
-        self._engine = OpenVINOEngine(threads)
+        self._engine = OpenVINOEngine(threads, precision)
         self._engine_is_required = required
         if required:
-            self._engine.check_installed()
+            self._engine.check_usable()
         return self
 
     def to_chainer(self) -> 'DeepLabV3plusXception65':
@@ -230,6 +232,22 @@ class DeepLabV3plusXception65(chainer.Chain):
         self._check_not_frozen()
         self._engine = None
         return self
+
+    @property
+    def precision(self) -> str:
+        """'float32', or 'bfloat16', see `to_openvino`."""
+        return 'float32' if self._engine is None else self._engine.precision
+
+    @contextlib.contextmanager
+    def in_float32(self):
+        """In the body, have `predict` compute in float32."""
+        engine = self._engine
+        if engine is not None:
+            self._engine = engine.in_float32()
+        try:
+            yield
+        finally:
+            self._engine = engine
 
     def freeze(self) -> 'DeepLabV3plusXception65':
         """Give the weights up once OpenVINO has them, 165 MB, and return the

@@ -1,7 +1,7 @@
 """Run a link's network through OpenVINO: fast on a CPU.
 
 The link stays the definition. Its graph is compiled at the first use and again
-after the link has changed; all in float32.
+after the link has changed.
 """
 import importlib
 import math
@@ -25,8 +25,8 @@ SHARED_PIXEL, OWN_PIXEL = 680, 440
 # Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
             'dw_activ', 'pw_activ')
+PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16'}  # OpenVINO's names
 OPTIONS = {
-    'INFERENCE_PRECISION_HINT': 'f32',  # else bfloat16, where there is AMX
     'PERFORMANCE_HINT': 'LATENCY',  # all threads work on one image
     # It would pin several processes to the same cores.
     'ENABLE_CPU_PINNING': False,
@@ -36,13 +36,20 @@ OPTIONS = {
 
 
 class OpenVINOEngine:
-    """Computes logits with OpenVINO, on one thread for each core by default."""
+    """Computes logits with OpenVINO, on one thread for each core by default, in
+    one of `PRECISIONS`.
+    """
 
-    def __init__(self, threads=None):
+    def __init__(self, threads=None, precision='float32'):
+        if precision not in PRECISIONS:
+            raise InputError(f'precision is {precision}, and must be one of '
+                             f'{", ".join(PRECISIONS)}')
         if threads is not None and threads < 1:
             raise InputError(f'threads is {threads}, and must be positive')
         self.threads = threads
-        self._options = dict(OPTIONS)
+        self.precision = precision
+        self._options = {
+            **OPTIONS, 'INFERENCE_PRECISION_HINT': PRECISIONS[precision]}
         if threads is not None:
             self._options['INFERENCE_NUM_THREADS'] = threads
         self._lock = threading.Lock()
@@ -52,10 +59,18 @@ class OpenVINOEngine:
 
     def __reduce__(self):
         """Copies and pickles start uncompiled."""
-        return OpenVINOEngine, (self.threads,)
+        return OpenVINOEngine, (self.threads, self.precision)
 
-    def check_installed(self):
-        """Raise BackendError unless `MODULES` can be imported."""
+    def in_float32(self):
+        """Return an engine with the same weights that computes in float32."""
+        engine = OpenVINOEngine(self.threads)
+        engine._fingerprint, engine._model = self._fingerprint, self._model
+        return engine
+
+    def check_usable(self):
+        """Raise BackendError unless `MODULES` can be imported, and the
+        processor has the precision.
+        """
         for name in MODULES:
             try:
                 importlib.import_module(name)
@@ -63,6 +78,10 @@ class OpenVINOEngine:
                 raise BackendError(
                     f'OpenVINO cannot be used ({error}): install '
                     'requirements.txt') from None
+        if self.precision == 'bfloat16' and not has_bfloat16():
+            raise BackendError(
+                'this processor has no bfloat16 (AVX-512 BF16 or AMX): take '
+                'float32, the default')
 
     def update(self, link):
         """Take a link's weights; quick when they have not changed.
@@ -70,7 +89,7 @@ class OpenVINOEngine:
         Raise BackendError where OpenVINO is not installed or the link has no
         ONNX form, and InputError where the memory is too small.
         """
-        self.check_installed()
+        self.check_usable()
         with self._lock:
             fingerprint = _fingerprint(link)
             if fingerprint != self._fingerprint:
@@ -133,6 +152,13 @@ class OpenVINOEngine:
         self._model.reshape([1, 3, *size])
         return openvino.compile_model(
             self._model, 'CPU', self._options).create_infer_request()
+
+
+def has_bfloat16():
+    """Return whether OpenVINO computes in bfloat16 on this processor."""
+    import openvino
+    return 'BF16' in openvino.Core().get_property(
+        'CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
 def _read_model(link):

@@ -1,4 +1,5 @@
 """The demo on many inputs, and what it writes."""
+import contextlib
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from media.batch import Batch
 from media.images import read_image
 from media.inputs import find_inputs
 from media.outputs import plan_outputs
-from media.segmentation import Tally
+from media.segmentation import Segmenter, Tally
 from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
@@ -113,6 +114,36 @@ def test_shared_out_among_processes(palette_graphs, tmp_path):
     result = run(mpiexec, 'none', '-')
     assert result.returncode == 1
     assert result.stderr.count('is for one process: leave mpiexec out') == 1
+
+
+def test_another_precision_is_compared_once():
+    """Of 40 labels, 10 are others in float32."""
+    class Model:
+        precision, resize_range = 'bfloat16', None
+
+        def memory_needed(self, height, width):
+            return 1
+
+        def predict(self, images):
+            label = np.zeros((4, 10), np.int32)
+            label[0] = self.precision == 'float32'
+            return [label for _ in images]
+
+        @contextlib.contextmanager
+        def in_float32(self):
+            self.precision = 'float32'
+            yield
+            self.precision = 'bfloat16'
+
+    lines = []
+    segmenter = Segmenter(
+        Model(), ['a', 'b'], None, None, None, 9,
+        SimpleNamespace(say=lambda line, file: lines.append(line)))
+    for _ in range(2):
+        label, record = segmenter.segment('x', np.zeros((3, 4, 10), 'f'))
+        assert record['precision'] == 'bfloat16'
+        assert not label.any()
+    assert lines == ['x: in bfloat16, labels 75.00% equal to float32']
 
 
 @pytest.mark.slow

@@ -188,6 +188,39 @@ def test_on_chainer_nothing_is_frozen(model):
 
 
 @pytest.mark.slow
+def test_bfloat16(model):
+    """Where the processor has it, it is used; elsewhere it is refused."""
+    expected, = model.predict([image(65, 65)])
+    if not openvino_engine.has_bfloat16():
+        with pytest.raises(BackendError, match='this processor has no bfloat'):
+            model.to_openvino(precision='bfloat16')
+        return
+    model.to_openvino(precision='bfloat16').freeze()
+    assert model.precision == 'bfloat16'
+    label, = model.predict([image(65, 65)])
+    assert not np.array_equal(label, expected)  # of random weights
+    with model.in_float32():
+        label, = model.predict([image(65, 65)])
+    np.testing.assert_array_equal(label, expected)
+
+
+@pytest.mark.slow
+def test_float32_beside_another_precision(model):
+    expected, = model.predict([image(65, 65)])
+    engine = model.freeze()._engine
+    with model.in_float32():
+        assert model._engine is not engine
+        label, = model.predict([image(65, 65)])
+    np.testing.assert_array_equal(label, expected)
+    assert model._engine is engine
+
+
+def test_refuses_an_unknown_precision():
+    with pytest.raises(InputError, match='precision is int8, and must be one'):
+        OpenVINOEngine(precision='int8')
+
+
+@pytest.mark.slow
 def test_a_subclass_is_known(random_graphs):
     class Named(DeepLabV3plusXception65):
         pass
