@@ -19,6 +19,7 @@ import chainer.functions as F
 import numpy as np
 from chainer.backends.cuda import GpuDevice
 
+from . import needed_memory
 from .arguments import (
     check_atrous_rates,
     check_class_count,
@@ -26,27 +27,17 @@ from .arguments import (
     check_output_stride,
     check_scales,
 )
-from .constants import (
-    LOGITS_STRIDE,
-    MIN_INPUT_SIZE,
-    OFFSET,
-    OUTPUT_STRIDE,
-    OUTPUT_STRIDES,
-    PAD_VALUE,
-    SCALE,
-)
+from .constants import LOGITS_STRIDE, OFFSET, PAD_VALUE, SCALE
 from .head import Decoder, SeparableASPP
 from .label_map import label_map
+from .needed_memory import chainer_memory
 from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
-from .resize_range import ResizeRange, resize_image, resize_labels
+from .resize_range import resize_image, resize_labels
 from .utils.errors import BackendError, InputError
-from .utils.memory import available_memory, check_memory
-from .weights import WeightsFile, leave_unset
+from .utils.memory import check_memory
+from .weights import NoWeights, WeightsFile, leave_unset
 from .xception import Xception65
-
-# Memory of Chainer on a CPU, by output stride: bytes, and bytes for a pixel.
-CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
 
 
 class DeepLabV3plusXception65(chainer.Chain):
@@ -94,41 +85,29 @@ class DeepLabV3plusXception65(chainer.Chain):
                  flip: bool | None = None, output_stride: int | None = None,
                  initialW=None, atrous_rates: Sequence[int] | None = None):
         super().__init__()
-        weights = None
+        known = NoWeights()
         if pretrained_model is not None:
-            weights = WeightsFile(
+            known = WeightsFile(
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
-        self._is_frozen = False
-        self.metadata = weights.metadata if weights else {}
-        self.n_class = check_class_count(n_class, weights and weights.n_class)
-        if min_input_size is None:
-            min_input_size = (weights.min_input_size if weights
-                              else MIN_INPUT_SIZE)
-        self.min_input_size = check_height_and_width(min_input_size)
-        if scales is None:
-            scales = weights.scales if weights else (1.0,)
-        self.scales = check_scales(scales)
-        if flip is None:
-            flip = weights.flip if weights else False
-        self.flip = bool(flip)
-        resize_range = self.metadata.get('resize_range')
-        self.resize_range = resize_range and ResizeRange(*resize_range)
-        if output_stride is None:
-            output_stride = weights.output_stride if weights else OUTPUT_STRIDE
-        self.output_stride = check_output_stride(output_stride)
+        self.metadata, self._is_frozen = known.metadata, False
+        self.n_class = check_class_count(n_class, known.n_class)
+        self.min_input_size = check_height_and_width(
+            _either(min_input_size, known.min_input_size))
+        self.scales = check_scales(_either(scales, known.scales))
+        self.flip = bool(_either(flip, known.flip))
+        self.resize_range = known.resize_range
+        self.output_stride = check_output_stride(
+            _either(output_stride, known.output_stride))
         if atrous_rates is None:
-            atrous_rates = (
-                weights.atrous_rates(output_stride) if weights
-                else OUTPUT_STRIDES[output_stride]['aspp'])
+            atrous_rates = known.atrous_rates(self.output_stride)
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(
                 2048, 256, check_atrous_rates(atrous_rates), initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
         self.cleargrads()
-        if weights is not None:
-            weights.load_into(self)
+        known.load_into(self)
         self.to_openvino(required=False)
 
     @property
@@ -273,6 +252,7 @@ class DeepLabV3plusXception65(chainer.Chain):
             return self._engine
         if self._engine is not None and self.xp is np:
             try:
+                self._check_forward()
                 self._engine.update(self)
                 return self._engine
             except BackendError as error:
@@ -288,9 +268,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
         self._check_not_frozen()
-        if type(self).forward is not DeepLabV3plusXception65.forward:
-            raise BackendError(f'{type(self).__name__} has a `forward` of its '
-                               'own, which has no ONNX form')
+        self._check_forward()
         return onnx_model(self, metadata, **options)
 
     def memory_needed(self, height: int, width: int) -> float:
@@ -298,29 +276,11 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         On a CPU it is known after `compile`.
         """
-        padded = [max(side, least) for side, least in zip(
-            self.resized_size(height, width), self.min_input_size,
-            strict=True)]
-        height, width = (int(side * max(self.scales)) for side in padded)
-        if self.xp is not np:
-            from . import gpu
-            return gpu.memory_needed(self, *padded, (height, width))
-        needed = (self._chainer_memory if self._engine is None else
-                  self._engine.memory_needed)(height, width)
-        return needed + self._logits_memory(*padded)
+        return needed_memory.memory_needed(self, self._engine, height, width)
 
     def free_memory(self) -> float:
         """Return the bytes that are free where the link is."""
-        if self.xp is np:
-            return available_memory()
-        from . import gpu
-        return gpu.free_memory()
-
-    def _logits_memory(self, height, width):
-        """Return the bytes of the logits of all scales, held twice."""
-        pixels = sum(max(1, scale) ** 2 for scale in self.scales) * (
-            height * width / LOGITS_STRIDE ** 2)
-        return 2 * 4 * self.n_class * pixels * (2 if self.flip else 1)
+        return needed_memory.free_memory(self)
 
     def device_resident_accept(self, visitor):
         """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
@@ -338,6 +298,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         link._engine = copy.copy(self._engine)
         return link
 
+    def _check_forward(self):
+        if type(self).forward is not DeepLabV3plusXception65.forward:
+            raise BackendError(f'{type(self).__name__} has a `forward` of its '
+                               'own, which has no form as a graph')
+
     def _check_not_frozen(self):
         if self._is_frozen:
             raise InputError('the link was frozen, and can only predict: load '
@@ -348,15 +313,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         self._check_not_frozen()
         return super().__reduce_ex__(protocol)
 
-    def _chainer_memory(self, height, width):
-        fixed, per_pixel = CHAINER_MEMORY[self.output_stride]
-        return fixed + per_pixel * height * width
-
     def _run_chainer(self, x):
         if self.xp is np:
             height, width = x.shape[2:]
             check_memory(f'an image of {height} x {width} pixels',
-                         self._chainer_memory(height, width))
+                         chainer_memory(self, height, width))
         with _inference():
             return self(x).array
 
@@ -386,6 +347,10 @@ class DeepLabV3plusXception65(chainer.Chain):
 def check_weights(path):
     """Raise InputError where the weights in an npz do not fit the link."""
     DeepLabV3plusXception65(pretrained_model=path)
+
+
+def _either(given, known):
+    return known if given is None else given
 
 
 @contextlib.contextmanager

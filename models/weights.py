@@ -22,6 +22,7 @@ from .constants import (
     OUTPUT_STRIDES,
 )
 from .npz import NpzFile
+from .resize_range import ResizeRange
 from .utils.errors import InputError, describe_differences
 
 FORMAT_VERSION = 1
@@ -81,6 +82,23 @@ def _write_array(archive, name, array):
         file.write(array.reshape(-1).view(np.uint8))
 
 
+class NoWeights:
+    """What `WeightsFile` says, for a link without a file."""
+
+    n_class = resize_range = None
+    min_input_size, scales, flip = MIN_INPUT_SIZE, (1.,), False
+    output_stride = OUTPUT_STRIDE
+
+    def __init__(self):
+        self.metadata = {}
+
+    def atrous_rates(self, output_stride):
+        return OUTPUT_STRIDES[output_stride]['aspp']
+
+    def load_into(self, link):
+        """Leave the weights as they are."""
+
+
 class WeightsFile:
     """An npz file of weights: its headers and metadata; the rest on demand.
 
@@ -97,6 +115,7 @@ class WeightsFile:
             smaller images are padded: the file's own, else that of the
             dataset with as many classes, else the default.
         scales (tuple of float), flip (bool): what the source averages over.
+        resize_range (ResizeRange): to which it resizes images; or None.
 
     Raises:
         InputError: the file is damaged, holds pickled objects or another
@@ -117,6 +136,8 @@ class WeightsFile:
             DATASETS[dataset]['min_input_size'] if dataset else MIN_INPUT_SIZE)
         self.scales = tuple(self.metadata.get('scales', (1.,)))
         self.flip = self.metadata.get('flip', False)
+        resize_range = self.metadata.get('resize_range')
+        self.resize_range = resize_range and ResizeRange(*resize_range)
 
     def atrous_rates(self, output_stride):
         """Return the dilations of the ASPP at an output stride: three ints.

@@ -25,6 +25,7 @@ from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
+from models.needed_memory import logits_memory
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 
@@ -211,10 +212,10 @@ def test_tiles_begin_where_the_network_samples(stride, scales, grid):
 def test_memory_of_many_scales_and_classes():
     model = DeepLabV3plusXception65(150)
     scales = tuple(np.arange(0.5, 2, 0.25))
-    one = model._logits_memory(1025, 2049)
+    one = logits_memory(model, 1025, 2049)
     model.scales, model.flip = scales, True
     assert 0.1e9 < one < 0.2e9
-    assert 2.5e9 < model._logits_memory(1025, 2049) < 3.5e9
+    assert 2.5e9 < logits_memory(model, 1025, 2049) < 3.5e9
 
 
 @pytest.mark.slow

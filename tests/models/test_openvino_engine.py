@@ -232,6 +232,20 @@ def test_a_subclass_is_known(random_graphs):
 
 
 @pytest.mark.slow
+def test_a_forward_of_its_own_goes_to_chainer(random_graphs):
+    class Biased(DeepLabV3plusXception65):
+        def forward(self, x):
+            return super().forward(x) + np.eye(21, dtype='f')[
+                3][None, :, None, None] * 1e6
+
+    _, npz = random_graphs('voc', 8)
+    model = Biased(pretrained_model=npz, min_input_size=1)
+    with pytest.warns(match='Biased has a `forward` of its own'):
+        label = model.predict([image(65, 65)])[0]
+    assert (label == 3).all()
+
+
+@pytest.mark.slow
 def test_without_openvino(model, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
     with pytest.raises(InputError, match='OpenVINO cannot be used'):
