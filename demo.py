@@ -202,6 +202,9 @@ def write(args, inputs, tally, processes):
 def plan(args, inputs, tally):
     """Return where results go, see `plan_outputs`; count what cannot be."""
     from media.outputs import DEFAULT, plan_outputs
+    from media.results_page import remove_part
+    if args.html_images:
+        remove_part(args.html)
     kinds = chosen_kinds(args)
     if not kinds and (args.output or not (args.json or args.html)):
         kinds = DEFAULT

@@ -101,6 +101,11 @@ class ResultsPage:
         return self._file.read(size)
 
 
+def remove_part(path):
+    """Remove what a run that was killed has left of a page's images."""
+    shutil.rmtree(part_path(images_folder(path)), ignore_errors=True)
+
+
 def images_folder(path):
     """Return the folder beside a page that may hold its images."""
     path = pathlib.Path(path)
