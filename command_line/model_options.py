@@ -1,5 +1,6 @@
 """Options that several scripts share: which model to load, what runs it."""
 import argparse
+import os
 import re
 import sys
 
@@ -18,6 +19,9 @@ def add_model_options(parser, default, said=None):
     """
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
+    parser.add_argument('--tf32', action='store_true',
+                        help='let a GPU compute in TF32: faster, some labels '
+                             'differ')
     parser.add_argument(
         '--pretrained-model', default=default, metavar='MODEL',
         help=f'an npz file, or one of {", ".join(DATASETS)}, downloaded at '
@@ -77,11 +81,25 @@ def check_model_options(parser, args):
     """Refuse combinations that cannot work."""
     if args.threads is not None and args.threads < 1:
         parser.error(f'--threads is {args.threads}, and must be positive')
+    if args.tf32:
+        if args.gpu < 0:
+            parser.error('--tf32 is for --gpu')
+        _restart_with_tf32()
     if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
         parser.error('--backend and --threads are for a CPU, not for --gpu')
     if args.precision != 'float32' and (
             args.gpu >= 0 or args.backend == 'chainer'):
         parser.error(f'--precision {args.precision} is for OpenVINO on a CPU')
+
+
+def _restart_with_tf32():
+    """Run this command anew where the environment does not allow TF32:
+    NVIDIA's libraries look there when they are loaded, as they are by now.
+    """
+    from models.chainer_compat import TF32
+    if os.environ.get(TF32) != '1':
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]],
+                  {**os.environ, TF32: '1'})
 
 
 def load_model(args, processes, npz=None):
@@ -116,8 +134,7 @@ def _say_settings(model, args):
     if args.gpu >= 0:
         from models.gpu import uses_tf32
         if uses_tf32():
-            print('float32 may be computed in TF32, as the environment says '
-                  '(NVIDIA_TF32_OVERRIDE): some labels differ',
+            print('float32 may be computed in TF32: some labels differ',
                   file=sys.stderr)
     if (args.scales, args.flip) == (None, None) and (
             model.scales, model.flip) != ((1.,), False):

@@ -297,6 +297,28 @@ def test_tf32_is_off_unless_the_environment_allows_it(monkeypatch, setting,
     assert gpu.uses_tf32() is used
 
 
+def test_tf32_restarts_the_command(tmp_path):
+    """Once, with the same arguments."""
+    (tmp_path / 'script.py').write_text(f"""
+import argparse, os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from command_line.model_options import add_model_options, check_model_options
+print('started', os.environ.get('NVIDIA_TF32_OVERRIDE'), flush=True)
+parser = argparse.ArgumentParser()
+add_model_options(parser, 'voc')
+args = parser.parse_args()
+check_model_options(parser, args)
+print(args.gpu, args.pretrained_model)
+""")
+    environment = {name: value for name, value in os.environ.items()
+                   if name != 'NVIDIA_TF32_OVERRIDE'}
+    lines = subprocess.run(
+        [sys.executable, tmp_path / 'script.py', '--gpu', '1', '--tf32',
+         '--pretrained-model', 'a b'], env=environment, text=True,
+        capture_output=True, check=True).stdout.splitlines()
+    assert lines == ['started 0', 'started 1', '1 a b']
+
+
 def test_cuda_libraries_that_pip_installed(monkeypatch, tmp_path):
     loaded = []
 
