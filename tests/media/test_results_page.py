@@ -91,23 +91,24 @@ addEventListener('load', () => {
 
 
 def page_of(path, inputs, **options):
-    """Write the page of black images, the last first."""
+    """Write the page of black images, the first last."""
     image, label = np.zeros((3, 30, 40), np.float32), np.zeros((30, 40), int)
     page = ResultsPage(path, inputs, label_names('voc'), label_colors('voc'),
                        None, **options)
-    for each in inputs[::-1]:
+    for each in [*inputs[1:], *inputs[:1]]:
         page.add(each, image, label)
     page.write()
 
 
 def test_images_beside_the_page(tmp_path):
-    page_of(tmp_path / 'a.html', [Input('a', 'a'), Input('b', 'b')],
+    page_of(tmp_path / 'a.html', [Input(name, name) for name in 'abc'],
             beside=True)
     assert sorted(path.name for path in tmp_path.rglob('*')) == [
-        '00001.jpg', '00002.jpg', 'a.html', 'a_images']
+        '00001.jpg', '00002.jpg', '00003.jpg', 'a.html', 'a_images']
     text = (tmp_path / 'a.html').read_text()
     assert text.index('>a<') < text.index('src="a_images/00001.jpg"') < (
-        text.index('>b<')) < text.index('src="a_images/00002.jpg"')
+        text.index('>b<')) < text.index('src="a_images/00002.jpg"') < (
+        text.index('>c<')) < text.index('src="a_images/00003.jpg"')
     with Image.open(tmp_path / 'a_images/00002.jpg') as image:
         assert image.size == (40, 30)
 
