@@ -3,6 +3,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import urllib.parse
 
 from media.images import to_pillow
 from media.page import data_url, load_template
@@ -87,7 +88,7 @@ class ResultsPage:
             return data_url(image, 'JPEG', quality=QUALITY)
         name = f'{self._place[each] + 1:05}.jpg'
         image.save(part_path(self.images) / name, quality=QUALITY)
-        return f'{self.images.name}/{name}'
+        return urllib.parse.quote(f'{self.images.name}/{name}')
 
     def _append(self, place, text):
         data = text.encode(errors='replace')

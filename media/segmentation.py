@@ -118,6 +118,7 @@ class Segmenter:
             self.tally.say(
                 f'{name}: in {n_tiles} overlapping tiles, as the whole needs '
                 'more memory', sys.stderr)
+        seconds = time.perf_counter() - begun
         if not self.proven and self.model.precision != 'float32':
             self.proven = True
             equal = equal_to_float32(
@@ -129,7 +130,7 @@ class Segmenter:
         return label, {
             'name': name, 'height': image.shape[1], 'width': image.shape[2],
             'tiles': n_tiles, 'precision': self.model.precision,
-            'seconds': time.perf_counter() - begun,
+            'seconds': seconds,
             'shares': shares(label, self.names, self.class_filter)}
 
 

@@ -25,7 +25,8 @@ SHARED_PIXEL, OWN_PIXEL = 680, 440
 # Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
             'dw_activ', 'pw_activ')
-PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16'}  # OpenVINO's names
+# OpenVINO's names. Not asked, it takes bfloat16 where there is AMX.
+PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16'}
 OPTIONS = {
     'PERFORMANCE_HINT': 'LATENCY',  # all threads work on one image
     # It would pin several processes to the same cores.

@@ -101,15 +101,15 @@ def page_of(path, inputs, **options):
 
 
 def test_images_beside_the_page(tmp_path):
-    page_of(tmp_path / 'a.html', [Input(name, name) for name in 'abc'],
+    page_of(tmp_path / 'a #1.html', [Input(name, name) for name in 'abc'],
             beside=True)
     assert sorted(path.name for path in tmp_path.rglob('*')) == [
-        '00001.jpg', '00002.jpg', '00003.jpg', 'a.html', 'a_images']
-    text = (tmp_path / 'a.html').read_text()
-    assert text.index('>a<') < text.index('src="a_images/00001.jpg"') < (
-        text.index('>b<')) < text.index('src="a_images/00002.jpg"') < (
-        text.index('>c<')) < text.index('src="a_images/00003.jpg"')
-    with Image.open(tmp_path / 'a_images/00002.jpg') as image:
+        '00001.jpg', '00002.jpg', '00003.jpg', 'a #1.html', 'a #1_images']
+    text = (tmp_path / 'a #1.html').read_text()
+    assert text.index('>a<') < text.index('src="a%20%231_images/00001.jpg"') < (
+        text.index('>b<')) < text.index('src="a%20%231_images/00002.jpg"') < (
+        text.index('>c<')) < text.index('src="a%20%231_images/00003.jpg"')
+    with Image.open(tmp_path / 'a #1_images/00002.jpg') as image:
         assert image.size == (40, 30)
 
 
