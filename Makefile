@@ -70,7 +70,7 @@ $(STANDIN).pb: $(wildcard tests/fixture_*.py) | $(INSTALLED)
 	$(PY) tests/fixture_weights.py cityscapes $@
 
 $(STANDIN).npz: $(STANDIN).pb tf2npz.py
-	$(PY) tf2npz.py cityscapes $< $@
+	$(PY) tf2npz.py cityscapes $< $@ --force
 
 # Two processes; each computes on one thread, as more would wait for another.
 TWO = OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2

@@ -13,7 +13,7 @@ import argparse
 import difflib
 import gc
 import json
-import os
+import pathlib
 import sys
 
 from command_line.model_options import (
@@ -89,9 +89,6 @@ def add_output_options(parser):
                               'images')
     outputs.add_argument('--html', metavar='FILE',
                          help='one page with all results, to look at')
-    outputs.add_argument('--html-images', action='store_true',
-                         help='keep the images of the page in a folder beside '
-                              'it, for many of them')
     existing = outputs.add_mutually_exclusive_group()
     existing.add_argument('--force', action='store_true',
                           help='overwrite existing results')
@@ -119,8 +116,6 @@ def check_arguments(parser, args):
         value = getattr(args, name)
         if value is not None and not value > 0:
             parser.error(f'--{name.replace("_", "-")} must be positive')
-    if args.html_images and not args.html:
-        parser.error('--html-images goes with --html')
     if args.skip_existing and (args.json or args.html):
         parser.error('--json and --html would not have the results that '
                      '--skip-existing skips')
@@ -155,13 +150,24 @@ def segment(args, processes):
 def find(args, tally):
     """Return the inputs; say which are missing or passed over."""
     from media.inputs import find_inputs
+    from media.outputs import earlier_results
     inputs, problems, notes = find_inputs(args.inputs)
+    earlier = earlier_results(inputs, args.output)
+    inputs = [each for each in inputs if each not in earlier]
     tally.total = len(inputs) + len(problems)
     for note in notes:
         tally.say(note, sys.stderr)
+    say_earlier(earlier, tally)
     for problem in problems:
         tally.failed(problem)
     return inputs
+
+
+def say_earlier(results, tally):
+    if results:
+        tally.say(f'skipped {len(results)} that an earlier run has written: '
+                  + shortened(sorted(each.name for each in results)),
+                  sys.stderr)
 
 
 def wants_window(args):
@@ -186,13 +192,16 @@ def show(args, inputs, tally, processes):
 def write(args, inputs, tally, processes):
     """Segment inputs and write what is asked for."""
     from media.batch import Batch
+    from media.results_page import ResultsPage
     outputs = plan(args, inputs, tally) if processes.rank == 0 else None
     outputs = processes.share(outputs)[0]
     page, records = None, {} if args.json else None
     share = dict(list(outputs.items())[processes.rank::processes.size])
     segmenter = load_segmenter(args, tally, processes) if share else None
     if args.html and outputs:
-        page = start_page(args, outputs, segmenter)
+        page = ResultsPage(args.html, outputs, *(
+            (segmenter.names, segmenter.colors, segmenter.class_filter)
+            if segmenter else ((), (), None)))
     if share:
         with tally.interruptible():
             Batch(segmenter, share, page, args.opacity, args.max_pixels,
@@ -202,28 +211,25 @@ def write(args, inputs, tally, processes):
 
 
 def plan(args, inputs, tally):
-    """Return where results go, see `plan_outputs`; count what cannot be."""
-    from media.outputs import DEFAULT, plan_outputs
-    from media.results_page import remove_part
-    if args.html_images:
-        remove_part(args.html)
+    """Return where results go, see `outputs.Plan`; count what cannot be."""
+    from media.outputs import DEFAULT, REFUSE, REPLACE, SKIP, plan_outputs
     kinds = chosen_kinds(args)
     if not kinds and (args.output or not (args.json or args.html)):
         kinds = DEFAULT
-    outputs, conflicts = plan_outputs(kinds, args.output, inputs)
-    outputs, existing, n_skipped = without_existing(outputs, args)
-    for problem in [*conflicts, *existing]:
+    found = plan_outputs(
+        kinds, args.output, inputs, REPLACE if args.force else
+        SKIP if args.skip_existing else REFUSE,
+        {option: path for option, path in (
+            ('--json', args.json), ('--html', args.html)) if path},
+        [args.pretrained_model])
+    say_earlier(found.earlier, tally)
+    tally.total -= len(found.earlier)
+    for problem in found.problems:
         tally.failed(problem)
-    if n_skipped:
-        tally.say(f'skipped {n_skipped} with existing results', sys.stderr)
-    return outputs
-
-
-def start_page(args, outputs, segmenter):
-    from media.results_page import ResultsPage
-    labels = ((segmenter.names, segmenter.colors, segmenter.class_filter)
-              if segmenter else ((), (), None))
-    return ResultsPage(args.html, outputs, *labels, args.html_images)
+    if found.n_skipped:
+        tally.say(f'skipped {found.n_skipped} with existing results',
+                  sys.stderr)
+    return found.results
 
 
 def collect(args, outputs, tally, page, records, processes):
@@ -232,33 +238,14 @@ def collect(args, outputs, tally, page, records, processes):
     if args.html and outputs:
         page.collect(processes)
         if processes.rank == 0:
-            page.write()
+            with tally.reporting(args.html, is_input=False):
+                page.write()
     found = processes.gather(records)
     if args.json and outputs and processes.rank == 0:
         records = {each: some for part in found for each, some in part.items()}
-        write_json(args.json, [record for each in outputs
-                               for record in records.get(each, [])])
-
-
-def without_existing(outputs, args):
-    """Return the outputs to write, problems, and how many are skipped."""
-    from media.results_page import images_folder
-    left, problems, n_skipped = {}, [], 0
-    for each, paths in outputs.items():
-        existing = [path for path in paths.values() if path.exists()]
-        if args.skip_existing and len(existing) == len(paths):
-            n_skipped += 1
-        elif existing and not args.force and not args.skip_existing:
-            problems.append(f'{existing[0]} exists: give --force to overwrite '
-                            'it, or --skip-existing to skip it')
-        else:
-            left[each] = {kind: path for kind, path in paths.items()
-                          if args.force or path not in existing}
-    images = images_folder(args.html) if args.html_images else None
-    for path in filter(None, (args.json, args.html, images)):
-        if os.path.exists(path) and not args.force:
-            raise InputError(f'{path} exists: give --force to overwrite it')
-    return left, problems, n_skipped
+        with tally.reporting(args.json, is_input=False):
+            write_json(args.json, [record for each in outputs
+                                   for record in records.get(each, [])])
 
 
 def load_segmenter(args, tally, processes):
@@ -295,6 +282,7 @@ def class_numbers(wanted, names):
 
 def write_json(path, records):
     from models.utils.files import atomic_path
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(records, indent=1) + '\n')
 
@@ -304,10 +292,11 @@ def finish(tally):
     if tally.times:
         print_times(tally.seconds_to_load, tally.times)
     if tally.interrupted:
-        raise Interrupted(f'interrupted: {tally.n_done} of {tally.total} done')
-    if tally.n_failed:
-        if tally.total > 1:
-            print(f'{tally.n_failed} of {tally.total} failed', file=sys.stderr)
+        raise Interrupted(f'interrupted: {tally.n_done} of {tally.total} done',
+                          tally.interrupted)
+    if tally.n_failed and tally.total > 1:
+        print(f'{tally.n_failed} of {tally.total} failed', file=sys.stderr)
+    if tally.n_failed or not tally.is_complete:
         sys.exit(1)
 
 

@@ -40,6 +40,8 @@ def parse_args():
         '--size', type=image_size, metavar='SIZE',
         help='for images of this size alone, 513 or 1025x2049, one at a time; '
              'the file then computes no shapes')
+    parser.add_argument('--force', action='store_true',
+                        help='overwrite the file if it exists')
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         '--probabilities', action='store_true',
@@ -58,8 +60,8 @@ def main():
     with report_errors():
         from convert.official import fetch
         from models import DeepLabV3plusXception65
-        from models.utils.files import atomic_path, check_not_source
-        check_not_source(args.target, args.source)
+        from models.utils.files import atomic_path, check_target
+        check_target(args.target, args.force, [args.source])
         with atomic_path(args.target) as temporary:
             link = DeepLabV3plusXception65(
                 pretrained_model=fetch(args.source),

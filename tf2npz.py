@@ -30,6 +30,8 @@ def parse_args():
     parser.add_argument('source', nargs='?', help='what to convert')
     parser.add_argument('target', nargs='?', metavar='target.npz',
                         help='the file to write')
+    parser.add_argument('--force', action='store_true',
+                        help='overwrite target.npz if it exists')
     parser.add_argument('--inspect', metavar='SOURCE',
                         help='describe SOURCE, convert nothing')
     parser.add_argument('--json', action='store_true',
@@ -111,11 +113,13 @@ def convert(args):
 def convert_source(source, args):
     from convert.conversion import check, write
     from models.classes import read_classes
-    from models.utils.files import atomic_path, check_not_source
+    from models.utils.files import atomic_path, check_target
     if args.verify and not source.is_graph:
         raise InputError(f'{source.path} is a checkpoint, which has no graph '
                          'to run: leave --verify out, or export a graph')
-    check_not_source(args.target, source.path)
+    check_target(args.target, args.force, [
+        args.source, *source.files, *args.verify_on,
+        *filter(None, (args.class_names, args.colors))])
     conversion = check(source, args.dataset)
     classes = {} if args.class_names is None else read_classes(
         args.class_names, args.colors, conversion.link.n_class)

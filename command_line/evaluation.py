@@ -1,6 +1,8 @@
 """What eval_cityscapes.py, eval_voc.py and eval_ade20k.py do."""
 import argparse
+import os
 import pathlib
+import re
 import sys
 import time
 import typing
@@ -12,7 +14,9 @@ from command_line.model_options import (
     set_backend,
 )
 from command_line.processes import cores, with_processes
-from models.utils.errors import InputError, Interrupted
+from models.utils.errors import InputError, Interrupted, exit_code
+
+STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 
 
 class Job(typing.NamedTuple):
@@ -111,11 +115,49 @@ def prepare(dataset, args, processes):
         'dataset': dataset, 'images': n_images,
         **settings_of(args, npz, model, len(images), processes.size)}
     args.output.mkdir(parents=True, exist_ok=True)
+    if processes.rank == 0:
+        check_outputs(args, images, npz)
     share = Subset(images, range(processes.rank, n_images, processes.size))
     path = state_path(args.output, processes, args.force)
     state = load_state(path, settings, share, model.n_class)
     return Job(args, images, share, n_images, model, names, colors, settings,
                path, state)
+
+
+def check_outputs(args, images, npz):
+    """Refuse to overwrite an input; or what exists, in a folder where no
+    evaluation was begun, without --force.
+    """
+    from evaluation.report import FILES
+    from models.utils.files import check_target
+    paths = [args.output / name for name in FILES]
+    if args.save_predictions:
+        paths += [prediction_path(args.output, name) for name in images.names]
+    read = {file_key(path) for path in (
+        npz, args.label_map, *images.image_paths, *images.label_paths) if path}
+    is_resumed = any(states_in(args.output))
+    for path in paths:
+        if path.exists() and file_key(path) in read:
+            raise InputError(f'{path} is read and would be overwritten: give '
+                             'another --output')
+        check_target(path, args.force or is_resumed)
+
+
+def file_key(path):
+    """Return what is the same for all names of a file."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
+def prediction_path(folder, name):
+    return folder / 'predictions' / f'{name}.png'
+
+
+def states_in(folder):
+    """Yield the files in which processes have saved their state."""
+    for path in folder.glob('state*.npz'):
+        if STATE.fullmatch(path.name):
+            yield path
 
 
 def finish(job, processes):
@@ -212,7 +254,7 @@ def evaluate_share(job, processes):
     args, state = job.args, job.state
 
     def write(i, prediction):
-        path = args.output / 'predictions' / f'{job.share.names[i]}.png'
+        path = prediction_path(args.output, job.share.names[i])
         path.parent.mkdir(parents=True, exist_ok=True)
         write_prediction(path, prediction, job.settings['dataset'], job.colors)
 
@@ -223,10 +265,10 @@ def evaluate_share(job, processes):
                      args.save_interval,
                      write if args.save_predictions else None,
                      show=processes.rank == 0)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             raise Interrupted(
                 f'interrupted after {state.done} of {len(job.share)} images; '
-                'the same command resumes there') from None
+                'the same command resumes there', exit_code(error)) from None
 
 
 def progress_of(state, n_images):
@@ -243,12 +285,12 @@ def state_path(folder, processes, force):
     Raise InputError where states of another number of processes exist.
     """
     if force and processes.rank == 0:
-        for path in folder.glob('state*.npz'):
+        for path in states_in(folder):
             path.unlink()
     processes.wait()
     ending = '' if processes.size == 1 else (
         f'_{processes.rank}_of_{processes.size}')
-    for path in folder.glob('state*.npz'):
+    for path in states_in(folder):
         if path.stem.partition('_of_')[2] != ending.partition('_of_')[2]:
             raise InputError(
                 f'{path} is of a run with another number of processes than '

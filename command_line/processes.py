@@ -51,10 +51,10 @@ class Processes:
             return [value]
         return self._mpi.mpi_comm.allgather(value)
 
-    def abort(self):
-        """End all processes with exit code 1."""
+    def abort(self, code):
+        """End all processes with an exit code."""
         time.sleep(SECONDS_TO_SPEAK)
-        self._mpi.mpi_comm.Abort(1)
+        self._mpi.mpi_comm.Abort(code)
 
 
 def with_processes(run):
@@ -71,13 +71,13 @@ def with_processes(run):
             raise
         if processes.rank > 0:  # process 0 ends all where it fails as well
             time.sleep(2 * SECONDS_TO_SPEAK)
-        if isinstance(error, SystemExit):
-            if isinstance(error.code, str):  # else it has been said
-                print(error.code, file=sys.stderr)
-            sys.stderr.flush()
-        else:
+        code = getattr(error, 'code', None)
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+        elif not isinstance(error, SystemExit):  # else it has been said
             traceback.print_exc()
-        processes.abort()
+        sys.stderr.flush()
+        processes.abort(code if isinstance(code, int) else 1)
 
 
 def share_of_machine(processes, gpu, threads):

@@ -22,6 +22,7 @@ class Checkpoint:
     Attributes:
         path (str): the prefix, for messages.
         file_name (str): its last part.
+        files (list of pathlib.Path): what is read.
         weights (dict): name -> shape.
         ignored (list of str): variables that only training needs.
         sha256 (str): of its files one after another, in hexadecimal.
@@ -43,7 +44,8 @@ class Checkpoint:
         self.weights = {name: tuple(shape)
                         for name, shape in sorted(shapes.items())
                         if not _is_for_training(name)}
-        self.sha256 = _digest(pathlib.Path(prefix))
+        self.files = _files(pathlib.Path(prefix))
+        self.sha256 = sha256(*self.files)
 
     def weight(self, name):
         """Return the values of a weight as float32."""
@@ -72,7 +74,7 @@ def _reader(prefix):
                          ) from None
 
 
-def _digest(prefix):
-    return sha256(*sorted(
+def _files(prefix):
+    return sorted(
         path for path in prefix.parent.iterdir() if path.name.startswith(
-            (f'{prefix.name}.index', f'{prefix.name}.data-'))))
+            (f'{prefix.name}.index', f'{prefix.name}.data-')))

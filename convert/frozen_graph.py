@@ -38,7 +38,7 @@ class FrozenGraph:
         folded (dict): scope of a layer -> name of the `BiasAdd` that stands
             for its batch norm; see `folded_layers.find_folded`.
         sha256 (str): of the data, in hexadecimal.
-        ignored (list of str): empty; see `checkpoint.Checkpoint`.
+        ignored (list of str), files (list): see `checkpoint.Checkpoint`.
 
     Raises:
         InputError: the data is no GraphDef.
@@ -49,6 +49,7 @@ class FrozenGraph:
     def __init__(self, data, file_name, path=None):
         from google.protobuf.message import DecodeError
         self.path = path = path or file_name
+        self.files = [path]
         self.data, self.file_name, self.ignored = data, file_name, []
         thread = ThreadPoolExecutor(1)  # half a second, beside all else
         self._sha256 = thread.submit(hashlib.sha256, data)

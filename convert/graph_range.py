@@ -12,6 +12,7 @@ import numpy as np
 from convert.graph_resizes import check_resize
 from models.constants import MAX_INPUT_SIDE
 from models.resize_range import ResizeRange
+from models.utils.errors import InputError
 
 SIDES = (1, 2, 31, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 683, 720,
          1023, 1025, 1080, 1920, 2047, 2049, 3024, 4032, 9999)
@@ -27,6 +28,8 @@ OPERATIONS = {
     'Max': lambda values, axis: values.max(int(axis.item())),
     'Min': lambda values, axis: values.min(int(axis.item())),
 }
+# Values that do not go together, or inputs that are missing.
+NOT_COMPUTED = TypeError, ValueError, IndexError, AttributeError, OverflowError
 TYPES = {1: np.float32, 3: np.int32, 9: np.int64}  # types.proto
 
 
@@ -40,8 +43,14 @@ def read_resize_range(graph, resize, last):
                      'the network')
     _rank(graph, graph.input_node(resize, 0))
     sizes = _Sizes(graph)
-    with np.errstate(all='ignore'):  # of another form than the exporter's
-        found = np.maximum(sizes.of(resize.input[1]), 1)
+    try:
+        with np.errstate(all='ignore'):  # of another form than the exporter's
+            found = np.maximum(sizes.of(resize.input[1]), 1)
+    except InputError:
+        raise
+    except NOT_COMPUTED as error:
+        graph.refuse(resize.name, 'resizes the image to a size that cannot be '
+                     f'computed ({error})')
     numbers = sorted(sizes.numbers)
     if len(numbers) <= MAX_NUMBERS:
         for each in itertools.starmap(ResizeRange, itertools.product(
@@ -95,8 +104,8 @@ def _rank(graph, node):
             graph.compare(node.name, 'axis', list(
                 node.attr['squeeze_dims'].list.i), [0])
         if node.op == 'ExpandDims':
-            graph.compare(node.name, 'axis', graph.array(
-                node.input[1]).ravel().tolist(), [0])
+            graph.compare(node.name, 'axis', graph.array(graph.input_node(
+                node, 1).name).ravel().tolist(), [0])
         rank += {'Squeeze': -1, 'ExpandDims': 1}.get(node.op, 0)
         node = graph.input_node(node, 0)
     return graph.refuse(node.name, 'changes the image before it is resized')
@@ -137,10 +146,7 @@ class _Sizes:
         if node.op == 'StridedSlice':
             return self._slice(node, values[0])
         if node.op in OPERATIONS:
-            try:
-                return OPERATIONS[node.op](*values)
-            except (TypeError, ValueError, IndexError, AttributeError):
-                pass  # values that do not go together
+            return OPERATIONS[node.op](*values)
         return self.graph.refuse(node.name, f'is a {node.op}, which computes '
                                  "no size of an image in the exporter's graphs")
 
@@ -166,7 +172,9 @@ class _Sizes:
         for tensor in node.input:
             name, _, output = tensor.partition(':')
             switch = self.graph.nodes.get(name)
-            while switch is not None and switch.op == 'Identity':
+            for _ in range(MAX_DEPTH):
+                if switch is None or switch.op != 'Identity':
+                    break
                 name, _, output = switch.input[0].partition(':')
                 switch = self.graph.nodes.get(name)
             if switch is None or switch.op != 'Switch':

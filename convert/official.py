@@ -10,7 +10,7 @@ from models.pretrained import (
     pretrained_path,
     record_sha256,
 )
-from models.utils.errors import DownloadError, InputError
+from models.utils.errors import DownloadError, InputError, without_secrets
 from models.utils.files import atomic_path, locked
 
 ZOO = 'zoo'  # stands for the official archive of a dataset
@@ -72,7 +72,7 @@ def opened(source, dataset, *options):
     if source == ZOO and dataset not in URLS:
         raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
                          f'of {dataset}')
-    from models.utils.download import download_and_use
+    from models.utils.download import download_and_use, file_name_of
     url = URLS[dataset]['archive'] if source == ZOO else source
     folder, found = cached_path(next(iter(URLS))).parent, {}
 
@@ -80,15 +80,18 @@ def opened(source, dataset, *options):
         found['source'] = open_source(part, *options)
         found['part'] = part
 
-    with locked(folder / url.rpartition('/')[2]):
+    shown, name = without_secrets(url), file_name_of(url)
+    with locked(folder / (name or 'download')):
         try:
-            download_and_use(url, folder, check, lambda part: None)
+            download_and_use(url, folder, check, lambda part: None,
+                             mirrored=source == ZOO)
         except DownloadError as error:
-            raise InputError(f'{url} cannot be downloaded ({error}): download '
-                             'it in another way and give the file') from None
+            raise InputError(f'{shown} cannot be downloaded ({error}): '
+                             'download it in another way and give the file'
+                             ) from None
         result = found['source']
-        result.path = url
+        result.path = shown
         if result.file_name == found['part'].name:
-            result.file_name = url.rpartition('/')[2]
+            result.file_name = name
         yield result
         found['part'].unlink()

@@ -1,12 +1,10 @@
 """Run a frozen graph in TensorFlow and its npz in the link, and compare."""
-import contextlib
 import math
-import os
 import pathlib
 
 import numpy as np
 
-from convert.tensorflow_import import import_tensorflow
+from convert.tensorflow_import import import_tensorflow, silent
 from models.resize_range import resize_labels
 from models.utils.errors import InputError
 
@@ -100,7 +98,7 @@ def _session(conversion, model):
     def run(image):
         pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
         try:
-            with _quiet():
+            with silent():
                 scores, *logits = session.run(
                     names, {f'{wiring.image}:0': pixels})
         except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
@@ -115,16 +113,3 @@ def _session(conversion, model):
         return logits[0][0, :, :, classes].transpose(2, 0, 1), label
 
     return run
-
-
-@contextlib.contextmanager
-def _quiet():
-    """Hide what TensorFlow logs, which none of its settings does."""
-    stderr = os.dup(2)
-    with open(os.devnull, 'w') as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)

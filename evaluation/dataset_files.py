@@ -80,11 +80,12 @@ def _bring(archive, folder):
     """Unpack an archive that was put into the folder, or a downloaded one."""
     path = folder / archive.name
     if path.is_file():
+        _check_digest(path, archive)
         _unpack(path, archive, folder)
         return
 
     def check(part):
-        _warn_of_another(part, archive)
+        _check_digest(part, archive)
         _unpack(part, archive, folder)
 
     try:
@@ -95,13 +96,16 @@ def _bring(archive, folder):
             f'{folder}, or give --data-dir') from None
 
 
-def _warn_of_another(path, archive):
-    """A mirror may have another archive than the official one."""
+def _check_digest(path, archive):
+    """Raise InputError where a file is not the official archive."""
+    if archive.sha1 is None:
+        return
     with open(path, 'rb') as file:
         digest = hashlib.file_digest(file, 'sha1').hexdigest()
     if digest != archive.sha1:
-        print(f'warning: {archive.name} is not the official archive (SHA-1 '
-              f'{digest} instead of {archive.sha1})', file=sys.stderr)
+        raise InputError(
+            f'{archive.name} is not the official archive (SHA-1 {digest}, not '
+            f'{archive.sha1}): unpack it yourself, and give --data-dir')
 
 
 def _unpack(path, archive, folder):

@@ -8,7 +8,7 @@ import numpy as np
 from convert.conversion import CUSTOM
 from evaluation.layouts import find_official, pair_folders, read_lines
 from evaluation.scores import IGNORED
-from media.images import read_image
+from media.images import open_image, read_image
 from models.classes import label_colors
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
@@ -90,7 +90,7 @@ class LabelledImages:
         """
         values, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
         for line in read_lines(path):
-            *given, target = line.replace(',', ' ').split()
+            *given, target = line.replace(',', ' ').split() or ['']
             numbers = [int(word) for word in given if word.isdecimal()]
             known = (len(numbers) == len(given) and len(given) in (1, 3)
                      and max(numbers) < (1 << 8 if len(given) == 3 else 1 << 16)
@@ -202,9 +202,8 @@ def _read_label(data, path, classes, colors):
 
     It has one channel of 8 or 16 bits, or the exact colours of the palette.
     """
-    from PIL import Image
     try:
-        with Image.open(io.BytesIO(data), formats=['PNG']) as image:
+        with open_image(io.BytesIO(data), ['PNG']) as image:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f'{path} cannot be read as a label image: {error}'
@@ -214,7 +213,9 @@ def _read_label(data, path, classes, colors):
     if mode not in {'L', 'P'} and not mode.startswith('I'):
         raise InputError(f'{path} is an image of mode {mode}, and a label '
                          'image has one channel of 8 or 16 bits, or colours')
-    label = classes[values.astype(np.int64).clip(-1, len(classes) - 1)]
+    if values.dtype != np.uint8:  # of 8 bits, all are in the table
+        values = values.astype(np.int64).clip(-1, len(classes) - 1)
+    label = classes[values]
     if label.min() < IGNORED:
         _refuse(path, values, label < IGNORED, 'value')
     return label

@@ -1,4 +1,5 @@
 """The report of an evaluation: a table, files, and a page to look at."""
+import csv
 import io
 import json
 import math
@@ -19,6 +20,9 @@ N_EXAMPLES = 3  # best images on the page, and as many worst ones
 NAME_LENGTH = 40  # letters of a class's name beside the confusion matrix
 THUMBNAIL = 512, 512  # pixels at most
 TEMPLATE = pathlib.Path(__file__).with_name('report.html')
+# What `write_report` writes, and will replace.
+FILES = ('result.json', 'confusion_matrix.csv', 'confusion_matrix.png',
+         'report.html')
 PACKAGES = 'chainer', 'numpy', 'openvino', 'cupy-cuda12x'
 
 
@@ -115,9 +119,10 @@ def write_report(folder, result, matrix, colors, examples):
     predicted, and `examples` a list of what `example` returns.
     """
     names = list(result['iou'])
-    lines = [','.join(['true \\ predicted', *names])]
-    lines += [','.join(map(str, [name, *row]))
-              for name, row in zip(names, matrix.tolist(), strict=True)]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator='\n').writerows(
+        [['true \\ predicted', *names], *([name, *row] for name, row in zip(
+            names, matrix.tolist(), strict=True))])
     matrix_chart = _drawn(_matrix_chart(names, matrix))
     settings, versions = result['settings'], result['versions']
     page = load_template(TEMPLATE).render(
@@ -128,7 +133,7 @@ def write_report(folder, result, matrix, colors, examples):
         details=[('model', result['model']), *settings.items(),
                  *versions.items(), ('seconds', round(result['seconds']))])
     _write(folder / 'result.json', json.dumps(result, indent=2) + '\n')
-    _write(folder / 'confusion_matrix.csv', '\n'.join(lines) + '\n')
+    _write(folder / 'confusion_matrix.csv', lines.getvalue())
     with atomic_path(folder / 'confusion_matrix.png') as temporary:
         matrix_chart.save(temporary, format='PNG')
     _write(folder / 'report.html', page + '\n')

@@ -1,4 +1,5 @@
 """Evaluate image after image, and resume where an earlier run stopped."""
+import contextlib
 import json
 import sys
 import time
@@ -127,9 +128,10 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     saved = time.monotonic()
     begun = saved - state.seconds
     try:
-        with _progress(len(images), state.done, show) as progress:
-            for i, read in prefetch(images.read,
-                                    range(state.done, len(images))):
+        with (_progress(len(images), state.done, show) as progress,
+              contextlib.closing(prefetch(images.read, range(
+                  state.done, len(images)))) as items):
+            for i, read in items:
                 image, label, digests = read()
                 prediction, = model.predict([image])
                 if use is not None:

@@ -2,12 +2,12 @@
 import contextlib
 import itertools
 import os
-import shutil
+import pathlib
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from media.outputs import write_image
+from media.outputs import remove_frames, write_image
 from media.prefetch import prefetch
 from media.video import Frame, duplicate, open_video, writing
 from media.visualization import draw
@@ -56,11 +56,12 @@ class Batch:
     def _images(self, inputs):
         """One thread reads the next image, one writes, this one computes."""
         waiting = []
-        with ThreadPoolExecutor(1) as writer:
+        with (ThreadPoolExecutor(1) as writer,
+              contextlib.closing(prefetch(lambda each: each.read(
+                  self.max_pixels), inputs)) as images):
             try:
                 begun = time.perf_counter()
-                for each, read in prefetch(
-                        lambda each: each.read(self.max_pixels), inputs):
+                for each, read in images:
                     if self._skipped(each):
                         continue
                     with self.tally.reporting(each.name):
@@ -123,7 +124,7 @@ class Batch:
     def _video(self, each):
         from tqdm import tqdm
         paths = self.outputs[each]
-        with open_video(each.path) as video:
+        with open_video(each.path, self.max_pixels) as video:
             with (self._writers(paths, video) as writers,
                   tqdm(total=video.n_frames or None, unit='frame',
                        leave=False, disable=None) as bar):
@@ -140,7 +141,7 @@ class Batch:
                 yield {kind: stack.enter_context(
                     (_folder if kind == 'indexed' else writing)(path, video))
                     for kind, path in paths.items()}
-        except (KeyboardInterrupt, OSError):
+        except BaseException:
             parts = [part_path(path) for path in paths.values()
                      if part_path(path).exists()]
             if parts:
@@ -151,10 +152,12 @@ class Batch:
     def _frames(self, each, video, writers, bar):
         """One thread reads frames, one draws and writes, this one computes."""
         waiting = []
-        with ThreadPoolExecutor(1) as thread:
+        with (ThreadPoolExecutor(1) as thread,
+              contextlib.closing(prefetch(
+                  lambda part: None, video.parts())) as parts):
             try:
                 begun = time.perf_counter()
-                for part, _ in prefetch(lambda part: None, video.parts()):
+                for part, _ in parts:
                     if isinstance(part, Frame):
                         label, record = self.segmenter.segment(
                             each.name, part.image)
@@ -216,13 +219,16 @@ class _Pictures:
 def _folder(path, video):
     """Give what writes into a folder; the folder has its name when it is whole.
     """
-    part = part_path(path)
-    shutil.rmtree(part, ignore_errors=True)
+    path, part = pathlib.Path(os.path.realpath(path)), part_path(path)
+    remove_frames(part)
     part.mkdir(parents=True)
-    pictures = _Pictures(part)
-    yield pictures
-    if not any(part.iterdir()):
-        part.rmdir()
+    try:
+        yield _Pictures(part)
+    finally:
+        is_empty = not any(part.iterdir())
+        if is_empty:
+            part.rmdir()
+    if is_empty:
         raise InputError(f'{video.name}: the video has no frame')
-    shutil.rmtree(path, ignore_errors=True)
+    remove_frames(path)
     os.replace(part, path)

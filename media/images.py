@@ -3,6 +3,7 @@ import contextlib
 import functools
 import io
 import pathlib
+import threading
 import warnings
 from os import PathLike
 from typing import BinaryIO
@@ -34,6 +35,7 @@ BEGINNINGS = [
 ]
 # What a step needs, in words.
 METADATA = {'_in_srgb': 'colour profile', '_turned': 'EXIF orientation'}
+_pillow_limit = threading.Lock()
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
@@ -69,11 +71,11 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
 
 def _read(file, max_pixels, name, as_stored):
     """Read an image; if that fails, once more without its metadata."""
-    Image = _pillow()
+    from PIL import Image
 
     def attempt(file):
-        with Image.open(file, formats=formats()) as image:
-            return _decoded(image, max_pixels, name, as_stored)
+        with open_image(file, formats(), max_pixels) as image:
+            return _decoded(image, name, as_stored)
 
     try:
         return attempt(file)
@@ -94,10 +96,28 @@ def _read(file, max_pixels, name, as_stored):
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
-def _pillow():
+def open_image(file, formats, max_pixels=MAX_PIXELS):
+    """Open an image of some formats with Pillow; its pixels are not read yet.
+
+    Raise InputError where it has more than `max_pixels`, whatever Pillow's own
+    limit is, which stays as it was.
+    """
     from PIL import Image
-    Image.MAX_IMAGE_PIXELS = None  # the limit is checked here
-    return Image
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(file, formats=formats)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    check_size(image.width, image.height, max_pixels)
+    return image
+
+
+def check_size(width, height, max_pixels):
+    """Raise InputError for more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise InputError(f'it has {width} x {height} pixels, and at most '
+                         f'{max_pixels} are read (demo.py --max-pixels)')
 
 
 @functools.cache
@@ -115,12 +135,8 @@ def warn(text):
     warnings.warn(text, stacklevel=2)
 
 
-def _decoded(image, max_pixels, name, as_stored):
+def _decoded(image, name, as_stored):
     """Return a PIL.Image.Image as RGB."""
-    if image.width * image.height > max_pixels:
-        raise InputError(
-            f'it has {image.width} x {image.height} pixels, and at most '
-            f'{max_pixels} are read (--max-pixels)')
     image.load()
     result = _to_eight_bits(image)
     for step in () if as_stored else (_in_srgb, _turned):

@@ -10,7 +10,12 @@ import sys
 import urllib.parse
 
 from media.images import HEIF, formats, kind_of, read_image
-from models.utils.errors import InputError, describe, shortened
+from models.utils.errors import (
+    InputError,
+    describe,
+    shortened,
+    without_secrets,
+)
 
 IMAGE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif',
                  '.tiff', '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
@@ -36,64 +41,117 @@ class Input:
             without an ending.
         path (pathlib.Path): of the file; None where there is none.
         is_video (bool): whether it has many images.
+        found_in (pathlib.Path): the folder in which it was looked for; None
+            where it was named itself.
+        url (str): its address, with what must not be shown.
     """
 
     name: str
     stem: pathlib.PurePath
     path: pathlib.Path = None
     is_video: bool = False
+    found_in: pathlib.Path = None
+    url: str = dataclasses.field(default=None, repr=False)
+
+    def files(self):
+        """Return the files that it is read from."""
+        if self.path is None:
+            return []
+        return frames_of(self.path) if is_numbered(self.path) else [self.path]
 
     def read(self, max_pixels):
         """Return the image: float32, (3, H, W), RGB in [0, 255]."""
         if self.path is not None:
             return read_image(self.path, max_pixels)
         data = (_standard_input() if self.name == '-'
-                else _from_url(self.name))
+                else _from_url(self.url))
         return read_image(io.BytesIO(data), max_pixels, self.name)
 
 
 def find_inputs(arguments):
     """Return the inputs that arguments name, a line for each without one, and
-    lines on files in folders that are passed over.
+    lines on files that are passed over.
 
     An argument is a file, a folder (all images and videos below it, sorted), a
     pattern with * ? [ or **, numbered frames as frame_%04d.png, an http(s)
     address, or - for standard input.
     """
-    found, problems, notes = [], [], []
+    found, problems, notes = {}, [], []
     for argument in arguments:
         try:
-            found += _inputs(argument, problems, notes)
-        except InputError as error:
-            problems.append(str(error))
-        except OSError as error:
+            for each in _inputs(argument, problems, notes):
+                key = each.path or each.url or each.name
+                if key in found and each.found_in is None:
+                    notes.append(f'{each.name} is named twice')
+                found.setdefault(key, each)
+        except (InputError, OSError) as error:
             problems.append(describe(error))
-    return found, problems, notes
+    return list(found.values()), problems, notes
 
 
 def _inputs(argument, problems, notes):
-    path = pathlib.Path(argument)
     if argument == '-':
         return [Input('-', pathlib.PurePath('stdin'))]
     if argument.startswith(('http://', 'https://')):
-        name = pathlib.PurePosixPath(urllib.parse.unquote(
-            urllib.parse.urlsplit(argument).path)).stem.replace('\0', '')
-        return [Input(argument, pathlib.PurePath(name or 'image'))]
-    if path.is_dir():
-        return _in_folder(path, problems, notes)
-    if path.exists():
-        return [_file(path)]
-    if FRAME_NUMBER.search(path.name):
+        return [_address(argument)]
+    path = pathlib.Path(argument)
+    if _exists(path):
+        return (_in_folder(path, problems, notes) if path.is_dir()
+                else [_file(path)])
+    if is_numbered(path):
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
     if glob.has_magic(argument):
-        paths = sorted(map(pathlib.Path, glob.glob(argument, recursive=True)))
-        if not paths:
-            raise InputError(f'{argument}: no file matches')
-        return [_file(path) for path in paths if path.is_file()]
+        return _matching(argument, problems, notes)
     hint = (' (a size or scales are one word, as 513x1025 or 0.75,1.0)'
             if argument.replace('.', '').isdecimal() else '')
     raise InputError(f'{argument}: No such file or directory{hint}')
+
+
+def _exists(path):
+    """As `path.exists()`, which in Python 3.14 hides all errors."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except ValueError:
+        raise InputError(f'{path} is no name of a file') from None
+    return True
+
+
+def _address(url):
+    name = pathlib.PurePosixPath(urllib.parse.unquote(
+        urllib.parse.urlsplit(url).path)).stem.replace('\0', '')
+    return Input(without_secrets(url), pathlib.PurePath(name or 'image'),
+                 url=url)
+
+
+def _matching(pattern, problems, notes):
+    """Return what a pattern names: files, and what is in folders."""
+    paths = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
+    if not paths:
+        raise InputError(f'{pattern}: no file matches')
+    first = next(i for i, part in enumerate(pathlib.Path(pattern).parts)
+                 if glob.has_magic(part))
+    base = pathlib.Path(*pathlib.Path(pattern).parts[:first])
+    return [each for path in paths for each in (
+        _in_folder(path, problems, notes) if path.is_dir() else
+        [dataclasses.replace(_file(path), found_in=base)])]
+
+
+def is_numbered(path):
+    """Return whether a path stands for numbered frames."""
+    return FRAME_NUMBER.search(path.name) is not None and not path.exists()
+
+
+def frames_of(path):
+    """Return the files that numbered frames are, in the order of numbers."""
+    pattern = re.compile(FRAME_NUMBER.sub(
+        r'(\\d+)', re.escape(path.name).replace(r'\%', '%')))
+    found = [(match, each) for each in path.parent.iterdir()
+             if (match := pattern.fullmatch(each.name))]
+    return [each for *_, each in sorted(
+        (*map(int, match.groups()), each) for match, each in found)]
 
 
 def _file(path, folder=None):
@@ -101,7 +159,7 @@ def _file(path, folder=None):
     return Input(str(path), below.with_suffix(''), path,
                  path.suffix.lower() in VIDEO_ENDINGS or (
                      path.suffix.lower() not in IMAGE_ENDINGS
-                     and _kind(path) == 'video'))
+                     and _kind(path) == 'video'), folder)
 
 
 def _in_folder(folder, problems, notes):
@@ -179,4 +237,4 @@ def _from_url(url):
     try:
         return read_url(url, MAX_URL_BYTES)
     except InputError as error:
-        raise InputError(f'{url}: {error}') from None
+        raise InputError(f'{without_secrets(url)}: {error}') from None

@@ -1,9 +1,13 @@
-"""Where results go, and files that appear whole."""
+"""Where results go: all paths are compared before the first is written."""
+import contextlib
+import dataclasses
+import functools
 import os
 import pathlib
+import re
 
-from models.utils.errors import InputError
-from models.utils.files import atomic_path
+from models.utils.errors import InputError, describe
+from models.utils.files import TEMPORARY, atomic_path, check_target, part_path
 
 VIDEO_ENDING = '.mp4'
 DEFAULT = ['default']  # kinds, where none is asked for
@@ -12,47 +16,240 @@ FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP',
            '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF', '.pdf': 'PDF'}
 OPTIONS = {'PNG': {'compress_level': 3}, 'JPEG': {'quality': 92},
            'WEBP': {'quality': 92}}
+SUFFIXES = {'figure': '_segmentation', 'overlay': '_overlay',
+            'color_map': '_color_map', 'indexed': '_indexed'}
+RESULT = re.compile(f'(.+)({"|".join(SUFFIXES.values())})(\\.part)?', re.DOTALL)
+FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
+PALETTE_PNG = re.compile(rb'\x89PNG\r\n\x1a\n.{17}\x03', re.DOTALL)
+REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
 
-def plan_outputs(kinds, output, inputs):
-    """Decide where the results of all inputs go.
+@dataclasses.dataclass
+class Plan:
+    """What a run will write.
+
+    Attributes:
+        results (dict): Input -> {kind: pathlib.Path}, of a folder for the
+            numbered images that are a video's 'indexed'.
+        problems (list of str): why an input has no result, a line each.
+        n_skipped (int): inputs that are skipped, as their results exist.
+        earlier (set of Input): inputs that are results of others.
+    """
+
+    results: dict = dataclasses.field(default_factory=dict)
+    problems: list = dataclasses.field(default_factory=list)
+    n_skipped: int = 0
+    earlier: set = dataclasses.field(default_factory=set)
+
+
+def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
+                 sources=()):
+    """Decide where all goes that a run writes, and compare it with all that
+    the run reads, with each other and with what exists.
 
     Args:
         kinds (list of str): of results, see `visualization.draw`; `DEFAULT`:
             a figure of an image, an overlay of a video.
         output (str): a folder; a file, for one input and one kind; or None,
             for this folder.
+        inputs (list of Input): to be segmented.
+        existing (str): what to do with results that exist: `REFUSE`,
+            `REPLACE` or `SKIP`.
+        documents (dict): option -> path (str) of other files to write.
+        sources (list of str): other files to read.
 
     Returns:
-        (dict, list of str): Input -> {kind: pathlib.Path}, of a folder for the
-        numbered images that are a video's 'indexed'; and a problem for each
-        input whose result would overwrite another one or an input.
+        Plan: an input of which a result may not be written has none.
+
+    Raises:
+        InputError, OSError: the output, or a document, cannot be written.
     """
     file = _one_file(kinds, output, inputs)
     folder = pathlib.Path(output or '.')
-    _check_folder(file.parent if file else folder)
+    _check_folder(file.parent if file else folder, '--output')
     with_suffix = len(kinds) > 1 or output is None
-    plan, problems = {}, []
-    taken = {each.path.resolve(): each.name for each in inputs
-             if each.path is not None}
+    taken, plan = _Taken(), Plan()
+    wanted = {each: dict(_paths(kinds, each, file, folder, with_suffix))
+              for each in inputs}
+    if existing == SKIP:  # none of them is written again
+        plan.earlier = _in_place_of(wanted)
     for each in inputs:
-        paths = dict(_paths(kinds, each, file, folder, with_suffix))
-        wanted = [path.resolve() for path in paths.values()]
-        other = next((taken[path] for path in wanted if path in taken), None)
-        if other is None:
-            taken.update(dict.fromkeys(wanted, each.name))
-            plan[each] = paths
-        else:
-            problems.append(_conflict(each.name, other,
-                                      next(iter(paths.values()), file)))
-    return plan, problems
+        if each not in plan.earlier:
+            taken.read(each.name, each.files())
+    taken.read('the model', sources)
+    for each, paths in wanted.items():
+        if each in plan.earlier:
+            continue
+        try:
+            taken.check(each.name, paths.values())
+            left = {kind: path for kind, path in paths.items()
+                    if existing != SKIP or not path.exists()}
+            if paths and not left:
+                plan.n_skipped += 1
+                continue
+            taken.write(each.name, _checked_paths(each, left, existing))
+            plan.results[each] = left
+        except (InputError, OSError) as error:
+            plan.problems.append(describe(error))
+    for option, path in (documents or {}).items():
+        _check_folder(pathlib.Path(path).parent, option)
+        taken.write(option, [path])
+        check_target(path, existing == REPLACE)
+    return plan
+
+
+def _checked_paths(each, paths, existing):
+    """Return the paths of an input's results, and of their parts; raise
+    InputError or OSError for one that may not be written.
+    """
+    result = []
+    for kind, path in paths.items():
+        is_folder = each.is_video and kind == 'indexed'
+        check = check_frames if is_folder else functools.partial(
+            check_target, force=True)
+        check(path)
+        if existing == REFUSE and path.exists():
+            raise InputError(f'{path} exists: give --force to overwrite it, or '
+                             '--skip-existing to skip it')
+        result.append(path)
+        if each.is_video:
+            part = part_path(path)
+            check(part)
+            if existing == REFUSE and part.exists():
+                raise InputError(f'{part} of an earlier run exists: give '
+                                 '--force to overwrite it')
+            result.append(part)
+    return result
+
+
+class _Taken:
+    """Files that a run reads or writes: no two are the same, and none is above
+    another.
+    """
+
+    def __init__(self):
+        self._users, self._above = {}, {}  # real path -> name, whether read
+        self._inodes = {}
+
+    def read(self, name, paths):
+        for path in paths:
+            self._add(path, (name, True))
+            with contextlib.suppress(OSError):
+                found = os.stat(path)
+                self._inodes[found.st_dev, found.st_ino] = name, True
+
+    def check(self, name, paths):
+        """Raise InputError where one of the paths is another's."""
+        for path in paths:
+            other, is_read = self._user(path) or (None, False)
+            if is_read and other == name:
+                raise InputError(f'{name}: input and output are the same file: '
+                                 'name another')
+            if is_read:
+                raise InputError(f'{name}: {path} would overwrite the input '
+                                 f'{other}: name another')
+            if other is not None:
+                raise InputError(f'{name} and {other} would both be written '
+                                 f'to {path}')
+
+    def write(self, name, paths):
+        """Add the paths of one user; raise as `check`, and add none."""
+        self.check(name, paths)
+        for path in paths:
+            self._add(path, (name, False))
+
+    def _add(self, path, user):
+        real = pathlib.Path(os.path.realpath(path))
+        self._users[real] = user
+        for folder in real.parents:
+            self._above[folder] = user
+
+    def _user(self, path):
+        real = pathlib.Path(os.path.realpath(path))
+        with contextlib.suppress(OSError):
+            found = os.stat(real)
+            if (found.st_dev, found.st_ino) in self._inodes:
+                return self._inodes[found.st_dev, found.st_ino]
+        return self._above.get(real) or next(
+            (self._users[each] for each in (real, *real.parents)
+             if each in self._users), None)
+
+
+def check_frames(folder):
+    """Raise InputError where a folder holds anything but label maps of a
+    video's frames, as this project writes them.
+    """
+    if not folder.is_dir():
+        if os.path.lexists(folder):
+            raise InputError(f'{folder} is a file, and --indexed of a video is '
+                             'a folder: name another')
+        return
+    for path in sorted(folder.iterdir()):
+        if not _is_frame(path):
+            raise InputError(f'{folder} holds {path.name}, which --indexed did '
+                             'not write: name another folder')
+
+
+def _is_frame(path):
+    if path.is_symlink() or not path.is_file():
+        return False
+    if TEMPORARY.fullmatch(path.name):  # of a killed process
+        return True
+    with open(path, 'rb') as file:
+        return bool(FRAME.fullmatch(path.name)
+                    and PALETTE_PNG.match(file.read(26)))
+
+
+def remove_frames(folder):
+    """Remove a folder of frames, if it is there; raise as `check_frames`."""
+    check_frames(folder)
+    if folder.is_dir():
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+
+
+def _in_place_of(wanted):
+    """Return the inputs in whose place others have a result."""
+    own = {each: os.path.realpath(each.path) for each in wanted if each.path}
+    others = {real for each, paths in wanted.items() for real in map(
+        os.path.realpath, paths.values()) if real != own.get(each)}
+    return {each for each, real in own.items() if real in others}
+
+
+def earlier_results(inputs, output):
+    """Return those of the inputs that an earlier run has written.
+
+    They are below the output folder, where that is below the folder in which
+    they were found; or their name is that of a result of another input.
+    """
+    real = functools.cache(os.path.realpath)
+    out = real(output or '.')
+    found = [each for each in inputs if each.path is not None]
+    origins = {(place, each.stem.name) for each in found for place in (
+        real(each.path.parent), real(os.path.join(out, each.stem.parent)))}
+
+    def is_result(each):
+        folder = pathlib.Path(real(each.path.parent))
+        if each.found_in is not None and out != real(each.found_in) and (
+                pathlib.Path(real(each.found_in)) in pathlib.Path(out).parents
+                and pathlib.Path(out) in (folder, *folder.parents)):
+            return True
+        names = [(folder, each.path.stem)] * (
+            each.path.suffix in {'.png', VIDEO_ENDING}) + [
+            (folder.parent, folder.name)] * bool(FRAME.fullmatch(
+                each.path.name))
+        return any((match := RESULT.fullmatch(name))
+                   and (str(place), match[1]) in origins
+                   for place, name in names)
+
+    return [each for each in found if is_result(each)]
 
 
 def _paths(kinds, each, file, folder, with_suffix):
     """Yield (kind, path) for an input."""
     for kind in _kinds_of(kinds, each.is_video):
-        suffix = '_segmentation' if kind == 'figure' or kinds == DEFAULT else (
-            f'_{kind}')
+        suffix = SUFFIXES['figure' if kinds == DEFAULT else kind]
         ending = '.png' if not each.is_video else (
             '' if kind == 'indexed' else VIDEO_ENDING)
         yield kind, file or folder / each.stem.parent / (
@@ -62,12 +259,6 @@ def _paths(kinds, each, file, folder, with_suffix):
 def _kinds_of(kinds, is_video):
     return kinds if kinds != DEFAULT else (
         ['overlay'] if is_video else ['figure'])
-
-
-def _conflict(name, other, path):
-    if name == other:
-        return f'{name}: input and output are the same file: name another'
-    return f'{name} and {other} would both be written to {path}'
 
 
 def _one_file(kinds, output, inputs):
@@ -90,14 +281,14 @@ def _one_file(kinds, output, inputs):
     return path
 
 
-def _check_folder(folder):
+def _check_folder(folder, option):
     """Refuse a folder that cannot be written, before the long work."""
     existing = next(path for path in (folder, *folder.absolute().parents)
                     if path.exists())
     if not existing.is_dir():
-        raise InputError(f'--output: {existing} is a file, not a folder')
+        raise InputError(f'{option}: {existing} is a file, not a folder')
     if not os.access(existing, os.W_OK):
-        raise InputError(f'--output: {existing} cannot be written')
+        raise InputError(f'{option}: {existing} cannot be written')
 
 
 def write_image(path, image):

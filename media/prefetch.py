@@ -4,14 +4,16 @@ import queue
 import threading
 
 END = object()
+PATIENCE = 1  # second for the thread to end
 
 
 def prefetch(read, items):
     """Call `read` on items in a thread, one item ahead; so is `items` taken.
 
     Yield (item, callable): the callable returns what `read` returned, or
-    raises what it raised. What `items` raises is raised. The thread keeps no
-    program alive that ends while it waits, for a slow address, say.
+    raises what it raised. What `items` raises is raised. Once the generator is
+    closed (`contextlib.closing`), the thread reads no more; only where it
+    waits, for a slow address say, it is left behind, and ends with the program.
     """
     ready, stopped = queue.Queue(1), threading.Event()
 
@@ -39,6 +41,7 @@ def prefetch(read, items):
             yield value
     finally:
         stopped.set()
+        thread.join(PATIENCE)
 
 
 def _outcome(read, item):

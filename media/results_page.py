@@ -1,14 +1,12 @@
 """One page with all results, to look at in a browser; it needs no network."""
 import os
 import pathlib
-import shutil
 import tempfile
-import urllib.parse
 
 from media.images import to_pillow
 from media.page import data_url, load_template
 from media.visualization import indexed, shares
-from models.utils.files import atomic_path, part_path
+from models.utils.files import atomic_path
 
 SIDE = 1024  # pixels at most of an image on the page
 QUALITY = 88  # of its JPEG
@@ -22,23 +20,19 @@ class ResultsPage:
         path (str or pathlib.Path): of the page.
         order (list): the inputs (`inputs.Input`), in the order of the page.
         names, colors, class_filter: see `visualization`.
-        beside (bool): whether images are files in a folder beside the page,
-            `images_folder(path)`, not parts of the page. Labels are always in
-            it, as browsers let no page read pixels of files.
     """
 
-    def __init__(self, path, order, names, colors, class_filter, beside=False):
+    def __init__(self, path, order, names, colors, class_filter):
         self.path, self.names, self.colors = path, list(names), colors
         self.class_filter = class_filter
-        self.images = images_folder(path) if beside else None
         self._place = {each: i for i, each in enumerate(order)}
         self._template = load_template(TEMPLATE).module
         self._pieces = []  # (place on the page, first byte, bytes)
+        folder = pathlib.Path(path).parent
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(  # noqa: SIM115  (it is kept)
-                dir=pathlib.Path(path).parent)
-            if beside:
-                part_path(self.images).mkdir(exist_ok=True)
+                dir=folder)
         except OSError as error:
             raise type(error)(error.errno, error.strerror, str(path)) from None
 
@@ -55,7 +49,8 @@ class ResultsPage:
         classes = Image.frombytes('L', classes.size, classes.tobytes())
         present = shares(label, self.names, self.class_filter)
         self._append(self._place[each], self._template.result(
-            each.name, size, self._address(each, to_pillow(image).resize(size)),
+            each.name, size,
+            data_url(to_pillow(image).resize(size), 'JPEG', quality=QUALITY),
             data_url(classes.resize(size, Image.Resampling.NEAREST)),
             [(self.names.index(name), name, share)
              for name, share in present.items()], self.colors.tolist()))
@@ -71,24 +66,13 @@ class ResultsPage:
 
     def write(self):
         """Write the page; the file appears whole."""
-        with atomic_path(self.path) as temporary:
-            with open(temporary, 'wb') as file:
-                file.write(self._template.head().encode())
-                for i in sorted(range(len(self._pieces)),
-                                key=lambda i: self._pieces[i]):
-                    file.write(self._read(i))
-                file.write(self._template.tail(self.colors.tolist()).encode())
-            if self.images is not None:
-                shutil.rmtree(self.images, ignore_errors=True)
-                os.replace(part_path(self.images), self.images)
-
-    def _address(self, each, image):
-        """Return the address of an image, for the page."""
-        if self.images is None:
-            return data_url(image, 'JPEG', quality=QUALITY)
-        name = f'{self._place[each] + 1:05}.jpg'
-        image.save(part_path(self.images) / name, quality=QUALITY)
-        return urllib.parse.quote(f'{self.images.name}/{name}')
+        with (atomic_path(self.path) as temporary,
+              open(temporary, 'wb') as file):
+            file.write(self._template.head().encode())
+            for i in sorted(range(len(self._pieces)),
+                            key=lambda i: self._pieces[i]):
+                file.write(self._read(i))
+            file.write(self._template.tail(self.colors.tolist()).encode())
 
     def _append(self, place, text):
         data = text.encode(errors='replace')
@@ -100,14 +84,3 @@ class ResultsPage:
         _, start, size = self._pieces[i]
         self._file.seek(start)
         return self._file.read(size)
-
-
-def remove_part(path):
-    """Remove what a run that was killed has left of a page's images."""
-    shutil.rmtree(part_path(images_folder(path)), ignore_errors=True)
-
-
-def images_folder(path):
-    """Return the folder beside a page that may hold its images."""
-    path = pathlib.Path(path)
-    return path.with_name(f'{path.stem}_images')

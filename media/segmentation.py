@@ -9,7 +9,7 @@ import numpy as np
 from media.images import to_array, to_pillow
 from media.tiling import predict_within
 from media.visualization import shares
-from models.utils.errors import InputError, describe, drop_output, error_line
+from models.utils.errors import describe, error_line, exit_code
 
 
 class Tally:
@@ -17,15 +17,17 @@ class Tally:
 
     Attributes:
         total, n_done, n_failed (int): how many there are, were written, failed.
-        interrupted (bool): whether Ctrl-C ended the work.
+        interrupted (int): the exit code of the signal that ended the work,
+            Ctrl-C say; or 0.
         seconds_to_load (float): until the network was ready.
         times (list of float): seconds for each image, with the wait for it.
+        is_complete (bool): whether all that is not of one input was written.
         bar (tqdm.tqdm): a progress bar to print above; or None.
     """
 
     def __init__(self, total=0):
         self.total, self.n_done, self.n_failed = total, 0, 0
-        self.interrupted, self.bar = False, None
+        self.interrupted, self.bar, self.is_complete = 0, None, True
         self.begun, self.seconds_to_load = time.monotonic(), None
         self.times = []
 
@@ -46,21 +48,28 @@ class Tally:
             self.bar.update()
 
     @contextlib.contextmanager
-    def reporting(self, name):
-        """Count the input as failed where the body raises."""
+    def reporting(self, name, is_input=True):
+        """Count an input as failed where the body raises; or another file, the
+        page say, as missing.
+        """
         try:
             yield
-        except (InputError, OSError, MemoryError) as error:
+        except Exception as error:  # one bad input never ends a run
             reason = describe(error)
-            self.failed(reason if name in reason else f'{name}: {reason}')
+            reason = reason if name in reason else f'{name}: {reason}'
+            if is_input:
+                self.failed(reason)
+            else:
+                self.is_complete = False
+                self.say(error_line(reason), sys.stderr)
 
     @contextlib.contextmanager
     def interruptible(self):
         """Ctrl-C ends the body, and the script goes on."""
         try:
             yield
-        except KeyboardInterrupt:
-            self.interrupted = True
+        except KeyboardInterrupt as error:
+            self.interrupted = exit_code(error)
 
     def collect(self, processes):
         """Add the counts of all processes on process 0."""
@@ -69,18 +78,15 @@ class Tally:
         for n_done, n_failed, interrupted in counts[1:]:
             self.n_done += n_done
             self.n_failed += n_failed
-            self.interrupted |= interrupted
+            self.interrupted = max(interrupted, self.interrupted)
 
     def say(self, line, file=None):
         file = file or sys.stdout
-        try:
-            if self.bar is None:
-                print(line, file=file, flush=True)
-            else:
-                self.bar.write(str(line), file=file)
-                file.flush()
-        except BrokenPipeError:
-            drop_output()
+        if self.bar is None:
+            print(line, file=file, flush=True)
+        else:
+            self.bar.write(str(line), file=file)
+            file.flush()
 
 
 class Segmenter:

@@ -2,14 +2,15 @@
 import contextlib
 import fractions
 import math
-import re
+import os
+import threading
 import typing
 
 import numpy as np
 
-from media.images import read_image, to_array
-from media.inputs import FRAME_NUMBER
-from models.utils.errors import InputError
+from media.images import MAX_PIXELS, check_size, read_image, to_array
+from media.inputs import frames_of, is_numbered
+from models.utils.errors import InputError, describe
 from models.utils.files import atomic_path, part_path
 
 SEQUENCE_RATE = 25  # frames a second, of numbered images
@@ -30,6 +31,7 @@ PLAYABLE_PARTS = {'movflags': 'hybrid_fragmented+delay_moov',
                   'frag_duration': '1000000'}
 HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
+PATIENCE = 2  # seconds for a read to end before the video is closed
 
 
 class Frame(typing.NamedTuple):
@@ -74,33 +76,46 @@ class Video:
 class _Numbered(Video):
     """Numbered images, such as frame_%04d.png."""
 
-    def __init__(self, path):
+    def __init__(self, path, max_pixels):
         super().__init__(str(path))
-        pattern = re.compile(FRAME_NUMBER.sub(
-            r'(\\d+)', re.escape(path.name).replace(r'\%', '%')))
-        found = {int(match[1]): each for each in path.parent.iterdir()
-                 if (match := pattern.fullmatch(each.name))}
-        if not found:
+        self._paths, self._max_pixels = frames_of(path), max_pixels
+        if not self._paths:
             raise InputError(f'{path}: no file matches')
-        self._paths = [found[number] for number in sorted(found)]
         self.n_frames = len(self._paths)
 
     def parts(self):
+        shape = None
         for i, path in enumerate(self._paths):
-            yield Frame(read_image(path), i, 1)
+            try:
+                image = read_image(path, self._max_pixels)
+            except (InputError, OSError) as error:
+                self.n_damaged += 1
+                if not self.losses:  # one stands for all
+                    self.losses.append(describe(error))
+                continue
+            shape = shape or image.shape
+            if image.shape == shape:
+                yield Frame(image, i, 1)
+            else:
+                self.n_damaged += 1
 
 
 class _File(Video):
-    """A video in a file, opened by PyAV as `container`."""
+    """A video in a file, opened by PyAV as `container`.
 
-    def __init__(self, path, container):
+    A thread may still read when it is closed: FFmpeg would crash.
+    """
+
+    def __init__(self, path, container, max_pixels):
         super().__init__(str(path))
         if not container.streams.video:
             raise InputError(f'{path} has no video track')
-        self._container = container
+        self._container, self._lock = container, threading.Lock()
+        self._is_open = True
         self._stream = stream = container.streams.video[0]
         stream.thread_type = 'AUTO'
         context = stream.codec_context
+        check_size(context.width, context.height, max_pixels)
         self.rate = stream.average_rate or SEQUENCE_RATE
         self.time_base = stream.time_base
         self.n_frames = stream.frames
@@ -109,6 +124,13 @@ class _File(Video):
             value := int(getattr(context, name) or 0)) not in UNSAID[name]}
         self.sounds = list(container.streams.audio)
         self._tell_losses(context)
+
+    def close(self):
+        """Close the file, unless a read hangs, which then keeps it."""
+        self._is_open = False
+        if self._lock.acquire(timeout=PATIENCE):
+            self._container.close()
+            self._lock.release()
 
     def _tell_losses(self, context):
         bits = max(part.bits for part in context.format.components)
@@ -143,8 +165,10 @@ class _File(Video):
 
     def _packets(self):
         import av
+        packets = self._container.demux([self._stream, *self.sounds])
         try:
-            yield from self._container.demux([self._stream, *self.sounds])
+            while packet := self._while_open(next, packets, None):
+                yield packet
         except av.error.FFmpegError as error:
             self.losses.append(f'it cannot be read to its end: '
                                f'{error.strerror}')
@@ -152,34 +176,44 @@ class _File(Video):
     def _decoded(self, packet):
         import av
         try:
-            return packet.decode()
+            return self._while_open(packet.decode) or []
         except av.error.FFmpegError:
             self.n_damaged += 1
             return []
 
+    def _while_open(self, read, *arguments):
+        with self._lock:
+            return read(*arguments) if self._is_open else None
+
 
 @contextlib.contextmanager
-def open_video(path):
+def open_video(path, max_pixels=MAX_PIXELS):
     """Open a video, or numbered images such as frame_%04d.png.
 
     Yields:
         Video: it.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: it cannot be read, or has more than `max_pixels`.
     """
-    if FRAME_NUMBER.search(path.name):
-        yield _Numbered(path)
+    if is_numbered(path):
+        yield _Numbered(path, max_pixels)
         return
     import av
-    with contextlib.ExitStack() as stack:
-        try:
-            container = stack.enter_context(
-                av.open(f'file:{path}', options=ONLY_VIDEOS))
-        except av.error.FFmpegError as error:
-            raise InputError(f'{path} cannot be read as a video: '
-                             f'{error.strerror}') from None
-        yield _File(path, container)
+    try:
+        container = av.open(f'file:{path}', options=ONLY_VIDEOS)
+    except av.error.FFmpegError as error:
+        raise InputError(f'{path} cannot be read as a video: '
+                         f'{error.strerror}') from None
+    try:
+        video = _File(path, container, max_pixels)
+    except BaseException:
+        container.close()
+        raise
+    try:
+        yield video
+    finally:
+        video.close()
 
 
 def _upright(frame):
@@ -204,8 +238,11 @@ class VideoWriter:
     format needs even sides. Use `writing`.
     """
 
-    def __init__(self, container, video):
-        self._container, self._video = container, video
+    def __init__(self, path, video):
+        import av
+        self._container = av.open(f'file:{path}', 'w', format='mp4',
+                                  options=PLAYABLE_PARTS)
+        self._video = video
         self._stream, self._size, self._last = None, None, -1
         self._sounds = {each: self._sound(each) for each in video.sounds}
         self._waiting = []  # packets of sound before the first frame
@@ -263,6 +300,12 @@ class VideoWriter:
         if self._stream is None:
             raise InputError(f'{self._video.name}: the video has no frame')
         self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def close(self):
+        """Close the file as it is."""
+        with contextlib.suppress(Exception):
+            self._container.close()
 
     def _h264_stream(self):
         stream = self._container.add_stream('libx264', rate=self._video.rate)
@@ -293,30 +336,38 @@ def duplicate(packet):
 def writing(path, video):
     """Give a `VideoWriter` for a file that appears when it is whole.
 
-    Where Ctrl-C or a full disk ends the body, what was done appears under the
-    name that `part_path` gives.
+    Where the body does not come to its end, because of Ctrl-C or a full disk
+    say, what was done appears under the name that `part_path` gives.
     """
-    import av
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = part_path(path)
     with atomic_path(path) as temporary:
-        container = av.open(f'file:{temporary}', 'w', format='mp4',
-                            options=PLAYABLE_PARTS)
-        writer = VideoWriter(container, video)
+        with _naming(path, temporary):
+            writer = VideoWriter(temporary, video)
         try:
-            yield writer
-            writer.finish()
-            container.close()
-            part_path(path).unlink(missing_ok=True)  # of an earlier run
-        except (KeyboardInterrupt, OSError) as error:
-            with contextlib.suppress(av.error.FFmpegError, OSError, InputError):
+            with _naming(path, temporary):
+                yield writer
                 writer.finish()
-            with contextlib.suppress(av.error.FFmpegError, OSError):
-                container.close()
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error counts
+                writer.finish()
+            writer.close()
             if writer.n_frames:
-                temporary.rename(part_path(path))
-            if isinstance(error, OSError):  # it names the temporary file
-                raise OSError(error.errno, error.strerror, str(path)) from None
+                os.replace(temporary, part)
             raise
-        finally:
-            with contextlib.suppress(av.error.FFmpegError, OSError):
-                container.close()
+    part.unlink(missing_ok=True)  # of an earlier run
+
+
+@contextlib.contextmanager
+def _naming(path, temporary):
+    """Name a file in errors of its temporary one, or of FFmpeg."""
+    from av.error import FFmpegError
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, f'file:{temporary}'):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+    except FFmpegError as error:
+        raise InputError(f'{path} cannot be written: {error.strerror}'
+                         ) from None

@@ -235,9 +235,9 @@ class DeepLabV3plusXception65(chainer.Chain):
         Where `predict` runs on Chainer or a GPU, this does nothing.
         """
         if self.compile() is self._engine:
-            self._is_frozen = True
             for param in self.params():
                 param.array = np.empty(0, np.float32)
+            self._is_frozen = True
         return self
 
     def compile(self):
@@ -312,6 +312,21 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Pickle, or copy deeply, as Chainer does."""
         self._check_not_frozen()
         return super().__reduce_ex__(protocol)
+
+    def serialize(self, serializer):
+        """Save or load the weights as Chainer does."""
+        self._check_not_frozen()
+        super().serialize(serializer)
+
+    def params(self, include_uninit=True):
+        """Yield the parameters as Chainer does, for optimizers say."""
+        self._check_not_frozen()
+        yield from super().params(include_uninit)
+
+    def namedparams(self, include_uninit=True):
+        """Yield the parameters with their paths as Chainer does."""
+        self._check_not_frozen()
+        yield from super().namedparams(include_uninit)
 
     def _run_chainer(self, x):
         if self.xp is np:

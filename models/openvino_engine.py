@@ -54,7 +54,7 @@ class OpenVINOEngine:
         if threads is not None:
             self._options['INFERENCE_NUM_THREADS'] = threads
         self._lock = threading.Lock()
-        self._fingerprint = None
+        self._fingerprint = self._model = None  # of the weights it has
         self._requests = {}  # (H, W) or 'any' -> openvino.InferRequest
         self._largest = 0  # pixels of the largest image so far
 

@@ -10,6 +10,7 @@ from filelock import FileLock
 from fixture_graph import FixtureGraph
 from fixture_host import Host
 from fixture_weights import palette_weights, random_weights, write_palette_graph
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
 import models  # before Chainer is imported
 from convert.conversion import check, write
@@ -92,16 +93,22 @@ def palette_graphs(graphs):
         lambda pb: write_palette_graph(pb, dataset, crop))
 
 
-@pytest.fixture(scope='session')
-def skeleton():
-    """A graph with one value for all in each weight: 1 MB, quickly read."""
-    graph = FixtureGraph(palette_weights(label_colors('voc')), 21, CROP).graph
+def thinned(graph):
+    """Let each large constant of a graph hold one value for all: 1 MB."""
     for node in graph.node:
         tensor = node.attr['value'].tensor
         if len(tensor.tensor_content) > 1000:
             tensor.tensor_content = b''
-            tensor.float_val.append(0.5)
-    return graph.SerializeToString()
+            (tensor.float_val if tensor.dtype == DT_FLOAT else
+             tensor.int_val).append(1)
+    return graph
+
+
+@pytest.fixture(scope='session')
+def skeleton():
+    """A graph that is quickly read."""
+    return thinned(FixtureGraph(palette_weights(label_colors(
+        'voc')), 21, CROP).graph).SerializeToString()
 
 
 def start_script(script, *args, **options):

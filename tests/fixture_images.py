@@ -54,7 +54,7 @@ def write_film(path, frames, rate=12, times=None, sound=None, **settings):
         if times is not None:
             context.time_base = Fraction(1, 1000)
         if sound is not None:
-            _write_sound(container, sound)
+            write_sound(container, sound)
         for i, pixels in enumerate(frames):
             even = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]]
                           + [(0, 0)], mode='edge')
@@ -67,7 +67,7 @@ def write_film(path, frames, rate=12, times=None, sound=None, **settings):
         container.mux(stream.encode())
 
 
-def _write_sound(container, codec):
+def write_sound(container, codec):
     """Half a second of noise."""
     import av
     stream = container.add_stream(codec, rate=48000)

@@ -143,7 +143,6 @@ def test_refuses_an_unwritable_output(run_script, palette_graphs, tmp_path):
     (['--threads', 2, '--gpu', 0], 'are for a CPU, not for --gpu'),
     (['--tf32'], '--tf32 is for --gpu'),
     (['--precision', 'bfloat16', '--gpu', 0], 'is for OpenVINO on a CPU'),
-    (['--html-images'], '--html-images goes with --html'),
     (['--backend', 'fast'], 'invalid choice'),
 ])
 def test_refuses_backends(run_script, arguments, words):

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,17 +10,17 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from conftest import ROOT, start_script
-from fixture_images import write_film, write_image
+from fixture_images import write_film, write_image, write_sound
 from PIL import Image
 
 from command_line.model_options import image_scales, image_size
 from media.batch import Batch
 from media.images import read_image
 from media.inputs import find_inputs
-from media.outputs import plan_outputs
 from media.segmentation import Segmenter, Tally
 from media.tiling import grid_of, predict_within
 from media.visualization import HIDDEN
@@ -166,23 +167,6 @@ def test_existing_files(demo, tmp_path):
     assert (demo.folder / 'out/a.png').read_bytes() == first
 
 
-def test_two_that_would_write_the_same(tmp_path):
-    for name in 'a.png', 'a.jpg', 'c.png':
-        write_image(tmp_path / name)
-    inputs, _, _ = find_inputs([str(tmp_path)])
-    plan, problems = plan_outputs(['figure'], str(tmp_path), inputs)
-    assert not plan
-    assert 'a.png would both be written to' in problems[0]  # and a.jpg
-    assert 'input and output are the same file' in problems[1]
-    plan, problems = plan_outputs(['figure'], str(tmp_path / 'out'), inputs)
-    assert len(plan) == 2
-    assert 'a.jpg would both be written to' in problems[0]
-    with pytest.raises(InputError, match='several results: name a folder'):
-        plan_outputs(['figure'], 'out.png', inputs)
-    with pytest.raises(InputError, match='must end in one of'):
-        plan_outputs(['indexed'], 'out.jpg', inputs[:1])
-
-
 @pytest.mark.slow
 def test_chosen_classes_and_size(demo, tmp_path):
     picture = write_image(tmp_path / 'a.png', size=(240, 240))
@@ -315,8 +299,9 @@ def test_interrupted(demo, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('awaited', ['-', 'address'])
-def test_interrupted_while_it_waits(demo, host, awaited):
+@pytest.mark.parametrize(('awaited', 'number'), [
+    ('-', signal.SIGHUP), ('address', signal.SIGINT)])
+def test_interrupted_while_it_waits(demo, host, awaited, number):
     """For standard input, and for an address that never answers."""
     host.plans['a.png'], host.patience = ['hang'], 60
     source = '-' if awaited == '-' else f'{host.url}/a.png'
@@ -330,13 +315,13 @@ def test_interrupted_while_it_waits(demo, host, awaited):
         time.sleep(0.05)
     time.sleep(4)  # the network is ready
     begun = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.wait(timeout=30)
     assert time.monotonic() - begun < 2
     text = process.stderr.read()
     process.stdin.close()
     process.stderr.close()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert text.splitlines()[-1] == 'error: interrupted: 0 of 1 done'
 
 
@@ -440,3 +425,89 @@ def test_help_imports_nothing_heavy(script):
                 for line in result.stderr.splitlines()}
     assert not imported & {'chainer', 'tensorflow', 'matplotlib', 'openvino',
                            'onnx', 'onnxruntime', 'PIL', 'av', 'mpi4py'}
+
+
+def bad_inputs(folder, out):
+    """Put into folders an input for each way of being bad; return how many
+    lines they cost.
+    """
+    good = (folder / 'good0.png').read_bytes()
+    films = out.parent / 'films'
+    films.mkdir()
+    frames = [np.zeros((48, 64, 3), np.uint8)] * 3
+    write_film(films / 'film.mp4', frames)
+    film = (films / 'film.mp4').read_bytes()
+    with av.open(str(folder / 'sound.mp4'), 'w') as container:
+        write_sound(container, 'aac')
+    for name, data in {
+            'text.png': b'no picture', 'empty.jpg': b'', 'cut.png': good[:-120],
+            'text.mp4': b'no film' * 99, 'cut.mp4': film[:700],
+            'empty.mp4': b'', 'pdf.png': b'%PDF-1.7\n' * 9,
+            'zeros.jpg': bytes(999)}.items():
+        (folder / name).write_bytes(data)
+    Image.new('F', (9, 9)).save(folder / 'float.tif')
+    Image.new('1', (4_000, 4_000)).save(folder / 'large.png')
+    shutil.copy(folder / 'good0.png', folder / ('x' * 250 + '.png'))
+    for name in 'folder', 'pipe', 'kept', 'film', 'floor':
+        (folder / f'{name}.png').write_bytes(good)
+    (out / 'folder_overlay.png').mkdir(parents=True)
+    os.mkfifo(out / 'pipe_overlay.png')
+    (out / 'kept_overlay.png').write_bytes(b'mine')
+    (out / 'kept_overlay.png').chmod(0o444)
+    (folder / 'film.png').rename(folder / 'full.mp4')
+    (folder / 'full.mp4').write_bytes(film)
+    (out / 'full_indexed').mkdir()
+    (out / 'full_indexed/notes.txt').write_text('mine')
+    (folder / 'floor.png').rename(folder / 'wall.png')
+    (out / 'wall_indexed.png').symlink_to(folder / 'good1.png')
+    return 17
+
+
+def digests(folder):
+    return {path: (path.lstat().st_mode, path.read_bytes() if path.is_file()
+                   else None) for path in folder.rglob('*')}
+
+
+@pytest.mark.slow
+def test_one_bad_input_never_ends_a_run(demo, tmp_path):
+    """Ten good ones, with bad ones of all kinds between them."""
+    folder, out = tmp_path / 'in', tmp_path / 'out'
+    for seed in range(9):
+        write_image(folder / f'good{seed}.png', seed)
+    n_bad = bad_inputs(folder, out)
+    write_film(folder / 'good9.mp4', [np.zeros((48, 64, 3), np.uint8)] * 3)
+    before = digests(tmp_path)
+    result = demo(folder, '--output', out, '--overlay', '--indexed', '--json',
+                  out / 'all.json', '--html', out / 'all.html', '--force',
+                  '--max-pixels', 10_000_000)
+    assert result.returncode == 1
+    assert 'Traceback' not in result.stderr
+    errors = [line for line in result.stderr.splitlines()
+              if line.startswith('error: ')]
+    assert len(errors) == n_bad, result.stderr
+    assert f'{n_bad} of {n_bad + 10} failed' in result.stderr
+    written = {out / f'good{i}_{kind}.png' for i in range(9)
+               for kind in ('overlay', 'indexed')} | {
+        out / 'good9_overlay.mp4', out / 'good9_indexed', out / 'all.json',
+        out / 'all.html', *(out / f'good9_indexed/00000{i}.png'
+                            for i in (1, 2, 3))}
+    after = digests(tmp_path)
+    assert after.keys() - before.keys() - {demo.folder} == written
+    assert {path: after[path] for path in before} == before
+    assert len(json.loads((out / 'all.json').read_text())) == 9 + 3
+    page = (out / 'all.html').read_text()
+    assert page.count('<figure>') == 9
+    assert page.endswith('</html>\n')
+
+
+@pytest.mark.slow
+def test_what_a_format_cannot_hold(demo, tmp_path):
+    """Pillow raises ValueError for so wide a WebP."""
+    Image.new('RGB', (16_400, 2)).save(tmp_path / 'a.png')
+    result = demo(tmp_path / 'a.png', '--overlay', '--output', 'a.webp',
+                  '--json', 'a.json', '--html', 'a.html')
+    assert result.returncode == 1
+    error, *_ = result.stderr.splitlines()
+    assert error.startswith(f'error: {tmp_path}/a.png: ')
+    assert 'Traceback' not in result.stderr
+    assert sorted(os.listdir(demo.folder)) == ['a.html', 'a.json']

@@ -5,6 +5,7 @@ they are asked to (`get`), and do not work together with NumPy's. Chainer's own
 functions are taken as they are: what goes into one must lie on the device, and
 what comes out of it does.
 """
+import math
 import os
 import pathlib
 import subprocess
@@ -184,6 +185,15 @@ def test_memory_counts_classes_scales_and_size(monkeypatch):
     assert 0.5e9 < link.memory_needed(513, 513) < 0.8e9
     one = link.memory_needed(1025, 2049)
     assert 3.1e9 < one < 4e9
+    # No array of 2^31 numbers: 32 for a pixel, or one for each class.
+    assert link.memory_needed(8000, 8380) < math.inf
+    assert link.memory_needed(8000, 8400) == math.inf
+    with pytest.raises(InputError, match='the image is too large for a GPU'):
+        link.predict([np.zeros((3, 8000, 8400), np.uint8)])
+    link.n_class = 150
+    assert link.memory_needed(4000, 3570) < math.inf
+    assert link.memory_needed(4000, 3580) == math.inf
+    link.n_class = 19
     link.scales, link.flip = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True
     assert link.memory_needed(1025, 2049) > 1.75 ** 2 * one
 

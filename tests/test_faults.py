@@ -37,8 +37,8 @@ def files(palette_graphs, tmp_path):
 def commands(files):
     model = ['--pretrained-model', files['npz'], '--input-size', 65]
     return {
-        'tf2npz': ['tf2npz.py', 'voc', files['pb'], 'a.npz'],
-        'npz2onnx': ['npz2onnx.py', files['npz'], 'a.onnx'],
+        'tf2npz': ['tf2npz.py', 'voc', files['pb'], 'a.npz', '--force'],
+        'npz2onnx': ['npz2onnx.py', files['npz'], 'a.onnx', '--force'],
         'demo': ['demo.py', files['root'] / 'in', '--output', 'out',
                  '--indexed', '--json', 'a.json', '--force', *model],
         'eval': ['eval_voc.py', '--data-dir', files['root'] / 'data',
@@ -192,8 +192,9 @@ def test_a_full_tmpfs(files, name):
     _, text = process.communicate(timeout=120)
     if process.returncode == 77 or text.startswith('unshare: '):
         pytest.skip(f'no file system can be mounted here: {text.strip()}')
-    if name == 'demo':
-        text = text.splitlines()[-1]
+    if name == 'demo':  # a line for each image, and at last the JSON
+        text = [line for line in text.splitlines() if 'error: ' in line][-1]
+        assert 'error: a.json: ' in text
     check_one_error(process, text)
     assert 'No space left on device' in text
     check_whole(kept)

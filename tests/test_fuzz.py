@@ -19,12 +19,16 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from conftest import SMALL, thinned
+from fixture_graph import FixtureGraph
+from fixture_tools import folded, quantized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert.conversion import check, converted_arrays
+from convert.folded_layers import find_folded
 from convert.frozen_graph import FrozenGraph
 from convert.graph_layers import convolution
 from convert.sources import open_source
@@ -107,17 +111,19 @@ def test_graph_bytes():
 
 
 @st.composite
-def rewired(draw, serialized):
-    """A whole graph with one node changed."""
+def rewired(draw, serialized, wanted=None):
+    """A whole graph with one node changed, one of those `wanted`."""
     graph = GraphDef.FromString(serialized)
     names = [node.name for node in graph.node]
-    node = graph.node[draw(st.integers(0, len(names) - 1))]
+    wanted = wanted or range(len(names))
+    node = graph.node[wanted[draw(st.integers(0, len(wanted) - 1))]]
     changes = ['op', 'name', 'remove']
     changes += ['input', 'inputs'] * bool(node.input)
     changes += [f'attr {key}' for key in sorted(node.attr)]
     change = draw(st.sampled_from(changes))
     if change == 'op':
-        node.op = draw(st.sampled_from(OPS))
+        node.op = draw(st.sampled_from(sorted({*OPS, *(
+            each.op for each in graph.node)})))
     elif change == 'name':
         node.name = draw(st.sampled_from(names) | st.text(max_size=9))
     elif change == 'remove':
@@ -147,12 +153,39 @@ def change_attribute(draw, value):
         value.f = draw(st.floats(width=32))
 
 
-def test_graph_nodes(skeleton):
+def made(tool=lambda graph: graph, **options):
+    """Make a small graph of some form."""
+    return thinned(tool(FixtureGraph(
+        lambda name, shape: np.ones(shape, 'f'), 21, SMALL, **options).graph))
+
+
+FORMS = {
+    'plain': made,
+    'scales': lambda: made(scales=(1.0, 0.75), flip=True),
+    'range': lambda: made(era=2020, resize_range=(129, 257, 16)),
+    'range of 2018': lambda: made(resize_range=(129, 0, 0)),
+    'folded': lambda: made(folded),
+    'quantized': lambda: made(lambda graph: quantized(folded(graph, True))),
+}
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_graph_nodes(form):
+    """What makes the form is changed more often than the rest."""
+    graph = FORMS[form]()
+    plain = {(node.name, node.op) for node in made().node}
+    wanted = [i for i, node in enumerate(graph.node)
+              if (node.name, node.op) not in plain]
+
     def use(data):
-        for _ in converted_arrays(check(FrozenGraph(data, 'g.pb'), 'voc')):
+        for _ in converted_arrays(check(find_folded(
+                FrozenGraph(data, 'g.pb')), 'voc')):
             pass
 
-    fuzz(rewired(skeleton), use, 60)
+    data = graph.SerializeToString()
+    fuzz(rewired(data), use, 10)
+    if wanted:
+        fuzz(rewired(data, wanted), use, 30)
 
 
 def archive():

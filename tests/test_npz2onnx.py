@@ -81,7 +81,9 @@ def test_refuses(random_graphs, fails, tmp_path):
     fails('No such file or directory', 'npz2onnx.py', npz, 'no/a.onnx')
     fails('is a folder', 'npz2onnx.py', npz, '.')
     same = shutil.copy(npz, tmp_path / 'same.npz')
-    fails('input and output are the same file', 'npz2onnx.py', same, same)
+    fails('input and output are the same file', 'npz2onnx.py', same, same,
+          '--force')
+    fails('exists: give --force to overwrite it', 'npz2onnx.py', npz, same)
     assert same.read_bytes() == npz.read_bytes()
     model = DeepLabV3plusXception65(pretrained_model=npz)
     model.decoder.conv_logits.b.array[0] = np.finfo('f').max

@@ -1,6 +1,8 @@
-"""`make scores`: models and data from a host on loopback, to the table."""
+"""`make scores`: models from a host on loopback, and data, to the table."""
 import importlib
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from conftest import ROOT, SMALL
 from fixture_images import packed, patches, write_tree
 
-from evaluation.dataset_files import ADE20K, CITYSCAPES, VOC
+from evaluation.dataset_files import ADE20K, CITYSCAPES
 from models.pretrained import URLS
 from models.utils.download import MIRROR
 
@@ -23,13 +25,20 @@ def run(folder, *command, **variables):
 
 @pytest.fixture
 def mirror(host, palette_graphs, tmp_path):
-    """A host that has the three models, and VOC2012; no ADE20K yet."""
+    """A host that has the three models, and another ADE20K than the official
+    one; VOC2012 is where ChainerCV keeps it.
+    """
     for dataset, urls in URLS.items():
         host.files[urls['npz'].rpartition('/')[2]] = palette_graphs(
             dataset, SMALL)[1].read_bytes()
         write_tree(dataset, tmp_path / dataset, patches(dataset, 2), 20)
-    host.files[VOC.name] = packed(tmp_path / 'voc', '.tar')
+    host.files[ADE20K.name] = packed(tmp_path / 'ade20k', '.zip')
+    shutil.copytree(tmp_path / 'voc', kept(tmp_path, 'voc'))
     return host
+
+
+def kept(folder, dataset):
+    return folder / 'kept/pfnet/chainercv' / dataset
 
 
 def rows(page):
@@ -56,6 +65,7 @@ def test_scores(mirror, tmp_path):
             'cityscapes is left out: cityscapes needs a login: put leftImg8',
             'error: not all was measured: ade20k, cityscapes'):
         assert result.stderr.count(words) == 1
+    assert 'ADEChallengeData2016.zip is not the official' in result.stderr
     assert 'voc: 2 images, about ' in result.stdout
     assert result.stdout.count('together about') == 1
     first = rows((tmp_path / 'two/scores.md').read_text())
@@ -64,14 +74,15 @@ def test_scores(mirror, tmp_path):
     assert verdict.startswith('published 82.36 %, difference -')
     assert first['ADE20K val'][0] == first['Cityscapes val fine'][0] == ''
 
-    mirror.files[ADE20K.name] = packed(tmp_path / 'ade20k', '.zip')
-    kept = tmp_path / 'kept/pfnet/chainercv/cityscapes'
+    shutil.copytree(tmp_path / 'ade20k', kept(tmp_path, 'ade20k'),
+                    dirs_exist_ok=True)
     for archive in CITYSCAPES:
-        (kept / archive.name).write_bytes(
+        (kept(tmp_path, 'cityscapes') / archive.name).write_bytes(
             packed(tmp_path / 'cityscapes', '.zip'))
     (tmp_path / 'benchmarks').symlink_to(ROOT / 'benchmarks')
     result = run(tmp_path, 'make', '-f', ROOT / 'Makefile', '-o', 'installed',
-                 'scores', 'INSTALLED=installed', f'PY={sys.executable}',
+                 'scores', 'INSTALLED=installed',
+                 f'PY={shlex.quote(sys.executable)}',
                  f'OPTIONS={" ".join(options)}', **variables)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / 'scores/scores.md').read_text()

@@ -16,7 +16,7 @@ import requests
 from urllib3.exceptions import HTTPError, MaxRetryError
 from urllib3.util import Retry
 
-from .errors import DownloadError, InputError, describe
+from .errors import DownloadError, InputError, describe, without_secrets
 
 MIRROR = 'DEEPLAB_MIRROR'  # environment: address of a folder of the files
 TIMEOUT = 30  # seconds without a byte
@@ -33,25 +33,26 @@ FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
-def download_and_use(url, folder, check, use):
+def download_and_use(url, folder, check, use, mirrored=True):
     """Download a file from the mirror, or from `url` where that fails.
 
     Args:
         url, folder, check: see `download`.
         use (callable): called with the path of the file; it may rename it.
+        mirrored (bool): false for an address of the user's own.
 
     Raises:
         DownloadError: neither has the file; the message is the last address
             and the reason.
     """
-    for address in _addresses(url):
-        print(f'downloading {address} to {folder}', file=sys.stderr,
-              flush=True)
+    for address in _addresses(url) if mirrored else [url]:
+        shown = without_secrets(address)
+        print(f'downloading {shown} to {folder}', file=sys.stderr, flush=True)
         try:
             use(download(address, folder, check))
             return
         except (InputError, OSError) as error:
-            reason = f'{address}: {describe(error)}'
+            reason = f'{shown}: {describe(error)}'
             print(reason, file=sys.stderr, flush=True)
     raise DownloadError(reason)
 
@@ -59,8 +60,15 @@ def download_and_use(url, folder, check, use):
 def _addresses(url):
     """Yield the addresses of a file, the mirror's first."""
     if mirror := os.environ.get(MIRROR):
-        yield f'{mirror.rstrip("/")}/{url.rpartition("/")[2]}'
+        folder = urllib.parse.urlsplit(mirror)
+        yield folder._replace(path=f'{folder.path.rstrip("/")}/'
+                              f'{file_name_of(url)}').geturl()
     yield url
+
+
+def file_name_of(url):
+    """Return the name of the file that an address leads to."""
+    return urllib.parse.urlsplit(url).path.rpartition('/')[2]
 
 
 def download(url, folder, check):
@@ -236,8 +244,8 @@ def _reason(error, handled):
     if isinstance(cause, http.client.HTTPException) or (isinstance(
             error, HTTPError) and isinstance(cause, ValueError)):
         return 'broken off'  # also inside a chunked transfer
-    return getattr(cause, 'strerror', None) or str(cause) or type(
-        cause).__name__
+    return without_secrets(getattr(cause, 'strerror', None) or str(cause)
+                           or type(cause).__name__)
 
 
 def _cause(error, handled):

@@ -1,13 +1,18 @@
 """One clear line for a user's mistake, at the command line and from Python."""
+import codecs
 import contextlib
 import difflib
+import errno
+import io
 import logging
 import os
+import re
+import signal
 import sys
 import warnings
 
 SHOWN = 3  # items of a list in one line
-INTERRUPTED = 130  # exit code, as shells have it: 128 and SIGINT
+ENDING_SIGNALS = signal.SIGTERM, signal.SIGHUP  # treated as Ctrl-C
 
 
 class InputError(ValueError):
@@ -18,7 +23,14 @@ class InputError(ValueError):
 
 
 class Interrupted(InputError):  # noqa: N818  (not an error)
-    """Ctrl-C ended the work; the message says what was done."""
+    """A signal ended the work; the message says what was done.
+
+    `code` is the exit code, see `exit_code`.
+    """
+
+    def __init__(self, message, code):
+        super().__init__(message)
+        self.code = code
 
 
 class BackendError(InputError):
@@ -33,19 +45,21 @@ class DownloadError(InputError):
 def report_errors():
     """End a script with one line on stderr for an error its user can fix.
 
-    Other errors keep their traceback. Warnings take one line as well.
+    Other errors keep their traceback. Warnings take one line as well. SIGTERM
+    and SIGHUP do what Ctrl-C does. A standard stream that is closed or cannot
+    be written costs nothing but what it would have shown.
     """
     for name in 'matplotlib', 'urllib3':  # their log lines help no user
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
-    if hasattr(sys.stdout, 'reconfigure'):  # file names may be no UTF-8
-        sys.stdout.reconfigure(errors='surrogateescape')
+    _open_streams()
+    _heed_signals()
     try:
         yield
     except Interrupted as error:
         print(error_line(error), file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(error.code)
     except InputError as error:
         sys.exit(error_line(error))
     except ModuleNotFoundError as error:
@@ -53,35 +67,97 @@ def report_errors():
             f'{sys.executable} has no module {error.name!r}: run `make setup` '
             'and use .venv/bin/python, or install requirements.txt'))
     except MemoryError as error:
-        sys.exit(error_line(f'out of memory {error}'))
-    except BrokenPipeError:
-        drop_output()
-        sys.exit(1)
+        sys.exit(error_line(describe(error)))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
         sys.exit(error_line(describe(error)))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print('interrupted', file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(exit_code(error))
 
 
-def drop_output():
-    """Print no more: the reader of stdout has left, as `| head` does."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def exit_code(interrupt):
+    """Return the exit code after a KeyboardInterrupt, as shells have it: 128
+    and the number of the signal.
+    """
+    return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+
+
+def _heed_signals():
+    """Have the first of `ENDING_SIGNALS` raise KeyboardInterrupt; those that
+    follow are ignored, so that they do not end the tidying up.
+    """
+    def interrupt(number, frame):
+        for each in ENDING_SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    for each in ENDING_SIGNALS:
+        if signal.getsignal(each) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(each, interrupt)
+
+
+def _open_streams():
+    """Make the standard streams safe to use."""
+    codecs.register_error('printable', _printable)
+    for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-: no file may take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        elif mode == 'w' and stream is getattr(sys, f'__{name}__'):
+            setattr(sys, name, io.TextIOWrapper(
+                io.BufferedWriter(_Output(stream.fileno(), 'w', closefd=False)),
+                encoding=stream.encoding, errors='printable' if name == 'stdout'
+                else stream.errors, line_buffering=True))
+
+
+class _Output(io.FileIO):
+    """A standard stream that is given up where it cannot be written: its
+    reader has left, its terminal is gone or its disk is full.
+    """
+
+    def write(self, data):
+        try:
+            return super().write(data)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if self.fileno() == 1 and error.errno != errno.EPIPE:
+                print(f'warning: standard output: {error.strerror}',
+                      file=sys.stderr)
+            return len(data)
+
+
+def _printable(error):
+    """Encode what a stream cannot: bytes of a file's name as they are, other
+    characters as question marks.
+    """
+    text = error.object[error.start:error.end]
+    return b''.join(bytes([ord(each) - 0xdc00]) if 0xdc80 <= ord(each) <= 0xdcff
+                    else b'?' for each in text), error.end
 
 
 def describe(error):
     """Return an error as text; of an `OSError`, 'path: reason'."""
-    if not isinstance(error, OSError):
-        return str(error)
-    reason = error.strerror or str(error)
-    return f'{error.filename}: {reason}' if error.filename else reason
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f'{error.filename}: {reason}' if error.filename else reason
+    if isinstance(error, MemoryError):
+        return f'out of memory {error}'
+    return str(error) if isinstance(error, InputError) else (
+        f'{type(error).__name__}: {error}')
 
 
 def error_line(message):
     """Return 'error: ' and a message in one line."""
     return f'error: {_joined(message)}'
+
+
+def without_secrets(text):
+    """Return an address, or a text with some, without what gives access: a
+    user and password, and all from a question mark on.
+    """
+    return re.sub(r'[?#][^\s\'")]*', '', re.sub(r'(?<=://)[^/\s]*@', '', text))
 
 
 def _joined(message):

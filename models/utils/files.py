@@ -1,22 +1,29 @@
 """Files that appear whole or not at all; locks; digests."""
 import contextlib
 import fcntl
-import glob
 import hashlib
 import os
 import pathlib
+import re
 import secrets
+import stat
 import sys
+import zlib
 
 from .errors import InputError
+
+NAME_BYTES = 255  # of a file's name, at most
+TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-[0-9a-f]{8}\.tmp')
 
 
 @contextlib.contextmanager
 def atomic_path(path):
     """Give the path of a temporary file that becomes `path` on success.
 
-    The temporary file is in the same folder, so that `os.replace` is atomic.
-    When the body raises, it is removed and `path` is left as it was.
+    The temporary file is in the same folder, so that `os.replace` is atomic,
+    and its content is on the disk by then. When the body raises, it is removed
+    and `path` is left as it was. A link is followed, and stays; the mode of a
+    file that is replaced is kept.
 
     Args:
         path (str or pathlib.Path): the final name.
@@ -25,31 +32,74 @@ def atomic_path(path):
         pathlib.Path: the name to write to.
 
     Raises:
-        OSError: the folder does not exist or cannot be written.
+        OSError: the folder does not exist or cannot be written, or `path` is
+            no regular file or write-protected.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(21, 'is a folder, not a file', str(path))
+    final, mode = _replaceable(path)
     try:
-        file, temporary = _open_temporary(path)
+        file, temporary = _open_temporary(final)
     except OSError as error:
         raise type(error)(error.errno, error.strerror, str(path)) from None
     with file:
         try:
             yield temporary
-            os.replace(temporary, path)
+            with open(temporary, 'rb') as written:
+                os.fsync(written.fileno())
+            if mode is not None:
+                os.chmod(temporary, mode)
+            os.replace(temporary, final)
         finally:
             temporary.unlink(missing_ok=True)
 
 
+def check_target(path, force, inputs=()):
+    """Refuse a file that may not be written, before the work.
+
+    Raise InputError where it is one of the `inputs`, or exists and `force` is
+    false; OSError as `atomic_path`.
+    """
+    for each in inputs:
+        if os.path.exists(path) and os.path.exists(each) and (
+                os.path.samefile(path, each)):
+            raise InputError(f'input and output are the same file, {path}: '
+                             'name another file to write')
+    _, mode = _replaceable(path)
+    if mode is not None and not force:
+        raise InputError(f'{path} exists: give --force to overwrite it')
+
+
+def _replaceable(path):
+    """Return where a file is written, behind all links, and the mode of what
+    is there, or None.
+    """
+    final = pathlib.Path(os.path.realpath(path))
+    try:
+        mode = os.stat(final).st_mode
+    except FileNotFoundError:
+        return final, None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(21, 'is a folder, not a file', str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(22, 'is no regular file: name another', str(path))
+    if not mode & 0o222 or not os.access(final, os.W_OK):
+        raise PermissionError(13, 'is write-protected', str(path))
+    return final, stat.S_IMODE(mode)
+
+
 def _open_temporary(path):
-    """Make a locked file beside `path`; remove those of killed processes."""
-    for left in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
+    """Make a locked file beside `path`; remove those of killed processes.
+
+    Its name is short, since that of `path` may be as long as a name can be.
+    """
+    start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
+    for left in path.parent.glob(f'{start}-*.tmp'):
+        if not TEMPORARY.fullmatch(left.name):
+            continue
         with contextlib.suppress(OSError), open(left, 'rb') as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             left.unlink()
     while True:
-        temporary = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+        temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
         file = open(temporary, 'xb')  # noqa: SIM115  (it is returned)
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -59,16 +109,13 @@ def _open_temporary(path):
 
 
 def part_path(path):
-    """Return the name of a result that is not whole."""
-    return path.with_name(f'{path.stem}.part{path.suffix}')
-
-
-def check_not_source(target, source):
-    """Raise InputError where a file would be written over its own source."""
-    if os.path.exists(target) and os.path.exists(source) and (
-            os.path.samefile(target, source)):
-        raise InputError(f'input and output are the same file, {target}: name '
-                         'another file to write')
+    """Return the name of a result that is not whole, beside where it is."""
+    if path.is_symlink():
+        path = pathlib.Path(os.path.realpath(path))
+    stem, ending = path.stem, f'.part{path.suffix}'
+    while len(os.fsencode(stem + ending)) > NAME_BYTES:
+        stem = stem[:-1]
+    return path.with_name(stem + ending)
 
 
 @contextlib.contextmanager
@@ -79,7 +126,7 @@ def locked(path, wait=True):
     process, or, if `wait` is false, raise InputError.
     """
     import filelock
-    lock = filelock.FileLock(path.with_name(f'.{path.name}.lock'))
+    lock = filelock.FileLock(path.with_name(f'.{path.name[:60]}.lock'))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -26,6 +26,7 @@ from models import DeepLabV3plusXception65
 from models.classes import label_colors
 from models.pretrained import URLS
 from models.utils.errors import InputError
+from models.weights import WeightsFile
 
 
 def tar_gz(path, *members):
@@ -277,10 +278,27 @@ def test_refuses_what_is_no_regular_file(fails, tmp_path):
 def test_never_writes_over_the_source(skeleton, fails, tmp_path):
     (tmp_path / 'g.pb').write_bytes(skeleton)
     (tmp_path / 'link.pb').symlink_to('g.pb')
-    for target in 'g.pb', 'link.pb':
+    os.link(tmp_path / 'g.pb', tmp_path / 'hard.pb')
+    (tmp_path / 'image.png').write_bytes(b'mine')
+    for target in 'g.pb', 'link.pb', 'hard.pb', 'image.png':
         fails('input and output are the same file', 'tf2npz.py', 'voc',
-              tmp_path / 'g.pb', tmp_path / target)
+              tmp_path / 'g.pb', tmp_path / target, '--force', '--verify-on',
+              tmp_path / 'image.png')
     assert (tmp_path / 'g.pb').read_bytes() == skeleton
+
+
+def test_never_replaces_without_force(skeleton, fails, run_script, tmp_path):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    target = tmp_path / 'a.npz'
+    target.write_bytes(b'mine')
+    command = 'tf2npz.py', 'voc', tmp_path / 'g.pb', target
+    fails(f'{target} exists: give --force to overwrite it', *command)
+    assert target.read_bytes() == b'mine'
+    assert run_script(*command, '--force').returncode == 0
+    assert WeightsFile(target).n_class == 21
+    target.unlink()
+    os.mkfifo(target)
+    fails('is no regular file: name another', *command, '--force')
 
 
 def test_datasets_of_python(tmp_path):

@@ -1,4 +1,5 @@
 """Datasets that are fetched, and archives that are not to be trusted."""
+import hashlib
 import io
 import stat
 import tarfile
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from fixture_images import packed, patches, write_tree
 
-from evaluation import unpacking
+from evaluation import dataset_files, unpacking
 from evaluation.dataset_files import ADE20K, CITYSCAPES, VOC, dataset_folder
 from evaluation.labelled_images import LabelledImages
 from evaluation.unpacking import unpack
@@ -33,7 +34,16 @@ def mirror(host, kept, tmp_path, monkeypatch):
         host.truth[dataset] = patches(dataset, 2)
         tree = write_tree(dataset, tmp_path / dataset, host.truth[dataset])
         host.files[archive.name] = packed(tree, archive.name[-4:])
+        made_official(monkeypatch, dataset, host.files[archive.name])
     return host
+
+
+def made_official(monkeypatch, dataset, data):
+    """Let the digest that is known of a dataset's archive be that of data."""
+    name = dataset.upper()
+    archive = getattr(dataset_files, name)
+    monkeypatch.setattr(dataset_files, name, archive._replace(
+        sha1=hashlib.sha1(data).hexdigest()))
 
 
 @pytest.mark.parametrize(('dataset', 'archive'), [('voc', VOC),
@@ -51,15 +61,24 @@ def test_fetched_and_unpacked(mirror, kept, capsys, dataset, archive, plan):
     for (_, label), expected in zip(images, mirror.truth[dataset],
                                     strict=True):
         np.testing.assert_array_equal(label, expected)
-    said = capsys.readouterr().err
-    assert f'warning: {archive.name} is not the official archive' in said
+    assert 'official' not in capsys.readouterr().err
     n_requests = len(mirror.requests)
     assert dataset_folder(dataset, 'val') == folder
     assert len(mirror.requests) == n_requests  # never a second time
 
 
+def test_another_archive_is_refused(mirror, kept, monkeypatch, capsys):
+    """VOC2012 comes over http."""
+    monkeypatch.setattr(dataset_files, 'VOC', VOC._replace(
+        url=f'{mirror.url}/{VOC.name}'))
+    with pytest.raises(InputError, match='is not the official archive'):
+        dataset_folder('voc', 'val')
+    assert not (kept / 'voc/VOCdevkit').exists()
+    assert f'not {VOC.sha1}' in capsys.readouterr().err
+
+
 def test_a_dead_host_says_so(mirror, kept, monkeypatch):
-    monkeypatch.setattr('evaluation.dataset_files.VOC', VOC._replace(
+    monkeypatch.setattr(dataset_files, 'VOC', VOC._replace(
         url=f'{mirror.url}/gone/VOC.tar'))
     with pytest.raises(InputError) as caught:
         dataset_folder('voc', 'val')
@@ -68,7 +87,7 @@ def test_a_dead_host_says_so(mirror, kept, monkeypatch):
         f'Not Found): put it into {kept}/voc, or give --data-dir')
 
 
-def test_an_archive_put_there_by_hand(mirror, kept):
+def test_an_archive_put_there_by_hand(mirror, kept, monkeypatch):
     for name in CITYSCAPES:
         with pytest.raises(InputError, match='cityscapes needs a login: put '
                            rf'.*{name.name}.* into {kept}/cityscapes, or'):
@@ -83,6 +102,9 @@ def test_an_archive_put_there_by_hand(mirror, kept):
         LabelledImages('cityscapes', folder, 'val')[0][1], truth[0])
     (kept / 'voc').mkdir()
     (kept / 'voc' / VOC.name).write_bytes(b'half a file')
+    with pytest.raises(InputError, match=f'{VOC.name} is not the official arc'):
+        dataset_folder('voc', 'val')
+    made_official(monkeypatch, 'voc', b'half a file')
     with pytest.raises(InputError, match=f'{VOC.name} cannot be unpacked'):
         dataset_folder('voc', 'val')
     assert mirror.requests == []

@@ -1,4 +1,5 @@
 """The scores, and runs of the evaluation scripts."""
+import csv
 import importlib
 import json
 import os
@@ -16,9 +17,11 @@ from chainercv import datasets
 from chainercv.evaluations import eval_semantic_segmentation
 from chainercv.utils import apply_to_iterator
 from conftest import ROOT, start_script
-from fixture_images import VALUES, patches, write_tree
+from fixture_images import VALUES, patches, write_image, write_tree
 from PIL import Image
 
+from command_line.evaluation import check_outputs, parse_args, state_path
+from command_line.processes import Processes
 from evaluation.labelled_images import LabelledImages, write_prediction
 from evaluation.published import PUBLISHED, verdict
 from evaluation.report import result_of, write_report
@@ -190,6 +193,54 @@ def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
     assert page.count('<p class=warning>') == len(words)
 
 
+def test_class_names_with_commas(tmp_path):
+    matrix = np.array([[1, 2], [3, 4]])
+    settings = {'dataset': 'custom', 'split': None, 'images': 1,
+                'images_of_split': 1, 'output_stride': 8, 'scales': [1.],
+                'flip': False}
+    result = result_of(matrix, 0, ['car, bus', 'a "b"'], settings, 'a', 0.)
+    write_report(tmp_path, result, matrix, label_colors('voc')[:2], [])
+    with open(tmp_path / 'confusion_matrix.csv', newline='') as file:
+        assert list(csv.reader(file)) == [
+            ['true \\ predicted', 'car, bus', 'a "b"'],
+            ['car, bus', '1', '2'], ['a "b"', '3', '4']]
+
+
+def test_nothing_is_overwritten(tmp_path):
+    """Inputs never; a folder's own files with --force, or to go on."""
+    folders = tmp_path / 'images', tmp_path / 'report/predictions'
+    for folder in folders:
+        write_image(folder / 'a.png')
+    images = LabelledImages('voc', folders=folders)
+    npz = tmp_path / 'report/result.json'
+    (tmp_path / 'model.npz').touch()
+
+    def check(*options, npz=tmp_path / 'model.npz'):
+        check_outputs(parse_args('voc', '', [
+            '--output', str(tmp_path / 'report'), *options]), images, npz)
+
+    check()
+    for options in ['--save-predictions'], ['--save-predictions', '--force']:
+        with pytest.raises(InputError, match=r'predictions/a\.png is read and'):
+            check(*options)
+    npz.touch()
+    with pytest.raises(InputError, match=r'result\.json is read and would be'):
+        check('--force', npz=npz)
+    with pytest.raises(InputError, match=r'result\.json exists: give --force'):
+        check()
+    check('--force')
+    mine = tmp_path / 'report/state_of_the_art.npz'
+    mine.touch()
+    with pytest.raises(InputError, match=r'result\.json exists: give --force'):
+        check()
+    state = tmp_path / 'report/state_0_of_2.npz'
+    state.touch()
+    check()
+    state_path(tmp_path / 'report', Processes(), force=True)
+    assert mine.exists()
+    assert not state.exists()
+
+
 def run_eval(script, root, output, *options):
     return [sys.executable, ROOT / script, '--data-dir', root, '--output',
             output, '--input-size', '65', *map(str, options)]
@@ -343,7 +394,8 @@ def end_early(command, state, number):
         time.sleep(0.01)
     process.send_signal(number)
     _, text = process.communicate(timeout=120)
-    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert process.returncode == (
+        -number if number == signal.SIGKILL else 128 + number)
     return images_done(state), text
 
 
@@ -358,7 +410,7 @@ def test_killed_and_taken_up_again(palette_graphs, tmp_path):
     state = tmp_path / 'broken/state.npz'
     done = end_early(broken, state, signal.SIGKILL)[0]
     assert 0 < done < 24
-    before, (done, text) = done, end_early(broken, state, signal.SIGINT)
+    before, (done, text) = done, end_early(broken, state, signal.SIGTERM)
     assert before < done < 24
     assert f'interrupted after {done} of 24 images; the same command' in text
     assert 'Traceback' not in text
@@ -417,8 +469,7 @@ def test_shared_out_among_processes(palette_graphs, tmp_path):
 
     images = LabelledImages('voc', root, 'val')
     images.label_paths[3].write_bytes(b'no picture')
-    (tmp_path / '2_5/state_0_of_2.npz').unlink()
-    (tmp_path / '2_5/state_1_of_2.npz').unlink()
+    shutil.rmtree(tmp_path / '2_5')
     _, result = run(2)
     assert result.returncode != 0
     assert f'error: {images.label_paths[3]} cannot be read' in result.stderr

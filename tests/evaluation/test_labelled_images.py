@@ -196,10 +196,22 @@ def test_folders_and_a_label_map(tmp_path):
 
 
 @pytest.mark.parametrize('line', ['1', '1 2', '-1 0', '1 2 0', '65536 0',
-                                  '1 2 256 0', 'a 0', '1 car', '1 2 3 4 0'])
+                                  '1 2 256 0', 'a 0', '1 car', '1 2 3 4 0',
+                                  ',,', ', ignored'])
 def test_refuses_label_maps(tmp_path, line):
     images = LabelledImages('voc', write_tree('voc', tmp_path, patches(
         'voc', 1)), 'val')
     (tmp_path / 'map.txt').write_text(f'0 0\n{line}\n')
     with pytest.raises(InputError, match=f"has the line '{line}', and must"):
         images.set_label_map(tmp_path / 'map.txt', 2)
+
+
+def test_a_small_file_that_is_a_huge_label(tmp_path):
+    images = LabelledImages('voc', write_tree('voc', tmp_path, patches(
+        'voc', 1)), 'val')
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.new('L', (16_000, 16_000)).save(images.label_paths[0])
+    with pytest.raises(InputError, match='it has 16000 x 16000 pixels, and at'):
+        images[0]
+    assert limit is not None
+    assert limit == Image.MAX_IMAGE_PIXELS

@@ -60,6 +60,31 @@ def test_finds_inputs(tmp_path):
     assert len(problems) == 3
 
 
+def test_patterns_and_folders(tmp_path, monkeypatch):
+    """A pattern names folders as their own names do; nothing comes twice."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'photos/a.png', 'photos/b/c.png', 'photo.png', 'x/notes.txt':
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).touch()
+
+    def names(*arguments):
+        found, problems, notes = find_inputs(arguments)
+        return [each.name for each in found], problems, notes
+
+    both = ['photos/a.png', 'photos/b/c.png']
+    assert names('phot*s') == names('photos') == (both, [], [])
+    assert names('phot*') == (['photo.png', *both], [], [])
+    assert names('photos/**') == (both, [], [])
+    assert names('photos/a.png', './photos/a.png', 'photos') == (
+        both, [], ['photos/a.png is named twice'])
+    assert names('*x*') == ([], ['x: this folder has no image or video'], [])
+    (tmp_path / 'my%20dog.mp4').touch()
+    (film,), _, _ = find_inputs(['my%20dog.mp4'])
+    assert film.files() == [Path('my%20dog.mp4')]
+    with pytest.raises(InputError, match='cannot be read as a video'):
+        open_video(film.path).__enter__()
+
+
 ONE = 1 << 16  # of a matrix's fixed-point numbers
 
 
@@ -148,5 +173,5 @@ def test_long_and_huge_pictures(demo, tmp_path):
     result = demo(tmp_path / 'long.png', tmp_path / 'huge.png',
                   '--max-pixels', '50000000')
     assert result.returncode == 1
-    assert 'at most 50000000 are read (--max-pixels)' in result.stderr
+    assert 'at most 50000000 are read (demo.py --max-pixels)' in result.stderr
     assert result.stdout == 'long_segmentation.png\n'

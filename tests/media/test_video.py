@@ -15,7 +15,8 @@ from PIL import Image
 
 from media.inputs import find_inputs
 from media.outputs import DEFAULT, plan_outputs
-from media.video import open_video, part_path, writing
+from media.prefetch import prefetch
+from media.video import duplicate, open_video, part_path, writing
 from models.classes import label_colors
 from models.utils.errors import InputError
 
@@ -144,10 +145,10 @@ def test_a_plan_for_films(tmp_path):
     film, _ = inputs
 
     def plan(kinds, output, inputs):
-        found, problems = plan_outputs(kinds, output, inputs)
-        assert problems == []
+        found = plan_outputs(kinds, output, inputs)
+        assert found.problems == []
         return [{kind: str(path) for kind, path in paths.items()}
-                for paths in found.values()]
+                for paths in found.results.values()]
 
     out = str(tmp_path / 'out')
     assert plan(DEFAULT, out, inputs) == [
@@ -206,10 +207,10 @@ def test_an_interrupted_film_is_a_part(demo, tmp_path):
             part.exists() and len(os.listdir(part)) > 9):
         time.sleep(0.01)
     begun = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # as `docker stop` does
     _, text = process.communicate(timeout=60)
     assert time.monotonic() - begun < 4
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert 'what was done is in out/film_overlay.part.mp4' in text
     names = sorted(os.listdir(out))
     assert names == ['film_indexed.part', 'film_overlay.part.mp4']
@@ -233,3 +234,59 @@ def test_a_film_on_a_full_disk_is_a_part(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
     with open_video(tmp_path / 'b.part.mp4') as video:
         assert 10 < len(list(video.parts())) < 60
+
+
+def test_what_is_read_ahead_is_not_closed_beneath_it(tmp_path):
+    """FFmpeg would crash, sooner or later."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (720, 1280, 3), np.uint8)] * 4
+    write_film(tmp_path / 'a.mp4', noise * 6, sound='aac')
+    for _ in range(8):
+        with open_video(tmp_path / 'a.mp4') as video:
+            parts = prefetch(lambda part: None, video.parts())
+            next(parts)  # and nobody closes it
+    assert [*parts] == []
+
+
+def test_an_error_of_ffmpeg_is_one_line(tmp_path):
+    """Sound whose times stand still, which MP4 does not take."""
+    write_film(tmp_path / 'a.mp4', pictures(6), sound='aac')
+
+    def write():
+        with (open_video(tmp_path / 'a.mp4') as video,
+              writing(tmp_path / 'b.mp4', video) as writer):
+            for part in video.parts():
+                if not isinstance(part, av.Packet):
+                    writer.write(Image.new('RGB', (96, 72)), part)
+                    continue
+                if writer.n_frames > 1:
+                    writer.copy(duplicate(part))
+                writer.copy(part)
+
+    with pytest.raises(InputError, match=r'b\.mp4 cannot be written: Invalid'):
+        write()
+    assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
+
+
+def test_numbered_frames_are_a_film(tmp_path):
+    """A damaged one, a large one, one of another size and a gap."""
+    for i in 1, 2, 4, 5, 6, 8:
+        Image.new('RGB', (40, 30), (i, 0, 0)).save(tmp_path / f'{i:03}.png')
+    (tmp_path / '002.png').write_bytes(b'no image')
+    Image.new('RGB', (50, 30)).save(tmp_path / '004.png')
+    Image.new('RGB', (400, 300)).save(tmp_path / '005.png')
+    (tmp_path / '06.png').write_bytes((tmp_path / '006.png').read_bytes())
+    (tmp_path / '007.jpg').touch()
+    with open_video(tmp_path / '%03d.png', max_pixels=10_000) as video:
+        frames = list(video.parts())
+    assert [frame.image[0, 0, 0] for frame in frames] == [1, 6, 6, 8]
+    assert video.n_frames == 7
+    assert video.n_damaged == 3
+    assert video.losses == [f'{tmp_path}/002.png cannot be read as an image: '
+                            'unknown format']
+
+
+def test_a_film_of_too_many_pixels(tmp_path):
+    write_film(tmp_path / 'a.mp4', pictures(2))
+    with pytest.raises(InputError, match='it has 96 x 72 pixels, and at most'):
+        open_video(tmp_path / 'a.mp4', 1000).__enter__()

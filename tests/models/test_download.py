@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from convert.official import fetch
+from convert.conversion import check as check_conversion
+from convert.conversion import write
+from convert.official import fetch, opened
 from models import DeepLabV3plusXception65, pretrained
 from models.utils import download
 from models.utils.errors import InputError
+from models.weights import WeightsFile
 
 DATA = np.random.default_rng(0).bytes(300_000)
 
@@ -130,7 +133,16 @@ def test_goes_on_after_a_kill(host, tmp_path):
 
 
 @pytest.fixture
-def models_host(host, palette_graphs, monkeypatch, tmp_path):
+def cached(monkeypatch, tmp_path):
+    """The folder below which all that is downloaded is kept."""
+    monkeypatch.setenv('CHAINER_DATASET_ROOT', str(tmp_path / 'cache'))
+    monkeypatch.setattr('chainer.dataset.download._dataset_root',
+                        str(tmp_path / 'cache'))
+    return tmp_path / 'cache'
+
+
+@pytest.fixture
+def models_host(host, palette_graphs, monkeypatch, cached, tmp_path):
     """The host has 'voc' as an npz and as the official archive."""
     pb, npz = palette_graphs('voc')
     archive = tmp_path / 'voc.tar.gz'
@@ -140,9 +152,6 @@ def models_host(host, palette_graphs, monkeypatch, tmp_path):
                   'voc.tar.gz': archive.read_bytes()}
     monkeypatch.setitem(pretrained.URLS, 'voc', {
         'npz': f'{host.url}/voc.npz', 'archive': f'{host.url}/voc.tar.gz'})
-    monkeypatch.setenv('CHAINER_DATASET_ROOT', str(tmp_path / 'cache'))
-    monkeypatch.setattr('chainer.dataset.download._dataset_root',
-                        str(tmp_path / 'cache'))
     return host
 
 
@@ -225,3 +234,53 @@ def test_two_at_once_download_once(models_host, tmp_path):
     assert len(paths) == 1
     assert file_name in paths.pop()
     assert models_host.requests == [(file_name, None)]
+
+
+QUERY = '?X-Amz-Signature=' + 'secret' * 50
+
+
+@pytest.mark.parametrize('mirror', ['', 'mirror/'])
+def test_an_address_of_ones_own(host, cached, monkeypatch, capsys, mirror,
+                                palette_graphs):
+    """It is fetched from there, and what gives access is kept secret."""
+    pb, _ = palette_graphs('voc')
+    host.files[f'graph.pb{QUERY}'] = pb.read_bytes()
+    if mirror:  # which has other graphs of this name
+        monkeypatch.setenv(download.MIRROR, f'{host.url}/{mirror}')
+        host.files[f'{mirror}graph.pb'] = b'another'
+    url = host.url.replace('://', '://me:secret@') + '/graph.pb'
+    with opened(url + QUERY, 'voc') as source:
+        conversion = check_conversion(source, 'voc')
+        write(conversion, cached / 'own.npz')
+    assert [name for name, _ in host.requests] == [f'graph.pb{QUERY}']
+    with pytest.raises(InputError) as caught, opened(
+            f'{url[:-3]}{QUERY}', 'voc'):
+        pass
+    said = capsys.readouterr().err + str(caught.value)
+    assert f'downloading {host.url}/graph.pb to ' in said
+    assert f'{host.url}/graph cannot be downloaded' in said
+    metadata = WeightsFile(cached / 'own.npz').metadata
+    assert metadata['source_file'] == 'graph.pb'
+    names = [str(path) for path in cached.rglob('*')]
+    for text in said, source.path, str(metadata), str(names):
+        assert 'secret' not in text
+
+
+@pytest.mark.parametrize('url', [
+    'http://me:secret@host.invalid/a?secret', 'http://me:sec ret@/a?secret',
+    'http://me:secret@host:port/a?secret#secret', 'nothing://a:secret@b/?secret'
+])
+def test_an_address_is_shown_without_secrets(tmp_path, capsys, url):
+    with pytest.raises(InputError) as caught:
+        download.download_and_use(url, tmp_path, None, None, mirrored=False)
+    assert 'secret' not in capsys.readouterr().err + str(caught.value)
+
+
+def test_a_mirror_with_a_key(host, tmp_path, monkeypatch, capsys):
+    host.files['folder/a?key=secret'] = DATA
+    monkeypatch.setenv(download.MIRROR, f'{host.url}/folder/?key=secret')
+    paths = []
+    download.download_and_use('http://host.invalid/x/a', tmp_path, check,
+                              paths.append)
+    assert paths[0].read_bytes() == DATA
+    assert 'secret' not in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """npz files: whole, checked, never unpickled."""
 import difflib
-import fcntl
 import zipfile
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 
 from models import DeepLabV3plusXception65
 from models.utils.errors import InputError
-from models.utils.files import atomic_path
 from models.weights import named_arrays, write_npz
 
 
@@ -169,29 +167,3 @@ def test_an_absurd_shape_allocates_nothing(tmp_path):
             + len(header).to_bytes(2, 'little') + header)
     with pytest.raises(InputError, match='is missing'):
         load(tmp_path / 'a.npz')
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / 'file'
-    path.write_text('old')
-
-    def write_half():
-        with atomic_path(path) as temporary:
-            temporary.write_text('ne')
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_half()
-    assert path.read_text() == 'old'
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path):
-    path = tmp_path / 'file [1]'
-    left, used = tmp_path / '.file [1].a.tmp', tmp_path / '.file [1].b.tmp'
-    left.touch()
-    with open(used, 'w') as other:
-        fcntl.flock(other, fcntl.LOCK_EX)  # as a process at work has it
-        with atomic_path(path) as temporary:
-            temporary.write_text('new')
-    assert set(tmp_path.iterdir()) == {path, used}

@@ -1,0 +1,266 @@
+"""What a run will write is compared before it writes."""
+import os
+import shutil
+
+import numpy as np
+import pytest
+from fixture_images import write_film, write_image
+from PIL import Image
+
+from media.inputs import find_inputs
+from media.outputs import (
+    DEFAULT,
+    REFUSE,
+    REPLACE,
+    SKIP,
+    check_frames,
+    earlier_results,
+    plan_outputs,
+)
+from models.utils.errors import InputError
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plan(arguments, kinds=DEFAULT, output=None, existing=REPLACE, **others):
+    inputs, problems, _ = find_inputs(list(map(str, arguments)))
+    assert problems == []
+    return plan_outputs(kinds, output, inputs, existing, **others)
+
+
+def touch(*names):
+    for name in names:
+        if os.path.dirname(name):
+            os.makedirs(os.path.dirname(name), exist_ok=True)
+        open(name, 'w').close()
+
+
+def test_two_that_would_write_the_same(here):
+    touch('a.png', 'a.jpg', 'c.png')
+    found = plan(['.'], ['figure'], '.')
+    assert not found.results
+    assert found.problems == [
+        'a.jpg: a.png would overwrite the input a.png: name another',
+        'a.png: input and output are the same file: name another',
+        'c.png: input and output are the same file: name another']
+    found = plan(['.'], ['figure'], 'out')
+    assert len(found.results) == 2
+    assert found.problems == [
+        'a.png and a.jpg would both be written to out/a.png']
+    with pytest.raises(InputError, match='several results: name a folder'):
+        plan(['a.png', 'c.png'], ['figure'], 'out.png')
+    with pytest.raises(InputError, match='must end in one of'):
+        plan(['a.png'], ['indexed'], 'out.jpg')
+
+
+@pytest.mark.parametrize('existing', [REFUSE, REPLACE])
+@pytest.mark.parametrize(('documents', 'words'), [
+    ({'--json': 'in.png'}, '--json: in.png would overwrite the input in.png'),
+    ({'--html': 'link.png'}, '--html: link.png would overwrite the input in.'),
+    ({'--html': 'hard.png'}, '--html: hard.png would overwrite the input in.'),
+    ({'--json': 'model.npz'}, 'would overwrite the input the model'),
+    ({'--json': 'r.png'}, '--json and in.png would both be written to r.png'),
+    ({'--json': 'h', '--html': './h'}, '--html and --json would both be writ'),
+    ({'--json': 'folder'}, 'folder: is a folder, not a file'),
+    ({'--json': 'in.png/a'}, '--json: in.png is a file, not a folder'),
+    ({'--json': 'pipe'}, 'pipe: is no regular file'),
+])
+def test_documents(here, existing, documents, words):
+    touch('in.png', 'model.npz')
+    os.symlink('in.png', 'link.png')
+    os.link('in.png', 'hard.png')
+    os.mkdir('folder')
+    os.mkfifo('pipe')
+    with pytest.raises((InputError, OSError)) as caught:
+        plan(['in.png'], ['figure'], 'r.png', existing, documents=documents,
+             sources=['model.npz'])
+    error = caught.value
+    assert words in (f'{error.filename}: {error.strerror}' if isinstance(
+        error, OSError) else str(error))
+
+
+def test_documents_that_exist(here):
+    touch('in.png', 'a.json')
+    with pytest.raises(InputError, match=r'a\.json exists: give --force'):
+        plan(['in.png'], existing=REFUSE, documents={'--json': 'a.json'})
+    assert plan(['in.png'], documents={'--json': 'a.json'}).results
+
+
+def test_results_that_exist(here):
+    touch('a.png', 'b.mp4', 'c.mp4', 'a_overlay.png', 'b_overlay.mp4',
+          'c_overlay.part.mp4')
+    names = ['a.png', 'b.mp4', 'c.mp4']
+    found = plan(names, ['overlay', 'color_map'], existing=REFUSE)
+    assert found.results == {}
+    assert found.problems[0] == ('a_overlay.png exists: give --force to '
+                                 'overwrite it, or --skip-existing to skip it')
+    assert found.problems[2] == ('c_overlay.part.mp4 of an earlier run exists: '
+                                 'give --force to overwrite it')
+    assert len(plan(names, ['overlay', 'color_map']).results) == 3
+    found = plan(names, ['overlay'], '.', SKIP)
+    assert [each.name for each in found.results] == []  # all are inputs
+    found = plan(names, ['overlay', 'color_map'], existing=SKIP)
+    assert [list(paths) for paths in found.results.values()] == [
+        ['color_map'], ['color_map'], ['overlay', 'color_map']]
+    os.remove('a_overlay.png')
+    os.mkfifo('a_overlay.png')
+    found = plan(['a.png'], ['overlay', 'color_map'])
+    assert found.problems == ['a_overlay.png: is no regular file: name another']
+
+
+def write_frames(folder, mode='P'):
+    folder.mkdir(parents=True)
+    for i in range(3):
+        Image.new(mode, (9, 9)).save(folder / f'{i + 1:06}.png')
+
+
+@pytest.mark.parametrize('other', [
+    'notes.txt', '000004.jpg', 'folder/', '000004.png', 'link.png'])
+def test_a_folder_that_is_not_ours(here, other):
+    """A video's --indexed replaces its own frames, and nothing else."""
+    touch('film.mp4')
+    write_frames(here / 'film_indexed')
+    write_frames(here / 'film_indexed.part')
+    kinds = ['indexed', 'overlay']
+    assert plan(['film.mp4'], kinds).problems == []
+    path = here / 'film_indexed' / other
+    if other.endswith('/'):
+        path.mkdir()
+    elif other == 'link.png':
+        path.symlink_to(here / 'film.mp4')
+    else:
+        Image.new('RGB', (9, 9)).save(path, 'PNG')
+    words = [f'film_indexed holds {path.name}, which --indexed did not write: '
+             'name another folder']
+    assert plan(['film.mp4'], kinds).problems == words
+    shutil.rmtree(here / 'film_indexed.part')
+    shutil.move(here / 'film_indexed', here / 'film_indexed.part')
+    assert plan(['film.mp4'], kinds).problems == [
+        words[0].replace('film_indexed', 'film_indexed.part', 1)]
+    with pytest.raises(InputError, match='is a file, and --indexed of a video'):
+        check_frames(here / 'film.mp4')
+
+
+def test_a_folder_with_inputs(here):
+    """Photos of a video, beside it; and numbered frames of their own name."""
+    touch('film.mp4')
+    write_frames(here / 'film')
+    write_frames(here / 'frames')
+    found = plan(['film.mp4', 'film'], ['indexed'], '.')
+    assert 'film.mp4: film would overwrite the input film/00000' in (
+        found.problems[0])
+    found = plan(['frames/%06d.png'], ['indexed'], '.')
+    assert found.problems == [
+        'frames/%06d.png: input and output are the same file: name another']
+
+
+def test_parts_are_taken_as_well(here):
+    touch('film.mp4', 'film.part.mp4')
+    found = plan(['film.mp4', 'film.part.mp4'], output='out')
+    assert found.problems == ['film.part.mp4 and film.mp4 would both be '
+                              'written to out/film.part.mp4']
+
+
+def test_a_result_in_the_place_of_a_folder(here):
+    touch('in/a.mp4', 'in/a/b.png')
+    found = plan(['in'], ['indexed'], 'out')
+    assert found.problems == ['in/a.mp4 and in/a/b.png would both be written '
+                              'to out/a']
+    found = plan(['in/a.mp4', 'in'], ['indexed'], 'out')
+    assert found.problems == ['in/a/b.png and in/a.mp4 would both be written '
+                              'to out/a/b.png']
+
+
+def left_over(arguments, output=None):
+    inputs, _, _ = find_inputs(arguments)
+    earlier = earlier_results(inputs, output)
+    return [each.name for each in inputs if each not in earlier]
+
+
+def test_results_are_no_inputs(here):
+    touch('album/one.jpg', 'album/two.png', 'album/old/three.png',
+          'album/f.mp4', 'album/results/one.png', 'album/results/gone.png',
+          'own_overlay.png', 'album/one_segmentation.png',
+          'album/one_overlay.png',
+          'album/two_indexed.png', 'album/old/three_color_map.png',
+          'album/f_overlay.mp4', 'album/f_figure.mp4', 'album/x_overlay.png',
+          'album/f_indexed.part/000001.png', 'album/f_indexed/000007.png',
+          'album/f_overlay.part.mp4', 'album/one_overlay.jpg')
+    mine = ['album/f.mp4', 'album/f_figure.mp4', 'album/old/three.png',
+            'album/one.jpg', 'album/one_overlay.jpg', 'album/two.png',
+            'album/x_overlay.png']
+    assert left_over(['album'], 'album/results') == mine
+    assert left_over(['album/**'], 'album/results') == mine
+    more = sorted([*mine, 'album/results/gone.png', 'album/results/one.png'])
+    assert left_over(['album', 'own_overlay.png'], 'out') == [
+        *more, 'own_overlay.png']
+    # In this folder; and named one by one, as a shell does for *.png.
+    os.chdir('album')
+    assert left_over(['.']) == [name[6:] for name in more]
+    assert left_over(['two.png', 'two_indexed.png']) == ['two.png']
+    assert left_over(['two_indexed.png']) == ['two_indexed.png']
+    assert left_over(['results/one.png'], 'results') == ['results/one.png']
+
+
+def test_results_in_place_with_skip_existing(here):
+    """One kind takes the name of its input."""
+    touch('album/one.jpg', 'album/two.jpg', 'album/one.png')
+    found = plan(['album'], ['figure'], 'album', SKIP)
+    assert [each.name for each in found.results] == ['album/two.jpg']
+    assert [each.name for each in found.earlier] == ['album/one.png']
+    assert found.n_skipped == 1
+    assert found.problems == []
+
+
+@pytest.mark.slow
+def test_nothing_in_a_folder_is_lost(demo, here):
+    """Digests of all files before and after each run that is refused."""
+    photos = here / 'holiday_images'
+    for seed in range(2):
+        write_image(photos / f'{seed}.png', seed)
+    write_film(here / 'film.mp4', [np.zeros((48, 64, 3), np.uint8)] * 2)
+    (photos / 'notes.txt').write_text('mine')
+    (here / 'film_indexed').mkdir()
+    (here / 'film_indexed/notes.txt').write_text('mine')
+    (here / 'film_indexed/000001.png').write_bytes(
+        (photos / '0.png').read_bytes())
+
+    def digest():
+        return {path: path.read_bytes() for path in here.rglob('*')
+                if path.is_file() and demo.folder not in path.parents}
+
+    before = digest()
+    for arguments in (
+            [photos, '--json', photos / '0.png', '--force'],
+            [photos, here / 'film.mp4', '--html', here / 'film.mp4', '--force'],
+            [here / 'film.mp4', '--output', here, '--indexed', '--overlay',
+             '--force'],
+            [photos / '%d.png', '--output', photos / '0.png', '--force'],
+            [photos / '0.png', '--output', 'r.png', '--json', 'r.png']):
+        result = demo(*arguments)
+        assert result.returncode == 1, arguments
+        assert result.stderr.startswith('error: '), arguments
+        assert digest() == before
+        assert not list(demo.folder.iterdir())
+
+
+@pytest.mark.slow
+def test_a_second_run(demo, here):
+    """Over a folder with the results of the first one, and a new photo."""
+    album = here / 'album'
+    write_image(album / 'one.png')
+    for options in (['--output', album / 'results', '--indexed'],
+                    ['--output', album, '--overlay', '--figure']):
+        assert demo(album, *options).returncode == 0
+        new = write_image(album / f'{options[-1]}.png', 1)
+        result = demo(album, *options, '--skip-existing')
+        assert result.returncode == 0, result.stderr
+        assert 'that an earlier run has written: ' in result.stderr
+        assert 'with existing results' in result.stderr
+        assert len(result.stdout.splitlines()) == len(options) - 2
+        assert new.stem in result.stdout
