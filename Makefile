@@ -28,7 +28,7 @@ define SUPPORTED
 import platform as p, sys
 number = lambda text: tuple(map(int, text.split(".")[:2]))
 system = p.system() + p.machine()
-sys.exit(not ((3, 11) <= sys.version_info < (3, 15) and (
+sys.exit(not ((3, 11, 4) <= sys.version_info < (3, 15) and (
     system == "Linuxx86_64"
     or system == "Linuxaarch64" and number(p.libc_ver()[1]) >= (2, 35)
     or system == "Darwinarm64" and number(p.mac_ver()[0]) >= (14, 0))))
@@ -39,7 +39,7 @@ setup: $(INSTALLED)
 
 $(INSTALLED): requirements.txt requirements-uv.txt
 	@$(PYTHON) -c "$$SUPPORTED" 2>/dev/null || { \
-	  echo "Python 3.11 to 3.14 is needed, on Linux (x86_64, or aarch64 with glibc 2.35) or macOS 14 (arm64), and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1) on $$(uname -sm): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
+	  echo "Python 3.11.4 to 3.14 is needed, on Linux (x86_64, or aarch64 with glibc 2.35) or macOS 14 (arm64), and $(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1) on $$(uname -sm): name another, as in 'make PYTHON=python3.12 demo'" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check \
 	  $(CACHE:--no-cache=--no-cache-dir) --no-deps -r requirements-uv.txt

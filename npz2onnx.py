@@ -58,7 +58,7 @@ def parse_args():
 def main():
     args = parse_args()
     with report_errors():
-        from convert.official import fetch
+        from convert.sources import fetch
         from models import DeepLabV3plusXception65
         from models.utils.files import atomic_path, check_target
         check_target(args.target, args.force, [args.source])

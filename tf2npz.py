@@ -101,8 +101,8 @@ def print_inspection(args):
 
 
 def convert(args):
-    from convert.official import opened
-    from convert.tensorflow_import import import_tensorflow
+    from convert.sources import opened
+    from convert.verification import import_tensorflow
     if args.verify:  # before the work, where it is missing
         import_tensorflow('--verify', 'leave --verify out')
     with opened(args.source, args.dataset, args.output_stride,

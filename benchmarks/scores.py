@@ -16,7 +16,7 @@ import common  # noqa: F401  (makes the project importable)
 
 from command_line.evaluation import finish, parse_args, prepare
 from command_line.processes import with_processes
-from evaluation.published import PUBLISHED
+from evaluation.report import PUBLISHED
 from models.utils.errors import InputError, error_line
 from models.utils.files import atomic_path
 

@@ -89,7 +89,7 @@ def main(dataset, description):
 def prepare(dataset, args, processes):
     """Find the images, load the model and what an earlier run left."""
     from convert.conversion import CUSTOM
-    from convert.official import fetch
+    from convert.sources import fetch
     from evaluation.labelled_images import LabelledImages, Subset
     from models.classes import labels_of
     npz = None

@@ -108,7 +108,7 @@ def load_model(args, processes, npz=None):
 
     Raise InputError where there is no such GPU or model, or it does not fit.
     """
-    from convert.official import fetch
+    from convert.sources import fetch
     from models import DeepLabV3plusXception65
     gpu, threads = share_of_machine(processes, args.gpu, args.threads)
     if gpu >= 0:

@@ -1,7 +1,7 @@
 """Read a TensorFlow checkpoint; this needs TensorFlow."""
 import pathlib
 
-from convert.tensorflow_import import import_tensorflow
+from convert.verification import import_tensorflow
 from models.constants import OUTPUT_STRIDE
 from models.utils.errors import InputError
 from models.utils.files import sha256

@@ -1,5 +1,6 @@
 """From TensorFlow's weights to the link's: `check`, then `write`."""
 import dataclasses
+import re
 
 import numpy as np
 
@@ -10,17 +11,36 @@ from convert.graph_structure import (
     read_output_stride,
 )
 from convert.name_table import LOGITS, weight_table
-from convert.recognition import check_network
 from models.constants import (
     DATASETS,
     MAX_INPUT_SIDE,
     MIN_INPUT_SIZE,
     OUTPUT_STRIDES,
 )
-from models.utils.errors import InputError, describe_differences
+from models.utils.errors import InputError, describe_differences, shortened
 
 CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
+BACKBONE = re.compile(r'xception_\d+|MobilenetV\d\w*|resnet_v\d_\d+\w*')
+VARIABLE_OPS = {'Variable', 'VariableV2', 'VarHandleOp'}
+# A prefix of names of weights, whether there must be some, and what it means
+# if that is not so; the first one that applies is said.
+PARTS = [
+    ('meta_architecture/', False, 'has a dense prediction cell '
+     '(--dense_prediction_cell_json), which the link has not'),
+    ('concat_projection/', True, 'is a backbone without the head, as '
+     'pretrained on ImageNet: take a model trained for segmentation'),
+    ('decoder/', True, 'has no decoder: train and export it with '
+     '--decoder_output_stride=4'),
+    ('image_pooling/', True, 'has no image pooling '
+     '(--add_image_level_feature=false), which the link has'),
+    ('aspp1/', False, 'has plain convolutions in the ASPP '
+     '(--aspp_with_separable_conv=false), and the link separable ones'),
+    ('aspp1_depthwise/', True, 'has no atrous branches: train and export it '
+     'with --atrous_rates'),
+    ('decoder/decoder_conv0/', False, 'has plain convolutions in the decoder '
+     '(--decoder_use_separable_conv=false), and the link separable ones'),
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +155,7 @@ def background_offset(source, dataset, n_output):
 def build_link(source, n_class):
     """Return the link with a source's output stride; its weights are unset."""
     from models import DeepLabV3plusXception65
-    from models.utils.memory import giving_back
+    from models.memory import giving_back
     from models.weights import leave_unset
     output_stride, rates = ((read_output_stride(source),
                              read_atrous_rates(source)) if source.is_graph
@@ -209,3 +229,31 @@ def converted_arrays(conversion):
     for name, array in sorted(named_arrays(conversion.link).items()):
         if name.endswith('/N'):  # batches that batch norm has seen
             yield name, np.asarray(array)
+
+
+def backbones(source):
+    """Return the names of the backbones that a source has."""
+    found = map(BACKBONE.match, source.weights)
+    return sorted({match[0] for match in found if match})
+
+
+def check_network(source):
+    """Raise InputError unless a source is DeepLabV3+ with Xception65; say
+    what it is.
+    """
+    if source.is_graph and not source.weights and any(
+            node.op in VARIABLE_OPS for node in source.nodes.values()):
+        raise InputError(
+            f'{source.path} is a graph that is not frozen, its weights are in '
+            'a checkpoint: convert that (model.ckpt), or export a frozen graph '
+            'with export_model.py')
+    found = backbones(source)
+    if found != ['xception_65']:
+        scopes = sorted({name.partition('/')[0] for name in source.weights})
+        kind = ' and '.join(found) or (
+            f'its weights: {shortened(scopes) or "no weights"}')
+        raise InputError(f'{source.path} is another network ({kind}); only '
+                         'DeepLabV3+ with xception_65 is supported')
+    for prefix, wanted, meaning in PARTS:
+        if any(name.startswith(prefix) for name in source.weights) != wanted:
+            raise InputError(f'{source.path} {meaning}')

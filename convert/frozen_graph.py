@@ -1,6 +1,7 @@
 """Read a frozen TensorFlow graph without TensorFlow, with limits.
 
-The GraphDef protos come with tensorboard. Nothing here knows a network.
+The GraphDef protos come with tensorboard. What well-known tools do to a graph
+is undone: 8-bit weights, and batch norms folded into convolutions.
 """
 import copy
 import hashlib
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from models.constants import BACKBONE_EPS, HEAD_EPS
 from models.utils.errors import InputError, shortened
 
 # Far above what such a graph has (in brackets): a damaged or hostile file must
@@ -20,6 +22,8 @@ MAX_VALUES = 1 << 24  # in one constant (3.1 million)
 LARGE = 1 << 16  # bytes; larger constants are parsed on demand
 VARIABLES = {'weights', 'depthwise_weights', 'biases', 'gamma', 'beta',
              'moving_mean', 'moving_variance'}  # last part of their names
+BATCH_NORM = 'BatchNorm'
+KERNELS = {'Conv2D': 'weights', 'DepthwiseConv2dNative': 'depthwise_weights'}
 
 
 class FrozenGraph:
@@ -338,3 +342,47 @@ def _varint(data, position):
 def _tensor(source):
     """'name:0', as inputs may be written, to 'name'."""
     return source.removesuffix(':0')
+
+
+def find_folded(graph):
+    """Name the weights of folded layers as before; return the graph.
+
+    Kernel and bias keep their values; gamma, mean and variance are given.
+    """
+    for node in list(graph.nodes.values()):
+        if node.op not in KERNELS or len(node.input) != 2:
+            continue
+        scope = node.name.rpartition('/')[0]
+        bias_add = _bias_add(graph, node)
+        if bias_add is None or f'{scope}/{BATCH_NORM}/gamma' in graph.weights:
+            continue
+        if graph.producer(bias_add.input[1]).name in graph.weights:
+            continue  # a bias of its own
+        graph.folded[scope] = bias_add.name
+        for name, index, reader in (
+                (f'{scope}/{KERNELS[node.op]}', 1, node),
+                (f'{scope}/{BATCH_NORM}/beta', 1, bias_add)):
+            graph.rename_weight(graph.producer(reader.input[index]), name)
+        shape = graph.weights[f'{scope}/{BATCH_NORM}/beta']
+        epsilon = BACKBONE_EPS if scope.startswith('xception') else HEAD_EPS
+        for name, value in (('gamma', 1), ('moving_mean', 0),
+                            ('moving_variance', 1 - epsilon)):
+            graph.give_weight(f'{scope}/{BATCH_NORM}/{name}', shape,
+                              np.float32(value))
+    return graph
+
+
+def _bias_add(graph, convolution):
+    """Return the BiasAdd of a constant after a convolution, or None."""
+    node = convolution
+    for _ in range(2):  # graph_transforms puts it before a BatchToSpaceND
+        readers = graph.readers(node.name)
+        if len(readers) != 1:
+            return None
+        node, = readers
+        if node.op == 'BiasAdd' and len(node.input) == 2:
+            constant = graph.producer(node.input[1])
+            return node if constant.op in {'Const', 'Dequantize'} else None
+        if node.op != 'BatchToSpaceND':
+            return None
+    return None

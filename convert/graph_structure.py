@@ -6,19 +6,23 @@ elsewhere. The check looks up the output, then follows the network in forward
 order. Layers are found by their weights; what each layer reads is compared
 with what the link's layer reads, and so are strides, dilations, padding and
 epsilons. Resizes of the official exporter that keep the size are passed over.
+
+A dilation is SpaceToBatchND -> convolution -> BatchToSpaceND, where the block
+shape is the rate; a strided convolution has its padding in a Pad before it.
 """
 import math
 import typing
 
 import numpy as np
 
-from convert import graph_layers
-from convert.graph_input import before_normalization, check_image
-from convert.graph_range import check_labels_are_resized
-from convert.graph_resizes import check_resize, resized_to
-from convert.graph_scales import (
+from convert.graph_wrapping import (
+    check_labels_are_resized,
+    check_resize,
     find_towers,
     image_and_scale,
+    read_resize_range,
+    resized_to,
+    resizes_by_one,
     scale_of,
     scales_and_flip,
 )
@@ -27,7 +31,9 @@ from models.constants import (
     LOGITS_STRIDE,
     MAX_RATE,
     MIDDLE_BLOCKS,
+    OFFSET,
     OUTPUT_STRIDES,
+    SCALE,
 )
 from models.resize_range import ResizeRange
 
@@ -37,6 +43,14 @@ ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
 NHWC_CHANNELS = 3  # axis
 # Some TensorFlow leaves the head's epsilon at 1e-5, 0.1 % less (see head.py).
 EPSILON_TOLERANCE = 0.002
+UINT8 = 4  # types.proto, DT_UINT8
+# Ops forbidden between image and network; identity resizes and one to a range
+# of sizes are allowed.
+FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
+             'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
+             'ResizeArea', 'CropAndResize'}
+BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
+CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
 
 
 class Wiring(typing.NamedTuple):
@@ -54,7 +68,7 @@ class Wiring(typing.NamedTuple):
 def read_output_stride(graph):
     """Return a graph's output stride, from the block whose stride it sets."""
     graph = find_towers(graph)[0][0].graph
-    found = graph_layers.convolution(graph, ENTRY3_STRIDED).stride
+    found = convolution(graph, ENTRY3_STRIDED).stride
     for output_stride, sets in OUTPUT_STRIDES.items():
         if found == (sets['stride'], sets['stride']):
             return output_stride
@@ -66,7 +80,7 @@ def read_atrous_rates(graph):
     """Return the dilations of the ASPP's branches, three ints."""
     graph = find_towers(graph)[0][0].graph
     kernels = [f'aspp{i}_depthwise/depthwise_weights' for i in (1, 2, 3)]
-    found = [graph_layers.convolution(graph, kernel) for kernel in kernels]
+    found = [convolution(graph, kernel) for kernel in kernels]
     for each in found:
         if each.dilate[0] != each.dilate[1] or each.dilate[0] > MAX_RATE:
             graph.refuse(each.node, f'has dilation {each.dilate}, which the '
@@ -166,7 +180,7 @@ class _Comparison:
         self.scale = 1.
         if self.tower.sized_logits is None:
             return self.crop_size
-        layer = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
+        layer = convolution(self.graph, self.names[f'{path}/W'])
         node = before_normalization(self.graph, layer.node,
                                     self.graph.nodes[layer.input])
         _, size, mirrored = image_and_scale(self.graph, node)
@@ -178,7 +192,7 @@ class _Comparison:
 
     def _pooling(self, path):
         """Return the AvgPool that a convolution reads, and its kernel."""
-        layer = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
+        layer = convolution(self.graph, self.names[f'{path}/W'])
         pooling = self.graph.nodes[layer.input]
         if pooling.op != 'AvgPool':
             self.graph.refuse(layer.node, f'reads {pooling.op} '
@@ -253,7 +267,7 @@ class _Comparison:
 
     def _conv(self, path, x):
         link, compare = self.links[path], self.graph.compare
-        found = graph_layers.convolution(self.graph, self.names[f'{path}/W'])
+        found = convolution(self.graph, self.names[f'{path}/W'])
         self._match(found.node, found.input, x)
         compare(found.node, 'stride', found.stride, link.stride)
         compare(found.node, 'dilation', found.dilate, link.dilate)
@@ -266,7 +280,7 @@ class _Comparison:
         folded = self.graph.folded.get(gamma.removesuffix('/BatchNorm/gamma'))
         if folded is not None:
             return self._folded_batch_norm(folded, x)
-        node = graph_layers.batch_norm(self.graph, gamma)
+        node = batch_norm(self.graph, gamma)
         compare(node.name, 'weights', [
             self.graph.producer(name).name for name in node.input[1:5]], [
             self.names[f'{path}/{name}']
@@ -345,3 +359,156 @@ class _Comparison:
             node.name, 'size', resized_to(self.graph, node),
             [math.ceil(side / LOGITS_STRIDE) for side in self.size])
         return self.graph.input_node(node, 0)
+
+
+def check_image(graph, reader, node, scaled=False):
+    """Check that the network reads pixel * SCALE - OFFSET of a padded image.
+
+    `reader` is the name of the network's first node, `node` what it reads;
+    the image may be `scaled` and mirrored before. Return the name of the node
+    that the image is fed to, and the `ResizeRange` that it is resized to, or
+    None.
+    """
+    source, offset = _with_constant(graph, reader, node, 'Sub')
+    image, scale = _with_constant(graph, reader, source, 'Mul')
+    if scaled:
+        image, _, _ = image_and_scale(graph, image)
+    resize_range = _resize_range(graph, image)
+    name = _image(graph, image)
+    graph.compare(node.name, 'offset', offset, OFFSET)
+    if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
+        graph.compare(source.name, 'scale', scale, SCALE)
+    return name, resize_range
+
+
+def before_normalization(graph, reader, node):
+    """Return the image of which the network reads pixel * SCALE - OFFSET."""
+    source, _ = _with_constant(graph, reader, node, 'Sub')
+    return _with_constant(graph, reader, source, 'Mul')[0]
+
+
+def _resize_range(graph, node):
+    """Return to what an image is resized before a node."""
+    changes = [each for each in graph.ancestors(node.name)
+               if each.op in FORBIDDEN and not resizes_by_one(graph, each)]
+    if not changes:
+        return None
+    first, *more = changes
+    if first.op != 'ResizeBilinear' or more:
+        other = more[0] if first.op == 'ResizeBilinear' else first
+        graph.refuse(other.name, f'is a {other.op} of the image before the '
+                     'network: only padding and one resize can be converted')
+    return read_resize_range(graph, first, node)
+
+
+def _image(graph, node):
+    """Return what feeds a node: one image, converted and padded at most."""
+    before = graph.ancestors(node.name)
+    images = [each for each in before if each.op == 'Placeholder']
+    if len(images) != 1 or images[0].attr['dtype'].type != UINT8:
+        graph.refuse(node.name, 'must come from one Placeholder of type '
+                     f'uint8, and comes from {len(images)}')
+    return images[0].name
+
+
+def _with_constant(graph, reader, node, op):
+    """Return the other input of a node, and the number that it works with."""
+    if node.op != op or len(node.input) != 2:
+        graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
+                     'pixel * 2 / 255 - 1')
+    a, b = map(graph.producer, node.input)
+    if a.op == 'Const' and op == 'Mul':
+        a, b = b, a
+    number = graph.array(b.name)
+    if number.size != 1 or number.dtype.kind != 'f':
+        graph.refuse(node.name, 'must work with one number')
+    return a, number.item()
+
+
+class Convolution(typing.NamedTuple):
+    """How a graph applies a kernel; pairs are vertical, horizontal."""
+
+    node: str
+    input: str  # node before the convolution, padding and SpaceToBatchND
+    output: str  # last node: the convolution, or BatchToSpaceND
+    stride: tuple
+    dilate: tuple
+    pad: tuple | None  # the same on both sides; None: computed by the graph
+
+
+def batch_norm(graph, gamma):
+    """Return the node of the batch norm that reads the weight `gamma`."""
+    return graph.reader_of_weight(gamma, *BATCH_NORMS)
+
+
+def convolution(graph, kernel):
+    """Return the `Convolution` that applies the weight `kernel`.
+
+    Raise InputError where it is applied in a way that the link does not have.
+    """
+    node = graph.reader_of_weight(kernel, *CONVOLUTIONS)
+    stride = graph.sides(node, 'strides')
+    dilate = graph.sides(node, 'dilations') if 'dilations' in node.attr else (
+        1, 1)
+    before, output, pad = graph.input_node(node, 0), node.name, (0, 0)
+    padding = _padding(graph, node, before)
+    if before.op == 'SpaceToBatchND':
+        last = graph.folded.get(node.name.rpartition('/')[0])
+        inside = last is not None and any(
+            each.name == last for each in graph.readers(node.name))
+        after = graph.only_reader(last if inside else node.name,
+                                  'BatchToSpaceND')
+        block, other = (graph.integers(graph.input_node(each, 1), (2,))
+                        for each in (before, after))
+        if block != other:
+            graph.refuse(before.name, f'has the block {block}, and '
+                         f'{after.name} {other}')
+        pad = _space_padding(graph, before, after)
+        dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
+        before, output = graph.input_node(before, 0), after.name
+    elif before.op == 'Pad':
+        pad = _explicit_padding(graph, before)
+        before = graph.input_node(before, 0)
+    if padding == b'SAME':
+        pad = _same_padding(graph, node, graph.weights[kernel], stride, dilate)
+    return Convolution(node.name, before.name, output, stride, dilate, pad)
+
+
+def _padding(graph, node, before):
+    padding = node.attr['padding'].s
+    allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
+        b'VALID', b'SAME'}
+    if padding not in allowed:
+        graph.refuse(node.name, f'has padding {padding} after {before.op}, '
+                     f'and must have {" or ".join(map(str, sorted(allowed)))}')
+    return padding
+
+
+def _same_padding(graph, node, kernel, stride, dilate):
+    if stride != (1, 1) and kernel[:2] != (1, 1):
+        graph.refuse(node.name, f'pads by SAME at stride {stride}, which '
+                     'depends on the size')
+    return tuple(rate * (side - 1) // 2
+                 for rate, side in zip(dilate, kernel[:2], strict=True))
+
+
+def _explicit_padding(graph, node):
+    pad = graph.integers(graph.input_node(node, 1), (4, 2))
+    if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
+        graph.refuse(node.name, f'pads by {pad}, and must pad alike on '
+                     'opposite sides')
+    return pad[1][0], pad[2][0]
+
+
+def _space_padding(graph, before, after):
+    sources = [graph.input_node(node, 2) for node in (before, after)]
+    if any(node.op != 'Const' for node in sources):
+        return None
+    paddings, crops = (graph.integers(node, (2, 2)) for node in sources)
+    if crops[0][0] or crops[1][0]:
+        graph.refuse(after.name, 'crops at the top or left')
+    for (start, end), (_, crop) in zip(paddings, crops, strict=True):
+        if start != end - crop:
+            graph.refuse(before.name, f'pads by {paddings}, and must pad '
+                         'alike on opposite sides')
+    return paddings[0][0], paddings[1][0]

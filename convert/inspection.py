@@ -1,9 +1,8 @@
 """Describe a source of weights, whether it can be converted or not."""
 import math
 
-from convert.conversion import check, count_outputs, guess_dataset
+from convert.conversion import backbones, check, count_outputs, guess_dataset
 from convert.name_table import weight_table
-from convert.recognition import backbones
 from models.constants import DATASETS
 from models.utils.errors import InputError, shortened
 

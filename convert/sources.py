@@ -1,4 +1,8 @@
-"""Open a source of weights: graph, archive, checkpoint, or folder of these."""
+"""Open a source of weights: graph, archive, checkpoint, or folder of these.
+
+It may be downloaded first; so may a pretrained model.
+"""
+import contextlib
 import gzip
 import pathlib
 import re
@@ -6,7 +10,21 @@ import tarfile
 import zipfile
 import zlib
 
-from models.utils.errors import InputError, shortened
+from models.pretrained import (
+    URLS,
+    cached_path,
+    check_npz,
+    obtain,
+    pretrained_path,
+    record_sha256,
+)
+from models.utils.errors import (
+    DownloadError,
+    InputError,
+    shortened,
+    without_secrets,
+)
+from models.utils.files import atomic_path, locked
 
 MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
 MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
@@ -32,6 +50,7 @@ OTHER_ENDINGS = {
               'model.ckpt.index and model.ckpt.data-...'),
 }
 LATEST = re.compile(rb'\s*model_checkpoint_path:\s*"([^"\n]+)"')
+ZOO = 'zoo'  # stands for the official archive of a dataset
 
 
 def open_source(path, output_stride=None, min_input_size=None):
@@ -69,8 +88,7 @@ def open_source(path, output_stride=None, min_input_size=None):
         if value is not None:
             raise InputError(f'{path} is no checkpoint: leave {option} out, '
                              'the graph holds it')
-    from convert.folded_layers import find_folded
-    from convert.frozen_graph import FrozenGraph
+    from convert.frozen_graph import FrozenGraph, find_folded
     return find_folded(FrozenGraph(*_graph_data(path), str(path)))
 
 
@@ -259,3 +277,84 @@ class TarMember(tarfile.TarInfo):
         if not self.isreg() and self.size > MAX_HEADER_BYTES:
             raise tarfile.HeaderError(f'a header of {self.size} bytes')
         return super()._proc_member(archive)
+
+
+def fetch(pretrained_model) -> pathlib.Path:
+    """Return the path of the npz of a pretrained model.
+
+    It is a key of `models.pretrained.URLS`, downloaded at the first use, from
+    the official archive where the npz is unavailable; or a path. Raise
+    InputError where that fails.
+    """
+    from models.deeplab_v3_plus import check_weights
+    with contextlib.suppress(DownloadError):
+        return pretrained_path(pretrained_model, check_weights)
+    _convert_archive(pretrained_model, check_weights)
+    return cached_path(pretrained_model)
+
+
+def _convert_archive(name, check_weights):
+    """Download the official archive of a model and convert its graph."""
+    from convert.conversion import check, write
+    from convert.sources import open_source
+    conversion = None
+
+    def check_archive(part):
+        nonlocal conversion
+        conversion = check(open_source(part), name)
+
+    def convert(part, path):
+        with atomic_path(path) as temporary:
+            write(conversion, temporary)
+            check_npz(name, temporary, check_weights)
+            record_sha256(temporary, path)
+        part.unlink()
+
+    obtain(name, 'archive', check_archive, convert)
+
+
+@contextlib.contextmanager
+def opened(source, dataset, *options):
+    """Open a source as `open_source` does, after downloading it if need be.
+
+    Args:
+        source (str): a path, an http(s) address, or `ZOO`.
+        dataset (str): of the model of the zoo.
+
+    Yields:
+        the source. A downloaded file is removed at the end; where the body
+        raises, it stays for the next attempt.
+
+    Raises:
+        InputError: it cannot be downloaded or opened.
+    """
+    from convert.sources import open_source
+    if source != ZOO and not source.startswith(('http://', 'https://')):
+        yield open_source(source, *options)
+        return
+    if source == ZOO and dataset not in URLS:
+        raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
+                         f'of {dataset}')
+    from models.utils.download import download_and_use, file_name_of
+    url = URLS[dataset]['archive'] if source == ZOO else source
+    folder, found = cached_path(next(iter(URLS))).parent, {}
+
+    def check(part):
+        found['source'] = open_source(part, *options)
+        found['part'] = part
+
+    shown, name = without_secrets(url), file_name_of(url)
+    with locked(folder / (name or 'download')):
+        try:
+            download_and_use(url, folder, check, lambda part: None,
+                             mirrored=source == ZOO)
+        except DownloadError as error:
+            raise InputError(f'{shown} cannot be downloaded ({error}): '
+                             'download it in another way and give the file'
+                             ) from None
+        result = found['source']
+        result.path = shown
+        if result.file_name == found['part'].name:
+            result.file_name = name
+        yield result
+        found['part'].unlink()

@@ -1,10 +1,12 @@
 """Run a frozen graph in TensorFlow and its npz in the link, and compare."""
+import contextlib
 import math
+import os
 import pathlib
+import sys
 
 import numpy as np
 
-from convert.tensorflow_import import import_tensorflow, silent
 from models.resize_range import resize_labels
 from models.utils.errors import InputError
 
@@ -113,3 +115,39 @@ def _session(conversion, model):
         return logits[0][0, :, :, classes].transpose(2, 0, 1), label
 
     return run
+
+
+def import_tensorflow(purpose, instead):
+    """Return the module tensorflow, silent; raise InputError if it is missing.
+
+    The line begins with the purpose and ends with what to do instead.
+    """
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+    try:
+        with silent():
+            import tensorflow
+    except ImportError:
+        command = '`make setup-dev`'
+        if sys.version_info >= (3, 14):
+            command = ('`make PYTHON=python3.13 setup-dev` (it has no wheel '
+                       'for Python 3.14)')
+        raise InputError(f'{purpose} needs TensorFlow: install it with '
+                         f'{command}, or {instead}') from None
+    return tensorflow
+
+
+@contextlib.contextmanager
+def silent():
+    """Hide what TensorFlow logs on stderr, which none of its settings does:
+    on some processors, that oneDNN is used.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)

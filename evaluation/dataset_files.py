@@ -1,16 +1,30 @@
-"""Where a dataset is kept; VOC2012 and ADE20K are downloaded there."""
+"""Where a dataset is: downloaded, unpacked, its images and labels found.
+
+Cityscapes, VOC2012 and ADE20K are as unpacked from the official archives. What
+is found is a sorted list of (name, path of the image, path of the label).
+"""
 import hashlib
 import os
 import pathlib
 import shutil
 import sys
+import tarfile
 import typing
 import urllib.parse
+import zipfile
+import zlib
 
-from evaluation.unpacking import unpack
-from models.utils.download import download_and_use
+from convert.sources import TarMember
+from models.utils.download import check_space, download_and_use
 from models.utils.errors import DownloadError, InputError
 from models.utils.files import locked
+
+IMAGE_ENDINGS = '.jpg', '.jpeg', '.png'  # of own images in VOC2012's layout
+MAX_MEMBERS = 200_000  # (44,000 in ADE20K's)
+MAX_BYTES = 32 << 30  # unpacked (11 GB in Cityscapes')
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError,
+          NotImplementedError, RuntimeError, OverflowError, ValueError,
+          FileExistsError, NotADirectoryError, IsADirectoryError)
 
 
 class Archive(typing.NamedTuple):
@@ -122,3 +136,170 @@ def _unpack(path, archive, folder):
         os.replace(temporary / archive.folder, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_official(dataset, root, split):
+    """Find a split of a dataset; a label of ADE20K's split test is None.
+
+    Raise InputError where there is no image, or an image or label is missing.
+    """
+    return _FIND[dataset](root, split)
+
+
+def _cityscapes(root, split):
+    ending, label_ending = '_leftImg8bit.png', '_gtFine_labelIds.png'
+    images = {path.name.removesuffix(ending): path for path in sorted(
+        (root / 'leftImg8bit' / split).glob(f'*/*{ending}'))}
+    labels = {path.name.removesuffix(label_ending): path for path in sorted(
+        (root / 'gtFine' / split).glob(f'*/*{label_ending}'))}
+    return _paired(images, labels, f'{root}/leftImg8bit/{split}/*/*{ending}',
+                   f'{root}/gtFine/{split}/*/*{label_ending}')
+
+
+def _voc(root, split):
+    root = _first_folder(root, 'VOCdevkit/VOC2012', 'VOC2012')
+    listing = root / 'ImageSets' / 'Segmentation' / f'{split}.txt'
+    if not listing.is_file():
+        if (root / 'JPEGImages').is_dir():
+            raise InputError(f'there is no {listing}: write the names of the '
+                             "split's images into it, without ending, one a "
+                             'line; or give another --split')
+        raise InputError(f'there is no {root}/JPEGImages: --data-dir is the '
+                         'folder that holds VOCdevkit, and --split is train, '
+                         'val or trainval')
+    result = []
+    for name in sorted(read_lines(listing)):
+        if pathlib.PurePath(name).name != name:
+            raise InputError(f'{listing} lists {name}, and must list names '
+                             'without a folder')
+        label = root / 'SegmentationClass' / f'{name}.png'
+        if not label.is_file():
+            raise InputError(f'{label} is missing, and {listing} lists it')
+        result.append((name, _voc_image(root / 'JPEGImages', name, listing),
+                       label))
+    if not result:
+        raise InputError(f'{listing} lists no image')
+    return result
+
+
+def read_lines(path):
+    """Return the lines of a list, which may be from a Windows program."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError:
+        raise InputError(f'{path} is no text in UTF-8: save it as such'
+                         ) from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _voc_image(folder, name, listing):
+    """Return an image by its name without ending."""
+    for ending in IMAGE_ENDINGS:
+        for path in (folder / f'{name}{ending}',
+                     folder / f'{name}{ending.upper()}'):
+            if path.is_file():
+                return path
+    raise InputError(f'{folder}/{name}.jpg (or {", ".join(IMAGE_ENDINGS[1:])}) '
+                     f'is missing, and {listing} lists it')
+
+
+def _ade20k(root, split):
+    if split == 'test':
+        return _ade20k_test(root)
+    root = _first_folder(root, 'ADEChallengeData2016')
+    folder = {'val': 'validation', 'train': 'training'}.get(split, split)
+    images = {path.stem: path for path in sorted(
+        (root / 'images' / folder).glob('*.jpg'))}
+    labels = {path.stem: path for path in sorted(
+        (root / 'annotations' / folder).glob('*.png'))}
+    return _paired(images, labels, f'{root}/images/{folder}/*.jpg',
+                   f'{root}/annotations/{folder}/*.png')
+
+
+def _ade20k_test(root):
+    """Its images come in an archive of their own, without labels."""
+    folder = _first_folder(root, 'release_test/testing', 'testing')
+    images = sorted(folder.glob('*.jpg'))
+    if not images:
+        raise InputError(f'no image {folder}/*.jpg: for --split test, '
+                         '--data-dir is the folder that holds release_test')
+    return [(path.stem, path, None) for path in images]
+
+
+def pair_folders(image_folder, label_folder):
+    """Pair images and labels by their paths without ending."""
+    found = []
+    for folder, endings in ((image_folder, IMAGE_ENDINGS),
+                            (label_folder, ('.png',))):
+        paths = [path for path in sorted(folder.rglob('*'))
+                 if path.suffix.lower() in endings and path.is_file()]
+        by_name = {path.relative_to(folder).with_suffix('').as_posix(): path
+                   for path in paths}
+        if len(by_name) < len(paths):
+            twice = next(path for path in paths if path not in set(
+                by_name.values()))
+            raise InputError(f'{twice} and another file differ only in their '
+                             'endings: keep one')
+        found.append(by_name)
+    return _paired(*found, f'{image_folder}/**/*{"|".join(IMAGE_ENDINGS)}',
+                   f'{label_folder}/**/*.png')
+
+
+_FIND = {'cityscapes': _cityscapes, 'voc': _voc, 'ade20k': _ade20k}
+
+
+def _first_folder(root, *below):
+    return next((root / name for name in below if (root / name).is_dir()),
+                root)
+
+
+def _paired(images, labels, images_from, labels_from):
+    if not images:
+        raise InputError(f'no image {images_from}: check --data-dir and '
+                         '--split, or --images')
+    for name in sorted(images.keys() ^ labels.keys()):
+        if name in images:
+            raise InputError(f'{images[name]} has no label among '
+                             f'{labels_from}')
+        raise InputError(f'{labels[name]} has no image among {images_from}')
+    return [(name, images[name], labels[name]) for name in sorted(images)]
+
+
+def unpack(archive, folder):
+    """Unpack a .tar or .zip into a folder that does not exist yet.
+
+    Count and sizes are bounded. The standard library lets no member out of the
+    folder, and makes no device.
+
+    Raises:
+        InputError: the archive is damaged, too large, or a member is refused.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir()
+    try:
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as opened:
+                _check_sizes(archive, folder, [
+                    each.file_size for each in opened.infolist()])
+                opened.extractall(folder)
+            return
+        with tarfile.open(archive, 'r:', tarinfo=TarMember) as opened:
+            _check_sizes(archive, folder, [each.size for each in opened])
+            # tarfile takes a damaged header for the end.
+            opened.fileobj.seek(opened.offset)
+            if opened.fileobj.read(tarfile.BLOCKSIZE) != bytes(
+                    tarfile.BLOCKSIZE):
+                raise tarfile.ReadError(f'damaged at byte {opened.offset}')
+            opened.extractall(folder, filter='data')
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(f'{archive} cannot be unpacked ({error}): download '
+                         'it again') from None
+
+
+def _check_sizes(archive, folder, sizes):
+    if len(sizes) > MAX_MEMBERS or sum(sizes) > MAX_BYTES:
+        raise InputError(f'{archive} holds more than {MAX_MEMBERS} files or '
+                         f'{MAX_BYTES} bytes: nothing is unpacked')
+    check_space(folder, sum(sizes))

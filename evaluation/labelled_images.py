@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from convert.conversion import CUSTOM
-from evaluation.layouts import find_official, pair_folders, read_lines
+from evaluation.dataset_files import find_official, pair_folders, read_lines
 from evaluation.scores import IGNORED
 from media.images import open_image, read_image
 from models.classes import label_colors

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from evaluation.scores import confusion_matrix, scores
-from media.prefetch import prefetch
+from media.batch import prefetch
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
 

@@ -1,10 +1,11 @@
 """One page with all results, to look at in a browser; it needs no network."""
+import base64
+import io
 import os
 import pathlib
 import tempfile
 
 from media.images import to_pillow
-from media.page import data_url, load_template
 from media.visualization import indexed, shares
 from models.utils.files import atomic_path
 
@@ -84,3 +85,22 @@ class ResultsPage:
         _, start, size = self._pieces[i]
         self._file.seek(start)
         return self._file.read(size)
+
+
+def load_template(path):
+    """Return a jinja2.Template; what it inserts is escaped."""
+    import jinja2
+
+    from media.visualization import percent
+    environment = jinja2.Environment(autoescape=True)
+    environment.filters['percent'] = percent
+    return environment.from_string(
+        pathlib.Path(path).read_text(encoding='utf-8'))
+
+
+def data_url(image, kind='PNG', **options):
+    """Return a PIL.Image.Image as the address of an image in a page."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'data:image/{kind.lower()};base64,{data}'

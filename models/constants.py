@@ -17,6 +17,9 @@ OUTPUT_STRIDES = {
     16: {'stride': 2, 'middle': 1, 'exit': 2, 'aspp': (6, 12, 18)},
 }
 LOGITS_STRIDE = 4  # input size / size of the logits
+# Batch norm's epsilon, as in TensorFlow's graph. In the head the official code
+# has 1e-5, which TensorFlow 1 raised to cuDNN's minimum.
+BACKBONE_EPS, HEAD_EPS = 1e-3, 1.001e-5
 MIDDLE_BLOCKS = range(1, 17)  # numbers of the middle flow's blocks
 
 MIN_INPUT_SIZE = 513, 513  # default; smaller images are padded

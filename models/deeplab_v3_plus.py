@@ -10,6 +10,7 @@ builds it, under ChainerCV's parameter names. Layouts are NCHW, float32.
 import contextlib
 import copy
 import math
+import numbers
 import warnings
 from collections.abc import Iterable, Sequence
 from os import PathLike
@@ -19,23 +20,22 @@ import chainer.functions as F
 import numpy as np
 from chainer.backends.cuda import GpuDevice
 
-from . import needed_memory
-from .arguments import (
-    check_atrous_rates,
-    check_class_count,
-    check_height_and_width,
-    check_output_stride,
-    check_scales,
+from . import memory
+from .constants import (
+    LOGITS_STRIDE,
+    MAX_INPUT_SIDE,
+    MAX_RATE,
+    OFFSET,
+    OUTPUT_STRIDES,
+    PAD_VALUE,
+    SCALE,
 )
-from .constants import LOGITS_STRIDE, OFFSET, PAD_VALUE, SCALE
 from .head import Decoder, SeparableASPP
 from .label_map import label_map
-from .needed_memory import chainer_memory
 from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
 from .resize_range import resize_image, resize_labels
 from .utils.errors import BackendError, InputError
-from .utils.memory import check_memory
 from .weights import NoWeights, WeightsFile, leave_unset
 from .xception import Xception65
 
@@ -276,11 +276,11 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         On a CPU it is known after `compile`.
         """
-        return needed_memory.memory_needed(self, self._engine, height, width)
+        return memory.memory_needed(self, self._engine, height, width)
 
     def free_memory(self) -> float:
         """Return the bytes that are free where the link is."""
-        return needed_memory.free_memory(self)
+        return memory.free_memory(self)
 
     def device_resident_accept(self, visitor):
         """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
@@ -331,15 +331,14 @@ class DeepLabV3plusXception65(chainer.Chain):
     def _run_chainer(self, x):
         if self.xp is np:
             height, width = x.shape[2:]
-            check_memory(f'an image of {height} x {width} pixels',
-                         chainer_memory(self, height, width))
+            memory.check_memory(f'an image of {height} x {width} pixels',
+                                memory.chainer_memory(self, height, width))
         with _inference():
             return self(x).array
 
     def _predict_one(self, img, network):
         if self.xp is not np:
-            from . import gpu
-            gpu.make_room(self.memory_needed(*img.shape[1:]))
+            memory.make_room(self.memory_needed(*img.shape[1:]))
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
         logits = list(self._logits(x, network))
         label = label_map(logits, x.shape[2:],
@@ -372,3 +371,54 @@ def _either(given, known):
 def _inference():
     with chainer.using_config('train', False), chainer.no_backprop_mode():
         yield
+
+
+def check_class_count(n_class, known):
+    """Take n_class, else the known count of the pretrained model."""
+    if n_class is None and known is None:
+        raise InputError('n_class is needed without a pretrained model')
+    if n_class is not None and not _is_count(n_class):
+        raise InputError(f'n_class is {n_class}, and must be a positive '
+                         'integer')
+    if None not in (n_class, known) and n_class != known:
+        raise InputError(f'n_class is {n_class}, but the pretrained model has '
+                         f'{known} classes: leave n_class out')
+    return known if n_class is None else n_class
+
+
+def check_height_and_width(size):
+    sides = tuple(size) if np.ndim(size) else (size, size)
+    if len(sides) != 2 or not all(
+            _is_count(side) and side <= MAX_INPUT_SIDE for side in sides):
+        raise InputError(
+            f'min_input_size is {size}, and must be one integer or two, 1 to '
+            f'{MAX_INPUT_SIDE} pixels')
+    return int(sides[0]), int(sides[1])
+
+
+def _is_count(value):
+    return isinstance(value, numbers.Integral) and value > 0
+
+
+def check_scales(scales):
+    scales = tuple(scales)
+    if not scales or not all(0 < scale < math.inf for scale in scales):
+        raise InputError(f'scales are {scales}, and must be one or more '
+                         'positive numbers')
+    return scales
+
+
+def check_atrous_rates(rates):
+    rates = tuple(rates)
+    if len(rates) != 3 or not all(
+            _is_count(rate) and rate <= MAX_RATE for rate in rates):
+        raise InputError(f'atrous_rates are {rates}, and must be three '
+                         f'integers, 1 to {MAX_RATE}')
+    return rates
+
+
+def check_output_stride(output_stride):
+    if output_stride not in OUTPUT_STRIDES:
+        raise InputError(f'output_stride is {output_stride}, and must be '
+                         f'{" or ".join(map(str, OUTPUT_STRIDES))}')
+    return output_stride

@@ -1,9 +1,8 @@
-"""Chainer on an NVIDIA GPU: whether it can be used, its settings, its memory.
+"""Chainer on an NVIDIA GPU: whether it can be used, and its settings.
 
 All but `check_gpu` is for the current device. Figures are those of CuPy 13.6
 with cuDNN 8.9.
 """
-import math
 import os
 import warnings
 
@@ -11,18 +10,11 @@ import chainer
 from chainer.backends import cuda
 
 from .chainer_compat import TF32
-from .constants import LOGITS_STRIDE
 from .utils.errors import InputError
 
 CHAINER_WORKSPACE = 8 << 20  # bytes; with so few, cuDNN takes slow convolutions
 WORKSPACE = 512 << 20
-# Bytes, and bytes for a pixel, at output stride 8; measured on an emulated
-# device, with cuDNN and without.
-MEMORY = 0.2e9, 1500
-MEMORY_WITHOUT_CUDNN = 0.2e9, 3500
 OLDEST_CARD = 50  # compute capability 5.0, Maxwell: the oldest of CUDA 12
-MAX_NUMBERS = 1 << 31  # of an array: cuDNN 8 and Chainer take no more
-NUMBERS_PER_PIXEL = 32  # of the backbone's largest arrays
 AMPERE = 80  # the first with TF32
 BLACKWELL, CUDNN_OF_BLACKWELL = 100, 90000  # capability 10.0; cuDNN 9.0
 # CUDA's errors (driver_types.h): what to say of a GPU.
@@ -83,41 +75,3 @@ def uses_tf32():
     """
     return (os.environ.get(TF32) != '0' and int(
         cuda.cupy.cuda.Device().compute_capability) >= AMPERE)
-
-
-def memory_needed(link, height, width, scaled):
-    """Return about how many bytes `link.predict` takes for a padded image;
-    infinity where an array would have too many numbers.
-
-    `scaled` are height and width at the largest scale.
-    """
-    if max(link.n_class * height * width, scaled[0] * scaled[1] * max(
-            NUMBERS_PER_PIXEL, link.n_class / LOGITS_STRIDE ** 2)
-           ) >= MAX_NUMBERS:
-        return math.inf
-    fixed, per_pixel = (MEMORY if cuda.cudnn_enabled and
-                        chainer.config.use_cudnn != 'never'
-                        else MEMORY_WITHOUT_CUDNN)
-    n_maps = len(link.scales) * (2 if link.flip else 1) + 2
-    return (fixed + per_pixel * scaled[0] * scaled[1]
-            + n_maps * 4 * link.n_class * height * width)
-
-
-def free_memory():
-    """Return the bytes that are free, with those that CuPy keeps for later."""
-    cupy = cuda.cupy
-    return (cupy.cuda.runtime.memGetInfo()[0]
-            + cupy.get_default_memory_pool().free_bytes())
-
-
-def make_room(needed):
-    """Give back what CuPy keeps for later where so many bytes do not fit
-    beside it: after images of other sizes. Raise InputError where nothing
-    would help.
-    """
-    if needed == math.inf:
-        raise InputError('the image is too large for a GPU: an array would '
-                         f'have more than {MAX_NUMBERS} numbers (demo.py works '
-                         'in tiles)')
-    if needed > cuda.cupy.cuda.runtime.memGetInfo()[0]:
-        cuda.cupy.get_default_memory_pool().free_all_blocks()

@@ -6,12 +6,8 @@ import chainer
 import chainer.functions as F
 import chainer.links as L
 
-from .constants import OUTPUT_STRIDE, OUTPUT_STRIDES
+from .constants import HEAD_EPS, OUTPUT_STRIDE, OUTPUT_STRIDES
 from .xception import conv_bn, separable_conv_bn
-
-# Batch norm's epsilon in ASPP and decoder: the official code has 1e-5, which
-# TensorFlow 1 raised to cuDNN's minimum.
-HEAD_EPS = 1.001e-5
 
 
 class SeparableASPP(chainer.Chain):

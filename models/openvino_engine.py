@@ -9,9 +9,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import openvino
+from openvino import opset13 as ops
 
+from .memory import check_memory, give_back
+from .network_graph import NetworkGraph
 from .utils.errors import BackendError, InputError
-from .utils.memory import check_memory, give_back
 from .weights import named_arrays
 
 MODULES = ('openvino', 'xxhash')  # needed besides Chainer
@@ -34,6 +37,7 @@ OPTIONS = {
     # It would keep some megabytes for each image size.
     'CPU_RUNTIME_CACHE_CAPACITY': '0',
 }
+CHANNELS, SIDES = 1, [2, 3]  # axes
 
 
 class OpenVINOEngine:
@@ -163,7 +167,7 @@ def has_bfloat16():
 
 
 def _read_model(link):
-    from .openvino_graph import openvino_model
+    from .openvino_engine import openvino_model
     check_memory('compiling the network', GRAPH_MEMORY + COMPILED_MEMORY,
                  'free some, or run it on Chainer')
     return openvino_model(link)
@@ -188,3 +192,59 @@ def _fingerprint(link):
     with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
         return repr((settings, shapes)), *pool.map(
             digest, (values[::2], values[1::2]))
+
+
+def openvino_model(link):
+    """Return an openvino.Model of a link with its present weights.
+
+    It maps an image (1, 3, H, W), float32, as `link.prepare` makes it, to
+    logits (1, n_class, ceil(H/4), ceil(W/4)), float32. Raise BackendError
+    where a part of the link was replaced by an unknown one.
+    """
+    x = ops.parameter([1, 3, -1, -1], np.float32)
+    return openvino.Model([_Graph(link).network(link, x)], [x])
+
+
+class _Graph(NetworkGraph):
+    """Its tensors are openvino.Node."""
+
+    def conv(self, x, path, W, b, link):
+        convolution = ops.convolution
+        if link.groups > 1:
+            convolution = ops.group_convolution
+            W = W.reshape(link.groups, -1, *W.shape[1:])
+        y = convolution(x, _constant(W), list(link.stride), list(link.pad),
+                        list(link.pad), list(link.dilate))
+        return ops.add(y, _constant(b[None, :, None, None]))
+
+    def relu(self, x):
+        return ops.relu(x)
+
+    def total(self, x, y):
+        return ops.add(x, y)
+
+    def concat(self, *xs):
+        return ops.concat(xs, CHANNELS)
+
+    def mean(self, x):
+        return ops.reduce_mean(x, np.array(SIDES), keep_dims=True)
+
+    def expand(self, x, like):
+        shape = ops.concat([np.array([1, 1]), _sides(like)], 0)
+        return ops.broadcast(x, shape, broadcast_spec='BIDIRECTIONAL')
+
+    def resize(self, x, like):
+        return ops.interpolate(
+            x, _sides(like), mode='linear_onnx', shape_calculation_mode='sizes',
+            coordinate_transformation_mode='align_corners',
+            axes=np.array(SIDES))
+
+
+def _constant(array):
+    """The model shares the array's memory, and keeps it alive."""
+    return ops.constant(np.ascontiguousarray(array), shared_memory=True)
+
+
+def _sides(x):
+    """Return height and width, as a tensor."""
+    return ops.gather(ops.shape_of(x), np.array(SIDES), np.array(0))

@@ -5,9 +5,12 @@ ChainerCV's names ('aspp/proj/conv/W', ...), which
 `chainer.serializers.load_npz` reads as well. Arrays under 'metadata/' say
 what the weights are for (see `METADATA_FORMS`); they are optional.
 """
-import math
+import contextlib
+import pathlib
+import struct
+import tokenize
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+import zlib
 
 import numpy as np
 
@@ -21,7 +24,6 @@ from .constants import (
     OUTPUT_STRIDE,
     OUTPUT_STRIDES,
 )
-from .npz import NpzFile
 from .resize_range import ResizeRange
 from .utils.errors import InputError, describe_differences
 
@@ -46,7 +48,12 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'class_colors': (np.uint8, (None, 3)),  # RGB
 }
 METADATA_LIMIT = 1 << 20  # bytes in one metadata array
+MAX_BYTES = 1 << 30  # of all arrays (165 MB)
 LOGITS = 'decoder/conv_logits/W'
+# What zipfile, zlib and NumPy raise for damaged files, as found by fuzzing.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
+          NotImplementedError, RuntimeError, OverflowError, SyntaxError,
+          tokenize.TokenError, OSError, struct.error, MemoryError)
 
 
 def write_npz(path, arrays, metadata):
@@ -100,7 +107,7 @@ class NoWeights:
 
 
 class WeightsFile:
-    """An npz file of weights: its headers and metadata; the rest on demand.
+    """An npz file of weights: its metadata; the rest on demand.
 
     Args:
         path (str or pathlib.Path): the npz file.
@@ -124,11 +131,11 @@ class WeightsFile:
     """
 
     def __init__(self, path):
-        self._file = NpzFile(path)
-        self.path, self._headers = self._file.path, self._file.headers
-        self.metadata = self._read_metadata()
-        self._check_metadata()
-        self.n_class = self._count_classes()
+        self.path = pathlib.Path(path)
+        with self._opened() as npz:
+            self.metadata = self._read_metadata(npz)
+            self._check_metadata()
+            self.n_class = self._count_classes(npz)
         self.output_stride = self.metadata.get('output_stride', OUTPUT_STRIDE)
         dataset = dataset_of(self.n_class, self.metadata.get('task'))
         self.min_input_size = self.metadata.get(
@@ -163,44 +170,76 @@ class WeightsFile:
         unchanged.
         """
         from chainer import serializers
-        expected = named_arrays(link)
-        self._check_names(expected)
-        names = [name for name in self._headers if name in expected]
-        for name in names:
-            self._check_type(name)
-        arrays = {}
-        with ThreadPoolExecutor(2) as pool:
-            for part in pool.map(self._read_weights, (names[::2], names[1::2])):
-                arrays.update(part)
+        with self._opened() as npz:
+            arrays = {name: _array(npz, name) for name in npz.files
+                      if not name.startswith(METADATA)}
+        self._check_names(arrays, named_arrays(link))
+        for name, array in arrays.items():
+            self._check_values(name, array)
         for path, param in link.namedparams():  # without a copy
             param.array = arrays.pop(path[1:]).astype(param.dtype, copy=False)
         serializers.NpzDeserializer(arrays, strict=False).load(link)
 
-    def _read_metadata(self):
+    @contextlib.contextmanager
+    def _opened(self):
+        """Open the file, of limited size; say in one line how it is damaged."""
+        if self.path.stat().st_size == 0:
+            raise InputError(f'{self.path} is empty: an npz file is needed')
+        try:
+            if not zipfile.is_zipfile(self.path):
+                raise ValueError('it is no zip archive, or cut off')
+            with np.load(self.path, allow_pickle=False) as npz:
+                self._check_sizes(npz)
+                yield npz
+        except InputError:
+            raise
+        except DAMAGE as error:
+            if isinstance(error, OSError) and error.filename:
+                raise  # it cannot be opened
+            if 'Object arrays' in str(error):
+                error = ('it holds pickled Python objects, which can run code '
+                         'and are never loaded')
+            raise InputError(f'{self.path} is not a whole npz file ({error}): '
+                             'convert it with tf2npz.py, or download it again'
+                             ) from None
+
+    def _check_sizes(self, npz):
+        members = npz.zip.infolist()
+        if len(set(npz.files)) < len(members):
+            raise ValueError('two arrays have one name')
+        too_large = sum(each.file_size for each in members) > MAX_BYTES or any(
+            each.file_size > 2 * METADATA_LIMIT for each in members
+            if each.filename.startswith(METADATA))
+        if too_large:
+            raise ValueError(f'it unpacks to more than {MAX_BYTES} bytes, or '
+                             f'{METADATA_LIMIT} of metadata')
+
+    def _read_metadata(self, npz):
         """Return the known metadata; others are of a later version."""
-        names = [METADATA + key for key in METADATA_FORMS
-                 if METADATA + key in self._headers]
-        for name in names:
-            self._check_form(name, self._headers[name],
-                             *METADATA_FORMS[name.removeprefix(METADATA)])
-        return {name.removeprefix(METADATA): array.tolist()
-                for name, array in self._file.read(names).items()}
+        result = {}
+        for key, (kind, sides) in METADATA_FORMS.items():
+            if METADATA + key in npz.files:
+                array = _array(npz, METADATA + key)
+                self._check_form(METADATA + key, array, kind, sides)
+                result[key] = array.tolist()
+        return result
 
-    def _check_type(self, name):
-        dtype = self._headers[name].dtype
-        kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
-        if dtype.kind not in kinds:
-            raise InputError(f'{self.path}: {name} holds {dtype}, not '
-                             + ('integers' if kinds == 'iu' else 'numbers'))
-
-    def _check_form(self, name, header, kind, sides):
-        shape, dtype = header.shape, header.dtype
-        if not (np.issubdtype(dtype, kind) and len(shape) == len(sides)
+    def _check_form(self, name, array, kind, sides):
+        if not (np.issubdtype(array.dtype, kind) and array.ndim == len(sides)
                 and all(side == wanted or (wanted is None and side > 0)
-                        for side, wanted in zip(shape, sides, strict=True))
-                and math.prod(shape) * dtype.itemsize <= METADATA_LIMIT):
-            raise InputError(f'{self.path}: {name} is {dtype} of shape '
-                             f'{shape}, which this program never writes')
+                        for side, wanted in zip(array.shape, sides,
+                                                strict=True))):
+            raise InputError(f'{self.path}: {name} is {array.dtype} of shape '
+                             f'{array.shape}, which this program never writes')
+
+    def _check_values(self, name, array):
+        kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
+        if array.dtype.kind not in kinds:
+            raise InputError(f'{self.path}: {name} holds {array.dtype}, not '
+                             + ('integers' if kinds == 'iu' else 'numbers'))
+        if not np.isfinite(array).all():
+            raise InputError(f'{self.path}: {name} holds a value that is not '
+                             'finite')
 
     def _check_metadata(self):
         version = self.metadata.get('format_version', FORMAT_VERSION)
@@ -214,8 +253,8 @@ class WeightsFile:
             raise InputError(f'{self.path} does not have a colour for each of '
                              'its class names: convert it again')
 
-    def _count_classes(self):
-        shape = self._headers[LOGITS].shape if LOGITS in self._headers else ()
+    def _count_classes(self, npz):
+        shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
         if len(shape) != 4:
             raise InputError(f'{self.path} does not hold a DeepLabV3+ '
                              f'Xception65: it has no {LOGITS} with four axes')
@@ -225,30 +264,27 @@ class WeightsFile:
                              f'and has {shape[0]}: convert it again')
         return n_class
 
-    def _check_names(self, expected):
-        shapes = {name: header.shape for name, header in self._headers.items()
-                  if not name.startswith(METADATA)}
+    def _check_names(self, found, expected):
         differences = describe_differences(
             [(name, expected[name].shape)
-             for name in sorted(expected.keys() - shapes.keys())],
-            [(name, shapes[name])
-             for name in sorted(shapes.keys() - expected.keys())],
+             for name in sorted(expected.keys() - found.keys())],
+            [(name, found[name].shape)
+             for name in sorted(found.keys() - expected.keys())],
             expected,
-            [f'{name} has shape {shapes[name]} where the link has '
+            [f'{name} has shape {found[name].shape} where the link has '
              f'{expected[name].shape}'
-             for name in sorted(expected.keys() & shapes.keys())
-             if shapes[name] != expected[name].shape])
+             for name in sorted(expected.keys() & found.keys())
+             if found[name].shape != expected[name].shape])
         if differences:
             raise InputError(f'{self.path} does not hold the weights of this '
                              f'DeepLabV3+ Xception65: {differences}')
 
-    def _read_weights(self, names):
-        arrays = self._file.read(names)
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise InputError(f'{self.path}: {name} holds a value that is '
-                                 'not finite')
-        return arrays
+
+def _array(npz, name):
+    array = npz[name]
+    if not isinstance(array, np.ndarray):  # NumPy's answer to other files
+        raise ValueError(f'{name} is no array')
+    return array
 
 
 def check_metadata_values(path, metadata):

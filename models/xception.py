@@ -7,14 +7,18 @@ import chainer
 import chainer.functions as F
 
 from .chainer_compat import chainercv_module
-from .constants import MIDDLE_BLOCKS, OUTPUT_STRIDE, OUTPUT_STRIDES
+from .constants import (
+    BACKBONE_EPS,
+    MIDDLE_BLOCKS,
+    OUTPUT_STRIDE,
+    OUTPUT_STRIDES,
+)
 
 LINKS = 'chainercv.links.connection'
 Conv2DBNActiv = chainercv_module(
     f'{LINKS}.conv_2d_bn_activ').Conv2DBNActiv
 SeparableConv2DBNActiv = chainercv_module(
     f'{LINKS}.separable_conv_2d_bn_activ').SeparableConv2DBNActiv
-BACKBONE_EPS = 1e-3  # batch norm's epsilon, as in TensorFlow's graph
 BN_DECAY = 0.9997  # of the moving statistics, in training
 
 

@@ -21,12 +21,11 @@ from command_line.model_options import image_scales, image_size
 from media.batch import Batch
 from media.images import read_image
 from media.inputs import find_inputs
-from media.segmentation import Segmenter, Tally
-from media.tiling import grid_of, predict_within
+from media.segmentation import Segmenter, Tally, grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
-from models.needed_memory import logits_memory
+from models.memory import logits_memory
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 

@@ -28,9 +28,8 @@ from hypothesis.extra import numpy as stnp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert.conversion import check, converted_arrays
-from convert.folded_layers import find_folded
-from convert.frozen_graph import FrozenGraph
-from convert.graph_layers import convolution
+from convert.frozen_graph import FrozenGraph, find_folded
+from convert.graph_structure import convolution
 from convert.sources import open_source
 from media.images import read_image
 from models import DeepLabV3plusXception65

@@ -128,7 +128,7 @@ def test_make_refuses_other_pythons(tmp_path):
     result = make(tmp_path, 'setup')
     assert result.returncode != 0
     line = result.stderr.splitlines()[0]
-    assert line.startswith('Python 3.11 to 3.14 is needed, on Linux')
+    assert line.startswith('Python 3.11.4 to 3.14 is needed, on Linux')
     assert 'is Python 3.10.9 on ' in line
     assert os.listdir(tmp_path) == ['bin']
 

@@ -19,8 +19,7 @@ from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert import sources
 from convert.conversion import check
-from convert.official import opened
-from convert.sources import open_source
+from convert.sources import open_source, opened
 from convert.verification import built_in_image, verify
 from models import DeepLabV3plusXception65
 from models.classes import label_colors

@@ -12,11 +12,9 @@ from fixture_weights import random_weights, smooth_image
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
-from convert.conversion import check, converted_arrays
-from convert.folded_layers import find_folded
-from convert.frozen_graph import FrozenGraph
+from convert.conversion import check, check_network, converted_arrays
+from convert.frozen_graph import FrozenGraph, find_folded
 from convert.name_table import weight_table
-from convert.recognition import check_network
 from convert.verification import built_in_image, verify
 from models import DeepLabV3plusXception65
 from models.resize_range import ResizeRange

@@ -23,8 +23,7 @@ from PIL import Image
 from command_line.evaluation import check_outputs, parse_args, state_path
 from command_line.processes import Processes
 from evaluation.labelled_images import LabelledImages, write_prediction
-from evaluation.published import PUBLISHED, verdict
-from evaluation.report import result_of, write_report
+from evaluation.report import PUBLISHED, result_of, verdict, write_report
 from evaluation.run import State, evaluate
 from evaluation.scores import (
     CITYSCAPES_CATEGORIES,

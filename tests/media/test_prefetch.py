@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from media.prefetch import prefetch
+from media.batch import prefetch
 
 
 def test_one_ahead_and_in_order():

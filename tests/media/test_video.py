@@ -13,9 +13,9 @@ from conftest import start_script
 from fixture_images import patches, write_film
 from PIL import Image
 
+from media.batch import prefetch
 from media.inputs import find_inputs
 from media.outputs import DEFAULT, plan_outputs
-from media.prefetch import prefetch
 from media.video import duplicate, open_video, part_path, writing
 from models.classes import label_colors
 from models.utils.errors import InputError

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 from convert.conversion import check as check_conversion
 from convert.conversion import write
-from convert.official import fetch, opened
+from convert.sources import fetch, opened
 from models import DeepLabV3plusXception65, pretrained
 from models.utils import download
 from models.utils.errors import InputError
@@ -225,7 +225,7 @@ def test_two_at_once_download_once(models_host, tmp_path):
     file_name = 'deeplabv3plus_xception65_voc_converted_2019_02_15.npz'
     models_host.files[file_name] = models_host.files['voc.npz']
     script = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import models;'
-              'from convert.official import fetch; print(fetch("voc"))')
+              'from convert.sources import fetch; print(fetch("voc"))')
     children = [subprocess.Popen(
         [sys.executable, '-c', script], stdout=subprocess.PIPE, text=True,
         env={**os.environ, download.MIRROR: models_host.url})

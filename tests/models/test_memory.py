@@ -4,7 +4,7 @@ import resource
 import pytest
 from conftest import linux_only
 
-from models.utils import memory
+from models import memory
 from models.utils.errors import InputError
 
 V1, V2 = '9:name=systemd:/\n4:cpu,memory:{}\n0::/\n', '0::{}\n'

@@ -11,9 +11,8 @@ from chainer import links as L
 from chainer import optimizers, serializers
 from fixture_weights import smooth_image
 
-from models import DeepLabV3plusXception65, openvino_engine
+from models import DeepLabV3plusXception65, memory, openvino_engine
 from models.openvino_engine import OpenVINOEngine
-from models.utils import memory
 from models.utils.errors import BackendError, InputError
 
 

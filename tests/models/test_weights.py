@@ -83,7 +83,7 @@ def test_a_compressed_npz_loads(tmp_path, arrays):
 
 
 @pytest.mark.parametrize(('position', 'words'), [
-    (0, 'is not where the archive'),  # a mark, before each array
+    (0, 'not a whole npz'),  # a mark, before each array
     (-100, 'not a whole npz'),
 ])
 def test_refuses_damaged_arrays(tmp_path, arrays, position, words):
@@ -124,7 +124,7 @@ def test_a_long_header_is_not_read(tmp_path):
         size = 1 << 28
         file.writestr('decoder/conv_logits/W.npy', b'\x93NUMPY\x02\x00'
                       + size.to_bytes(4, 'little') + bytes(size))
-    with pytest.raises(InputError, match=r'npy version \(2, 0\) is not supp'):
+    with pytest.raises(InputError, match='not a whole npz'):
         load(tmp_path / 'a.npz')
 
 
@@ -135,7 +135,8 @@ def test_metadata_have_a_limit(tmp_path, arrays):
 
 
 def test_refuses_pickles(tmp_path):
-    np.savez(tmp_path / 'a.npz', a=np.array([{}], object))
+    np.savez(tmp_path / 'a.npz', **{
+        'decoder/conv_logits/W': np.array([{}], object)})
     with pytest.raises(InputError, match='pickled Python objects'):
         load(tmp_path / 'a.npz')
 
@@ -165,5 +166,5 @@ def test_an_absurd_shape_allocates_nothing(tmp_path):
         archive.writestr(
             'decoder/conv_logits/W.npy', b'\x93NUMPY\x01\x00'
             + len(header).to_bytes(2, 'little') + header)
-    with pytest.raises(InputError, match='is missing'):
+    with pytest.raises(InputError, match='not a whole npz'):
         load(tmp_path / 'a.npz')

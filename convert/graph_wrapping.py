@@ -1,19 +1,26 @@
-"""A graph that resizes its image to a range of sizes by itself.
+"""What the exporter puts around the network: resizes, scales, a range of sizes.
 
-The exporter's --min_resize_value computes the new size from the image's. What
-it computes is run here for many sizes and compared with `ResizeRange`, so that
-every form that TensorFlow gives these few operations is understood.
+--inference_scales and --add_flipped_images write one tower for each: the
+image, mirrored and then resized; the network, whose towers read the same
+weights; logits, mirrored back and resized to the image; softmax. Labels are the
+best class of the mean of all. --min_resize_value computes the image's new size
+from its own.
 """
+import fractions
 import itertools
+import math
 import operator
+import typing
 
 import numpy as np
 
-from convert.graph_resizes import check_resize
-from models.constants import MAX_INPUT_SIDE
+from convert.frozen_graph import FrozenGraph
+from models.constants import MAX_INPUT_SIDE, MAX_SCALE
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 
+WIDTH, TOWERS = 2, 4  # axes
+DECIMALS = 6  # of a scale
 SIDES = (1, 2, 31, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 683, 720,
          1023, 1025, 1080, 1920, 2047, 2049, 3024, 4032, 9999)
 HEIGHTS, WIDTHS = np.array(list(itertools.product(SIDES, SIDES))).T
@@ -31,6 +38,165 @@ OPERATIONS = {
 # Values that do not go together, or inputs that are missing.
 NOT_COMPUTED = TypeError, ValueError, IndexError, AttributeError, OverflowError
 TYPES = {1: np.float32, 3: np.int32, 9: np.int64}  # types.proto
+
+
+def check_resize(graph, node):
+    """Refuse a ResizeBilinear that does not align corners."""
+    graph.compare(node.name, 'align_corners',
+                  node.attr['align_corners'].b, True)
+    graph.compare(node.name, 'half_pixel_centers',
+                  node.attr['half_pixel_centers'].b, False)
+
+
+def resized_to(graph, resize):
+    """Return [height, width] after a resize; None if not constant."""
+    size = graph.input_node(resize, 1)
+    if size.op == 'StridedSlice' and (
+            shape := graph.input_node(size, 0)).op == 'Const':
+        graph.compare(size.name, 'edges', _edges(graph, size), (1, 3, False))
+        return graph.integers(shape, (4,))[1:3]
+    return graph.integers(size, (2,)) if size.op == 'Const' else None
+
+
+def resizes_by_one(graph, node):
+    """Return whether a node resizes an image to 1 times its own size, as
+    graphs of early 2018 do.
+    """
+    if node.op != 'ResizeBilinear':
+        return False
+    image, size = (graph.past(graph.input_node(node, i), 'ExpandDims', 'Cast')
+                   for i in (0, 1))
+    if size.op != 'Mul' or len(size.input) != 2:
+        return False
+    sides, factor = map(graph.producer, size.input)
+    sides = graph.past(sides, 'Cast')
+    return (factor.op == 'Const' and sides.op == 'Pack'
+            and graph.array(factor.name).tolist() == 1
+            and len(sides.input) == 2
+            and all(_is_side(graph, graph.producer(tensor), i, image)
+                    for i, tensor in enumerate(sides.input)))
+
+
+def _is_side(graph, node, i, image):
+    """Return whether a node takes side i of the shape of an image."""
+    if node.op != 'StridedSlice' or _edges(graph, node) != (i, i + 1, True):
+        return False
+    shape = graph.input_node(node, 0)
+    return shape.op == 'Shape' and image is graph.past(
+        graph.input_node(shape, 0), 'Cast')
+
+
+def _edges(graph, node):
+    """Return begin and end of a StridedSlice, and whether it takes one item."""
+    for mask in 'begin_mask', 'end_mask', 'ellipsis_mask', 'new_axis_mask':
+        graph.compare(node.name, mask, node.attr[mask].i, 0)
+    begin, end, step = (graph.integers(
+        graph.input_node(node, i), (1,))[0] for i in (1, 2, 3))
+    graph.compare(node.name, 'step', step, 1)
+    return begin, end, node.attr['shrink_axis_mask'].i == 1
+
+
+class Tower(typing.NamedTuple):
+    """One of the networks in a graph."""
+
+    graph: FrozenGraph  # seen from its logits
+    sized_logits: str | None  # its logits at the size of the image, mirrored
+    mirrored: bool  # back; None and False where there is but one tower
+
+
+def find_towers(graph):
+    """Return the `Tower`s of a graph; and the node of their mean, or None."""
+    means = {graph.input_node(node, 0).name for node in graph.nodes.values()
+             if node.op == 'ArgMax' and node.input
+             and graph.input_node(node, 0).op == 'Mean'}
+    if not means:
+        return [Tower(graph, None, False)], None
+    if len(means) > 1:
+        graph.refuse(min(means), 'is not the only mean that gives labels')
+    mean = graph.nodes[means.pop()]
+    _check_axis(graph, mean, TOWERS, -1)
+    joined, names = graph.input_node(mean, 0), [mean.input[0]]
+    if joined.op == 'ConcatV2':
+        *names, axis = joined.input
+        graph.compare(joined.name, 'axis', graph.array(
+            graph.producer(axis).name).tolist(), TOWERS)
+    return [_tower(graph, mean.name, graph.producer(name))
+            for name in names], mean.name
+
+
+def _tower(graph, reader, node):
+    for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
+        node = graph.past(node, 'Reshape')
+        if node.op != op:
+            graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
+                         f'a {op}')
+        reader = node.name
+        if op == 'ExpandDims':
+            _check_axis(graph, node, TOWERS, -1)
+        if op != 'ResizeBilinear':
+            node = graph.input_node(node, 0)
+    check_resize(graph, node)
+    return Tower(graph.part(node.name), node.name,
+                 is_mirror(graph, graph.input_node(node, 0)))
+
+
+def is_mirror(graph, node):
+    """Return whether a node mirrors left and right."""
+    if node.op != 'ReverseV2':
+        return False
+    _check_axis(graph, node, WIDTH)
+    return True
+
+
+def _check_axis(graph, node, *allowed):
+    found = graph.array(graph.input_node(node, 1).name).ravel().tolist()
+    if found not in [[axis] for axis in allowed]:
+        graph.refuse(node.name, f'has axis {found}, and must have '
+                     f'{allowed[0]}')
+
+
+def image_and_scale(graph, node):
+    """Return what an image is before it is mirrored and resized; height and
+    width that it is resized to, or None; and whether it is mirrored.
+    """
+    size = None
+    if node.op == 'ResizeBilinear' and resized_to(graph, node) is not None:
+        check_resize(graph, node)
+        size, node = resized_to(graph, node), graph.input_node(node, 0)
+    mirrored = is_mirror(graph, node)
+    return graph.input_node(node, 0) if mirrored else node, size, mirrored
+
+
+def scale_of(graph, node, size, crop_size):
+    """Return the scale by which a crop became a size, both (height, width).
+
+    The exporter has int((side - 1) * scale + 1); of the scales that do, the
+    one with the fewest decimals is taken.
+    """
+    for decimals in range(DECIMALS + 1):
+        unit = 10 ** decimals
+        least = max(fractions.Fraction(side - 1, max(crop - 1, 1))
+                    for side, crop in zip(size, crop_size, strict=True))
+        scale = math.ceil(least * unit) / unit
+        if 0 < scale <= MAX_SCALE and list(size) == [
+                int((crop - 1) * scale + 1) for crop in crop_size]:
+            return scale
+    return graph.refuse(node, f'resizes {crop_size} pixels to {size}, which '
+                        'is no scale of the image')
+
+
+def scales_and_flip(graph, mean, found):
+    """Return the scales and whether each is also mirrored.
+
+    `found` is a list of (scale, whether it is mirrored), one for each tower.
+    """
+    flip = any(mirrored for _, mirrored in found)
+    step = 2 if flip else 1
+    scales = tuple(scale for scale, _ in found[::step])
+    if found != [(scale, bool(i)) for scale in scales for i in range(step)]:
+        graph.refuse(mean, f'averages over {found}, and must have each scale '
+                     'once, or once as it is and once mirrored')
+    return scales, flip
 
 
 def read_resize_range(graph, resize, last):
