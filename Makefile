@@ -91,9 +91,7 @@ test-all:
 	done
 
 bench: $(INSTALLED_DEV)
-	$(PY) benchmarks/scripts.py
-	$(PY) benchmarks/demo.py
-	$(PY) benchmarks/evaluation.py
+	$(PY) benchmarks/commands.py
 	$(PY) benchmarks/speed.py
 
 # The README's scores, of real models and data: make scores OPTIONS='--gpu 0'
@@ -138,7 +136,6 @@ audit:
 	$(TOOLS)/bin/pip-audit $(LISTS:%=-r %.txt) --no-deps --disable-pip
 
 pictures: $(INSTALLED)
-	$(PY) assets/draw_street.py assets/street.png
 	$(MAKE) demo
 	cp build/street_segmentation.png assets/demo.png
 

@@ -103,6 +103,10 @@ def print_inspection(args):
 def convert(args):
     from convert.sources import opened
     from convert.verification import import_tensorflow
+    from models.utils.files import check_target
+    check_target(args.target, args.force, [
+        args.source, *args.verify_on,
+        *filter(None, (args.class_names, args.colors))])
     if args.verify:  # before the work, where it is missing
         import_tensorflow('--verify', 'leave --verify out')
     with opened(args.source, args.dataset, args.output_stride,
@@ -117,9 +121,7 @@ def convert_source(source, args):
     if args.verify and not source.is_graph:
         raise InputError(f'{source.path} is a checkpoint, which has no graph '
                          'to run: leave --verify out, or export a graph')
-    check_target(args.target, args.force, [
-        args.source, *source.files, *args.verify_on,
-        *filter(None, (args.class_names, args.colors))])
+    check_target(args.target, args.force, source.files)
     conversion = check(source, args.dataset)
     classes = {} if args.class_names is None else read_classes(
         args.class_names, args.colors, conversion.link.n_class)

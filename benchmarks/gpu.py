@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 
-from common import convert
-
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 SIZES = {'voc': (513, 513), 'cityscapes': (1025, 2049)}
 SCALES = {'1': {'scales': (1.,), 'flip': False},
           '0.75, 1, 1.25, mirrored': {'scales': (0.75, 1., 1.25),
@@ -56,13 +56,15 @@ def write_expected(folder):
     from fixture_graph import FixtureGraph
     from fixture_weights import random_weights
 
+    from convert.conversion import check, write
+    from convert.sources import open_source
     from models.constants import DATASETS
     for dataset, size in SIZES.items():
         n_output = DATASETS[dataset]['n_class']
         pb = folder / f'{dataset}.pb'
         pb.write_bytes(FixtureGraph(random_weights(n_output), n_output,
                                     size).graph.SerializeToString())
-        convert(pb, dataset, folder / f'{dataset}.npz')
+        write(check(open_source(pb), dataset), folder / f'{dataset}.npz')
     for i, each in enumerate(configurations()):
         print(f'on the CPU: {describe(*each)}', file=sys.stderr, flush=True)
         model, image = load(folder, *each)

@@ -35,7 +35,7 @@ def test_no_gpu(fails):
 def test_speed(run_script):
     result = run_script(
         'benchmarks/speed.py', '--sizes', '129x129', '--output-strides', 16,
-        '--rounds', 1, '--frames', 2, '--without', 'chainer', 'chainercv',
+        '--rounds', 1, '--without', 'chainer', 'chainercv',
         'tensorflow', 'pytorch')
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -43,4 +43,3 @@ def test_speed(run_script):
     assert '| 100.000% |' in rows['this project, OpenVINO']
     assert '| 100.000% |' in rows['ONNX Runtime, exported file']
     assert 'matrix products alone (floor)' in rows
-    assert any(line.startswith('last step: ') for line in lines)

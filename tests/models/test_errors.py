@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 HEAD = ('import os, sys, time\n'
+        'import command_line\n'
         'from models.utils.errors import InputError, report_errors\n'
         'with report_errors():\n    ')
 OUT, ERR = ">&-", "2>&-"
