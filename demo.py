@@ -10,11 +10,13 @@ window opens where there is a display; elsewhere files are written, and their
 names are printed.
 """
 import argparse
+import dataclasses
 import difflib
 import gc
 import json
 import pathlib
 import sys
+import time
 
 from command_line.model_options import (
     add_model_options,
@@ -28,6 +30,9 @@ from models.constants import DATASETS
 from models.utils.errors import (
     InputError,
     Interrupted,
+    describe,
+    error_line,
+    exit_code,
     report_errors,
     shortened,
 )
@@ -124,147 +129,119 @@ def check_arguments(parser, args):
 def main():
     args = parse_args()
     gc.disable()  # until all is loaded, and nothing is garbage: 0.1 s
-    tally = with_processes(lambda processes: segment(args, processes))
-    if tally is not None:
-        with report_errors():
-            finish(tally)
+    begun = time.monotonic()
+    summary = with_processes(lambda processes: run(args, processes, begun))
+    with report_errors():
+        finish(summary)
 
 
-def segment(args, processes):
-    """Do all; return the `Tally` of all processes on process 0, None elsewhere.
+@dataclasses.dataclass
+class Summary:
+    """What this process has done."""
+
+    total: int = 0  # inputs
+    n_done: int = 0
+    n_failed: int = 0
+    is_complete: bool = True  # page and JSON were written
+    seconds_to_load: float = 0.
+    seconds: list = dataclasses.field(default_factory=list)  # of each image
+    interrupted: int = 0  # the exit code, after Ctrl-C say
+
+
+def run(args, processes, begun):
+    """Find inputs, plan, load the model, segment and write; return a `Summary`.
     """
-    from media.segmentation import Tally
-    inputs, tally = [], Tally()
-    if processes.size > 1 and '-' in args.inputs:
-        raise InputError('- (standard input) is for one process: leave mpiexec '
-                         'out, or name a file')
-    if processes.rank == 0:
-        inputs = find(args, tally)
-    if processes.size == 1 and wants_window(args):
-        show(args, inputs, tally, processes)
-    else:
-        write(args, inputs, tally, processes)
-    return tally if processes.rank == 0 else None
-
-
-def find(args, tally):
-    """Return the inputs; say which are missing or passed over."""
+    from media.batch import Batch
     from media.inputs import find_inputs
     from media.outputs import earlier_results
+    from media.results_page import ResultsPage
+    from media.window import has_display, show_results
+    check_processes(args, processes)
     inputs, problems, notes = find_inputs(args.inputs)
     earlier = earlier_results(inputs, args.output)
     inputs = [each for each in inputs if each not in earlier]
-    tally.total = len(inputs) + len(problems)
-    for note in notes:
-        tally.say(note, sys.stderr)
-    say_earlier(earlier, tally)
-    for problem in problems:
-        tally.failed(problem)
-    return inputs
+    kinds = [kind for kind in KINDS if getattr(args, kind)]
+    in_window = processes.size == 1 and not (
+        args.output or args.json or args.html or kinds) and has_display()
+    results = {each: {} for each in inputs}
+    if not in_window:
+        plan = plan_of(args, kinds, inputs)
+        results, problems = plan.results, problems + plan.problems
+        earlier = [*earlier, *plan.earlier]
+        if plan.n_skipped:
+            notes.append(f'skipped {plan.n_skipped} with existing results')
+    if earlier:
+        notes.append(f'skipped {len(earlier)} that an earlier run has written: '
+                     + shortened(sorted(each.name for each in earlier)))
+    processes.wait()  # none writes while another still looks what exists
+    mine = list(results)[processes.rank::processes.size]
+    summary = Summary(len(mine))
+    if processes.rank == 0:
+        summary.total += len(problems)
+        summary.n_failed = len(problems)
+        for line in [*notes, *map(error_line, problems)]:
+            print(line, file=sys.stderr, flush=True)
+    if not mine:
+        return summary
+    segmenter = load_segmenter(args, processes)
+    summary.seconds_to_load = time.monotonic() - begun
+    page = args.html and ResultsPage(args.html, mine, segmenter.names,
+                                     segmenter.colors, segmenter.class_filter)
+    if in_window:
+        outcomes = show_results(segmenter, mine, args.max_pixels)
+    else:
+        outcomes = Batch(segmenter, {each: results[each] for each in mine},
+                         page, args.opacity, args.max_pixels,
+                         args.skip_existing).run()
+    records = follow(outcomes, summary)
+    for path, write in (args.html, page and page.write), (
+            args.json, lambda path=args.json: write_json(path, records)):
+        try:
+            if path:
+                write()
+        except (InputError, OSError) as error:
+            print(error_line(describe(error, path)), file=sys.stderr)
+            summary.is_complete = False
+    return summary
 
 
-def say_earlier(results, tally):
-    if results:
-        tally.say(f'skipped {len(results)} that an earlier run has written: '
-                  + shortened(sorted(each.name for each in results)),
-                  sys.stderr)
+def check_processes(args, processes):
+    """Refuse what several processes cannot share."""
+    if processes.size > 1:
+        for option, used in (('--html', args.html), ('--json', args.json),
+                             ('- (standard input)', '-' in args.inputs)):
+            if used:
+                raise InputError(f'{option} is for one process: leave mpiexec '
+                                 f'out, or {option.split()[0]}')
 
 
-def wants_window(args):
-    from media.window import has_display
-    in_files = args.output or args.json or args.html or chosen_kinds(args)
-    return not in_files and has_display()
-
-
-def chosen_kinds(args):
-    return [kind for kind in KINDS if getattr(args, kind)]
-
-
-def show(args, inputs, tally, processes):
-    """Segment images and show them in windows."""
-    from media.window import show_results
-    if inputs:
-        segmenter = load_segmenter(args, tally, processes)
-        with tally.interruptible():
-            show_results(segmenter, inputs, args.max_pixels)
-
-
-def write(args, inputs, tally, processes):
-    """Segment inputs and write what is asked for."""
-    from media.batch import Batch
-    from media.results_page import ResultsPage
-    outputs = plan(args, inputs, tally) if processes.rank == 0 else None
-    outputs = processes.share(outputs)[0]
-    page, records = None, {} if args.json else None
-    share = dict(list(outputs.items())[processes.rank::processes.size])
-    segmenter = load_segmenter(args, tally, processes) if share else None
-    if args.html and outputs:
-        page = ResultsPage(args.html, outputs, *(
-            (segmenter.names, segmenter.colors, segmenter.class_filter)
-            if segmenter else ((), (), None)))
-    if share:
-        with tally.interruptible():
-            Batch(segmenter, share, page, args.opacity, args.max_pixels,
-                  args.skip_existing, records).run()
-    processes.wait()
-    collect(args, outputs, tally, page, records, processes)
-
-
-def plan(args, inputs, tally):
-    """Return where results go, see `outputs.Plan`; count what cannot be."""
+def plan_of(args, kinds, inputs):
     from media.outputs import DEFAULT, REFUSE, REPLACE, SKIP, plan_outputs
-    kinds = chosen_kinds(args)
     if not kinds and (args.output or not (args.json or args.html)):
         kinds = DEFAULT
-    found = plan_outputs(
-        kinds, args.output, inputs, REPLACE if args.force else
-        SKIP if args.skip_existing else REFUSE,
-        {option: path for option, path in (
-            ('--json', args.json), ('--html', args.html)) if path},
+    documents = {'--json': args.json, '--html': args.html}
+    return plan_outputs(
+        kinds, args.output, inputs,
+        REPLACE if args.force else SKIP if args.skip_existing else REFUSE,
+        {option: path for option, path in documents.items() if path},
         [args.pretrained_model])
-    say_earlier(found.earlier, tally)
-    tally.total -= len(found.earlier)
-    for problem in found.problems:
-        tally.failed(problem)
-    if found.n_skipped:
-        tally.say(f'skipped {found.n_skipped} with existing results',
-                  sys.stderr)
-    return found.results
 
 
-def collect(args, outputs, tally, page, records, processes):
-    """Count what all processes have done; process 0 writes page and JSON."""
-    tally.collect(processes)
-    if args.html and outputs:
-        page.collect(processes)
-        if processes.rank == 0:
-            with tally.reporting(args.html, is_input=False):
-                page.write()
-    found = processes.gather(records)
-    if args.json and outputs and processes.rank == 0:
-        records = {each: some for part in found for each, some in part.items()}
-        with tally.reporting(args.json, is_input=False):
-            write_json(args.json, [record for each in outputs
-                                   for record in records.get(each, [])])
-
-
-def load_segmenter(args, tally, processes):
+def load_segmenter(args, processes):
     from media.segmentation import Segmenter
     from models.classes import labels_of, numbered_names
     model = load_model(args, processes)
     names, colors = labels_of(model, args.dataset)
     if processes.rank == 0 and names == numbered_names(model.n_class):
-        tally.say(f'{args.pretrained_model} does not name its {len(names)} '
-                  'classes: they are numbered here (--class-names of tf2npz.py '
-                  'names them)', sys.stderr)
+        print(f'{args.pretrained_model} does not name its {len(names)} '
+              'classes: they are numbered here (--class-names of tf2npz.py '
+              'names them)', file=sys.stderr)
     class_filter = class_numbers(args.classes, names)
     model.freeze()  # warns now where OpenVINO is unavailable
-    memory = None if args.memory is None else args.memory * 1e9
-    tally.loaded()
     gc.freeze()
     gc.enable()
     return Segmenter(model, names, colors, class_filter, args.max_size,
-                     memory, tally)
+                     None if args.memory is None else args.memory * 1e9)
 
 
 def class_numbers(wanted, names):
@@ -280,6 +257,33 @@ def class_numbers(wanted, names):
     return {names.index(name) for name in wanted}
 
 
+def follow(outcomes, summary):
+    """Print and count each outcome; return the records of all images."""
+    from tqdm import tqdm
+    records = []
+    try:
+        with tqdm(total=summary.total - summary.n_failed, unit='input',
+                  disable=None if summary.total > 1 else True) as bar:
+            for outcome in outcomes:
+                for path in outcome.paths:
+                    bar.write(str(path))
+                sys.stdout.flush()
+                lines = [f'{outcome.each.name}: {line}'
+                         for line in outcome.notes]
+                if outcome.error is not None:
+                    lines.append(error_line(outcome.error))
+                for line in lines:
+                    bar.write(line, file=sys.stderr)
+                records += outcome.records
+                summary.seconds += outcome.seconds
+                summary.n_failed += outcome.error is not None
+                summary.n_done += outcome.error is None and outcome.is_whole
+                bar.update()
+    except KeyboardInterrupt as error:
+        summary.interrupted = exit_code(error)
+    return records
+
+
 def write_json(path, records):
     from models.utils.files import atomic_path
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -287,26 +291,22 @@ def write_json(path, records):
         temporary.write_text(json.dumps(records, indent=1) + '\n')
 
 
-def finish(tally):
+def finish(summary):
     """Print times and failures; exit with 1 where there are some."""
-    if tally.times:
-        print_times(tally.seconds_to_load, tally.times)
-    if tally.interrupted:
-        raise Interrupted(f'interrupted: {tally.n_done} of {tally.total} done',
-                          tally.interrupted)
-    if tally.n_failed and tally.total > 1:
-        print(f'{tally.n_failed} of {tally.total} failed', file=sys.stderr)
-    if tally.n_failed or not tally.is_complete:
+    if summary.seconds:  # loading and the first image, which compiles, apart
+        first, *rest = summary.seconds
+        line = (f'loading {summary.seconds_to_load:.2f} s, first image '
+                f'{first:.2f} s')
+        if rest:
+            line += f', {len(rest)} more at {sum(rest) / len(rest):.2f} s each'
+        print(line, file=sys.stderr)
+    if summary.interrupted:
+        raise Interrupted(f'interrupted: {summary.n_done} of {summary.total} '
+                          'done', summary.interrupted)
+    if summary.n_failed and summary.total > 1:
+        print(f'{summary.n_failed} of {summary.total} failed', file=sys.stderr)
+    if summary.n_failed or not summary.is_complete:
         sys.exit(1)
-
-
-def print_times(loading, times):
-    """Loading and the first image, which compiles, apart from the rest."""
-    line = f'loading {loading:.2f} s, first image {times[0]:.2f} s'
-    if len(times) > 1:
-        rest = sum(times[1:]) / (len(times) - 1)
-        line += f', {len(times) - 1} more at {rest:.2f} s each'
-    print(line, file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -151,8 +151,7 @@ def within_a_process(folder, images):
     from media.batch import Batch
     from media.inputs import find_inputs
     from media.outputs import DEFAULT, plan_outputs
-    from media.segmentation import Segmenter, Tally
-    from media.visualization import OPACITY
+    from media.segmentation import Segmenter
     from models import DeepLabV3plusXception65
     from models.classes import labels_of
     data = LabelledImages('voc', folder, 'val')
@@ -168,11 +167,9 @@ def within_a_process(folder, images):
 
     def run_demo(model, source, output):
         inputs, _, _ = find_inputs(list(map(str, source)))
-        tally = Tally(len(inputs))
-        tally.say = lambda line, file=None: None
-        outputs = plan_outputs(DEFAULT, str(folder / output), inputs).results
-        Batch(Segmenter(model, *labels_of(model, 'voc'), None, None, None,
-                        tally), outputs, None, OPACITY, 10**8).run()
+        results = plan_outputs(DEFAULT, str(folder / output), inputs).results
+        batch = Batch(Segmenter(model, *labels_of(model, 'voc')), results)
+        assert not any(outcome.error for outcome in batch.run())
 
     def seconds(work, *arguments):
         begun = time.perf_counter()

@@ -4,15 +4,20 @@ import itertools
 import os
 import pathlib
 import queue
-import sys
 import threading
 import time
+import typing
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from tqdm import tqdm
+
+from media.images import MAX_PIXELS
+from media.inputs import Input
 from media.outputs import remove_frames, write_image
 from media.video import Frame, duplicate, open_video, writing
-from media.visualization import draw
-from models.utils.errors import InputError, shortened
+from media.visualization import OPACITY, draw
+from models.utils.errors import InputError, describe, shortened
 from models.utils.files import part_path
 
 MAX_WAITING = 2  # results that are computed and not yet written
@@ -20,41 +25,63 @@ END = object()
 PATIENCE = 1  # second for the thread to end
 
 
+class Outcome(typing.NamedTuple):
+    """What came of an input.
+
+    `records` are those of its images, see `Segmenter.segment`, with the 'name'
+    of the input and, of a frame, its 'time' in seconds. `notes` are lines for
+    the user; `error` is the one that says why it failed, or None.
+    """
+
+    each: Input
+    paths: Sequence = ()  # files and folders that were written
+    records: Sequence = ()
+    seconds: Sequence = ()  # that each image took, with the wait for it
+    notes: Sequence = ()
+    error: str | None = None
+    is_whole: bool = True  # else it was interrupted
+
+
 class Batch:
     """Writes the results of inputs; one failure does not stop the others.
 
     Args:
-        segmenter (Segmenter): its tally counts.
-        outputs (dict): see `outputs.plan_outputs`.
+        segmenter (Segmenter): for all images.
+        results (dict): see `outputs.Plan`.
         page (ResultsPage): to add images to; or None.
         opacity (float): of overlays, 0 to 1.
         max_pixels (int): larger images are refused.
         skip_existing (bool): look again before each input whether another run
             has brought its results.
-        records (dict): input -> list, to add a dict to for each image and
-            frame, see `Segmenter.segment`; a frame's has its 'time' in
-            seconds as well. None: they are not kept.
     """
 
-    def __init__(self, segmenter, outputs, page, opacity, max_pixels,
-                 skip_existing=False, records=None):
-        self.segmenter, self.tally = segmenter, segmenter.tally
-        self.outputs, self.page, self.opacity = outputs, page, opacity
-        self.max_pixels, self.skip_existing = max_pixels, skip_existing
-        self.records = records
+    def __init__(self, segmenter, results, page=None, opacity=OPACITY,
+                 max_pixels=MAX_PIXELS, skip_existing=False):
+        self.segmenter, self.results, self.page = segmenter, results, page
+        self.opacity, self.max_pixels = opacity, max_pixels
+        self.skip_existing = skip_existing
 
     def run(self):
-        """Write the results of all inputs, in their order."""
-        from tqdm import tqdm
-        with tqdm(total=len(self.outputs), unit='input', disable=None if len(
-                self.outputs) > 1 else True) as self.tally.bar:
-            for is_video, inputs in itertools.groupby(
-                    self.outputs, lambda each: each.is_video):
-                if is_video:
-                    self._videos(inputs)
-                else:
-                    self._images(list(inputs))
-        self.tally.bar = None
+        """Yield the `Outcome` of each input, in their order, once its results
+        are written. After Ctrl-C, those of what was begun come first.
+        """
+        for is_video, inputs in itertools.groupby(
+                self.results, lambda each: each.is_video):
+            if is_video:
+                for each in inputs:
+                    yield from self._skipped(each) or self._video(each)
+            else:
+                yield from self._images(list(inputs))
+
+    def _skipped(self, each):
+        """Return the outcome, in a list, where another run has brought the
+        results meanwhile.
+        """
+        if not self.skip_existing or not all(
+                path.exists() for path in self.results[each].values()):
+            return []
+        return [Outcome(each, notes=['skipped, another run has written its '
+                                     'results'])]
 
     def _images(self, inputs):
         """One thread reads the next image, one writes, this one computes."""
@@ -65,49 +92,49 @@ class Batch:
             try:
                 begun = time.perf_counter()
                 for each, read in images:
-                    if self._skipped(each):
-                        continue
-                    with self.tally.reporting(each.name):
-                        image = read()
-                        label, record = self.segmenter.segment(
-                            each.name, image)
-                        self.tally.times.append(
-                            time.perf_counter() - begun)
-                        waiting.append((each, writer.submit(
-                            self._write, each, image, label, record)))
+                    if skipped := self._skipped(each):
+                        waiting.append(lambda found=skipped: found[0])
+                    else:
+                        waiting.append(self._begun(each, read, writer, begun))
                     begun = time.perf_counter()
                     if len(waiting) > MAX_WAITING:
-                        self._written(*waiting.pop(0))
-            finally:
-                for each, future in waiting:
-                    self._written(each, future)
+                        yield waiting.pop(0)()
+            except KeyboardInterrupt:
+                for result in waiting:
+                    yield result()
+                raise
+            for result in waiting:
+                yield result()
 
-    def _skipped(self, each):
-        """Return whether another run has brought the results meanwhile."""
-        if not self.skip_existing or not all(
-                path.exists() for path in self.outputs[each].values()):
-            return False
-        self.tally.say(f'{each.name}: skipped, another run has written its '
-                       'results', sys.stderr)
-        self.tally.done()
-        return True
+    def _begun(self, each, read, writer, begun):
+        """Segment an image; return a function that waits until its results are
+        written, and returns the outcome.
+        """
+        try:
+            image = read()
+            label, record, notes = self.segmenter.segment(image)
+        except Exception as error:  # one bad input never ends a run
+            failure = Outcome(each, error=describe(error, each.name))
+            return lambda: failure
+        seconds = time.perf_counter() - begun
+        written = writer.submit(self._write, each, image, label)
 
-    def _written(self, each, future):
-        with self.tally.reporting(each.name):
-            future.result()
-            self.tally.done()
+        def result():
+            try:
+                return Outcome(each, written.result(),
+                               [{'name': each.name, **record}], [seconds],
+                               notes)
+            except Exception as error:
+                return Outcome(each, seconds=[seconds], notes=notes,
+                               error=describe(error, each.name))
+        return result
 
-    def _write(self, each, image, label, record):
-        for kind, path in self.outputs[each].items():
+    def _write(self, each, image, label):
+        for kind, path in self.results[each].items():
             write_image(path, self._drawn(kind, image, label))
-            self.tally.say(path)
         if self.page is not None:
             self.page.add(each, image, label)
-        self._record(each, record)
-
-    def _record(self, each, record):
-        if self.records is not None:
-            self.records.setdefault(each, []).append(record)
+        return list(self.results[each].values())
 
     def _drawn(self, kind, image, label, **options):
         it = self.segmenter
@@ -116,43 +143,42 @@ class Batch:
 
     # Videos
 
-    def _videos(self, inputs):
-        for each in inputs:
-            if self._skipped(each):
-                continue
-            with self.tally.reporting(each.name):
-                self._video(each)
-                self.tally.done()
-
     def _video(self, each):
-        from tqdm import tqdm
-        paths = self.outputs[each]
-        with open_video(each.path, self.max_pixels) as video:
-            with (self._writers(paths, video) as writers,
-                  tqdm(total=video.n_frames or None, unit='frame',
-                       leave=False, disable=None) as bar):
-                self._frames(each, video, writers, bar)
-            self._tell(each, video)
-        for path in paths.values():
-            self.tally.say(path)
+        """Yield the outcome; after Ctrl-C as well."""
+        paths, records, seconds, notes = self.results[each], [], [], []
+        try:
+            with open_video(each.path, self.max_pixels) as video:
+                with (self._writers(paths, video) as writers,
+                      tqdm(total=video.n_frames or None, unit='frame',
+                           leave=False, disable=None) as bar):
+                    self._frames(each, video, writers, bar, records, seconds,
+                                 notes)
+                notes += _losses(video, paths)
+        except (Exception, KeyboardInterrupt) as error:
+            parts = [part_path(path) for path in paths.values()
+                     if part_path(path).exists()]
+            if parts:
+                notes.append(f'what was done is in {shortened(parts)}')
+            if isinstance(error, KeyboardInterrupt):
+                yield Outcome(each, [], records, seconds, notes, None, False)
+                raise
+            yield Outcome(each, [], records, seconds, notes,
+                          describe(error, each.name))
+            return
+        if self.page is not None:
+            self.page.note(each, f'{each.name} is a video, of which this page '
+                           'shows nothing.')
+        yield Outcome(each, list(paths.values()), records, seconds, notes)
 
     @contextlib.contextmanager
     def _writers(self, paths, video):
         """Open what a video's results are written with: kind -> writer."""
-        try:
-            with contextlib.ExitStack() as stack:
-                yield {kind: stack.enter_context(
-                    (_folder if kind == 'indexed' else writing)(path, video))
-                    for kind, path in paths.items()}
-        except BaseException:
-            parts = [part_path(path) for path in paths.values()
-                     if part_path(path).exists()]
-            if parts:
-                self.tally.say(f'{video.name}: what was done is in '
-                               f'{shortened(parts)}', sys.stderr)
-            raise
+        with contextlib.ExitStack() as stack:
+            yield {kind: stack.enter_context(
+                (_folder if kind == 'indexed' else writing)(path, video))
+                for kind, path in paths.items()}
 
-    def _frames(self, each, video, writers, bar):
+    def _frames(self, each, video, writers, bar, records, seconds, notes):
         """One thread reads frames, one draws and writes, this one computes."""
         waiting = []
         with (ThreadPoolExecutor(1) as thread,
@@ -162,13 +188,14 @@ class Batch:
                 begun = time.perf_counter()
                 for part, _ in parts:
                     if isinstance(part, Frame):
-                        label, record = self.segmenter.segment(
-                            each.name, part.image)
-                        record['time'] = float(part.time * video.time_base)
-                        self._record(each, record)
+                        label, record, said = self.segmenter.segment(part.image)
+                        notes += [line for line in said if line not in notes]
+                        records.append({
+                            'name': each.name, **record,
+                            'time': float(part.time * video.time_base)})
                         waiting.append(thread.submit(
                             self._write_frame, writers, part, label))
-                        self.tally.times.append(time.perf_counter() - begun)
+                        seconds.append(time.perf_counter() - begun)
                         bar.update()
                         begun = time.perf_counter()
                     else:
@@ -185,20 +212,16 @@ class Batch:
             writer.write(self._drawn(kind, frame.image, label, **options),
                          frame)
 
-    def _tell(self, each, video):
-        """Name what the results do not have."""
-        losses = list(dict.fromkeys(video.losses))
-        films = self.outputs[each].keys() - {'indexed'}
-        if video.sounds and self.outputs[each] and not films:
-            losses.append('the sound is dropped: images have none')
-        if video.n_damaged:
-            losses.append(f'{video.n_damaged} frames could not be read, or '
-                          'have another size than the first')
-        for line in losses:
-            self.tally.say(f'{each.name}: {line}', sys.stderr)
-        if self.page is not None:
-            self.page.note(each, f'{each.name} is a video, of which this page '
-                           'shows nothing.')
+
+def _losses(video, paths):
+    """Return what the results do not have, a line each."""
+    losses = list(dict.fromkeys(video.losses))
+    if video.sounds and paths and not paths.keys() - {'indexed'}:
+        losses.append('the sound is dropped: images have none')
+    if video.n_damaged:
+        losses.append(f'{video.n_damaged} frames could not be read, or have '
+                      'another size than the first')
+    return losses
 
 
 def _copy(writers, packet):

@@ -56,15 +56,6 @@ class ResultsPage:
             [(self.names.index(name), name, share)
              for name, share in present.items()], self.colors.tolist()))
 
-    def collect(self, processes):
-        """Bring the results of all processes to process 0."""
-        for i in range(max(processes.share(len(self._pieces)))):
-            mine = processes.rank > 0 and i < len(self._pieces)
-            found = processes.gather(
-                (self._pieces[i][0], self._read(i).decode()) if mine else None)
-            for piece in filter(None, found or []):
-                self._append(*piece)
-
     def write(self):
         """Write the page; the file appears whole."""
         with (atomic_path(self.path) as temporary,

@@ -1,8 +1,6 @@
-"""Segment one image, within the memory, and count what was done."""
-import contextlib
+"""Segment one image, within the memory: in overlapping tiles if need be."""
 import fractions
 import math
-import sys
 import time
 
 import numpy as np
@@ -10,88 +8,11 @@ import numpy as np
 from media.images import to_array, to_pillow
 from media.visualization import shares
 from models.constants import PAD_VALUE
-from models.utils.errors import InputError, describe, error_line, exit_code
+from models.utils.errors import InputError
 
 MAX_GRID = 256  # pixels
 SMALLEST = 32  # pixels of a tile, minus 1
 MARGIN = 256  # pixels at most that a tile sees beyond its own part
-
-
-class Tally:
-    """Counts and times inputs; prints one line for each failure.
-
-    Attributes:
-        total, n_done, n_failed (int): how many there are, were written, failed.
-        interrupted (int): the exit code of the signal that ended the work,
-            Ctrl-C say; or 0.
-        seconds_to_load (float): until the network was ready.
-        times (list of float): seconds for each image, with the wait for it.
-        is_complete (bool): whether all that is not of one input was written.
-        bar (tqdm.tqdm): a progress bar to print above; or None.
-    """
-
-    def __init__(self, total=0):
-        self.total, self.n_done, self.n_failed = total, 0, 0
-        self.interrupted, self.bar, self.is_complete = 0, None, True
-        self.begun, self.seconds_to_load = time.monotonic(), None
-        self.times = []
-
-    def loaded(self):
-        self.seconds_to_load = time.monotonic() - self.begun
-
-    def done(self):
-        self.n_done += 1
-        self._advance()
-
-    def failed(self, reason):
-        self.n_failed += 1
-        self.say(error_line(reason), sys.stderr)
-        self._advance()
-
-    def _advance(self):
-        if self.bar is not None:
-            self.bar.update()
-
-    @contextlib.contextmanager
-    def reporting(self, name, is_input=True):
-        """Count an input as failed where the body raises; or another file, the
-        page say, as missing.
-        """
-        try:
-            yield
-        except Exception as error:  # one bad input never ends a run
-            reason = describe(error)
-            reason = reason if name in reason else f'{name}: {reason}'
-            if is_input:
-                self.failed(reason)
-            else:
-                self.is_complete = False
-                self.say(error_line(reason), sys.stderr)
-
-    @contextlib.contextmanager
-    def interruptible(self):
-        """Ctrl-C ends the body, and the script goes on."""
-        try:
-            yield
-        except KeyboardInterrupt as error:
-            self.interrupted = exit_code(error)
-
-    def collect(self, processes):
-        """Add the counts of all processes on process 0."""
-        counts = processes.gather((self.n_done, self.n_failed,
-                                   self.interrupted)) or []
-        for n_done, n_failed, interrupted in counts[1:]:
-            self.n_done += n_done
-            self.n_failed += n_failed
-            self.interrupted = max(interrupted, self.interrupted)
-
-    def say(self, line, file=None):
-        file = file or sys.stdout
-        if self.bar is None:
-            print(line, file=file, flush=True)
-        else:
-            self.bar.write(str(line), file=file)
-            file.flush()
 
 
 class Segmenter:
@@ -103,46 +24,41 @@ class Segmenter:
         max_size (int): larger images are shrunk to this longer side, in
             pixels; None: never.
         memory (float): bytes that may be taken; None: what is free.
-        tally (Tally): prints what a user should know.
     """
 
-    def __init__(self, model, names, colors, class_filter, max_size, memory,
-                 tally):
+    def __init__(self, model, names, colors, class_filter=None, max_size=None,
+                 memory=None):
         self.model, self.names, self.colors = model, names, colors
         self.class_filter, self.max_size = class_filter, max_size
-        self.memory, self.tally = memory, tally
-        self.proven = False  # whether the precision was compared
+        self.memory, self._is_compared = memory, model.precision == 'float32'
 
-    def segment(self, name, image):
+    def segment(self, image):
         """Segment an image (3, H, W), RGB in [0, 255].
 
-        Return the label map, int32, (H, W), and its record: 'name', 'height'
-        and 'width' in pixels, number of 'tiles', 'precision', 'seconds', and
-        'shares' (class name -> share in [0, 1]).
+        Return the label map, int32, (H, W); its record: 'height' and 'width'
+        in pixels, number of 'tiles', 'precision', 'seconds', and 'shares'
+        (class name -> share in [0, 1]); and lines that a user should read.
         """
-        begun = time.perf_counter()
+        begun, notes = time.perf_counter(), []
         memory = (self.model.free_memory() if self.memory is None else
                   self.memory)
-        label, n_tiles = predict_within(
-            self.model, shrunk(image, self.max_size), memory)
-        if n_tiles > 1:
-            self.tally.say(
-                f'{name}: in {n_tiles} overlapping tiles, as the whole needs '
-                'more memory', sys.stderr)
+        small = shrunk(image, self.max_size)
+        label, n_tiles = predict_within(self.model, small, memory)
         seconds = time.perf_counter() - begun
-        if not self.proven and self.model.precision != 'float32':
-            self.proven = True
-            equal = equal_to_float32(
-                self.model, shrunk(image, self.max_size), label, memory)
-            self.tally.say(
-                f'{name}: in {self.model.precision}, labels {equal:.2%} equal '
-                'to float32', sys.stderr)
+        if n_tiles > 1:
+            notes.append(f'in {n_tiles} overlapping tiles, as the whole needs '
+                         'more memory')
+        if not self._is_compared:
+            self._is_compared = True
+            equal = equal_to_float32(self.model, small, label, memory)
+            notes.append(f'in {self.model.precision}, labels {equal:.2%} equal '
+                         'to float32')
         label = enlarged(label, image.shape[1:])
         return label, {
-            'name': name, 'height': image.shape[1], 'width': image.shape[2],
+            'height': image.shape[1], 'width': image.shape[2],
             'tiles': n_tiles, 'precision': self.model.precision,
             'seconds': seconds,
-            'shares': shares(label, self.names, self.class_filter)}
+            'shares': shares(label, self.names, self.class_filter)}, notes
 
 
 def equal_to_float32(model, image, label, memory=math.inf):

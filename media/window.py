@@ -3,8 +3,9 @@ import os
 import sys
 import time
 
+from media.batch import Outcome
 from media.visualization import figure
-from models.utils.errors import InputError
+from models.utils.errors import InputError, describe
 
 SIZE = 1280, 720  # width, height in pixels at most
 DPI = 100
@@ -22,18 +23,20 @@ def has_display():
 
 
 def show_results(segmenter, inputs, max_pixels):
-    """Open a window for each image, one after another."""
+    """Open a window for each image, one after another; yield its `Outcome`."""
     for each in inputs:
-        with segmenter.tally.reporting(each.name):
+        begun, error, seconds = time.perf_counter(), None, []
+        try:
             if each.is_video:
                 raise InputError(f'{each.name} is a video: give --output')
-            begun = time.perf_counter()
             image = each.read(max_pixels)
-            label, _ = segmenter.segment(each.name, image)
-            segmenter.tally.times.append(time.perf_counter() - begun)
+            label, _, notes = segmenter.segment(image)
+            seconds.append(time.perf_counter() - begun)
             _show(each.name, figure(image, label, segmenter.names,
                                     segmenter.colors, segmenter.class_filter))
-            segmenter.tally.done()
+        except Exception as raised:  # one bad input never ends a run
+            error, notes = describe(raised, each.name), []
+        yield Outcome(each, seconds=seconds, notes=notes, error=error)
 
 
 def _show(title, page):

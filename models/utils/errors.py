@@ -137,15 +137,19 @@ def _printable(error):
                     else b'?' for each in text), error.end
 
 
-def describe(error):
-    """Return an error as text; of an `OSError`, 'path: reason'."""
+def describe(error, name=''):
+    """Return an error as text, with the name of what it is about; of an
+    `OSError`, 'path: reason'.
+    """
     if isinstance(error, OSError):
-        reason = error.strerror or str(error)
-        return f'{error.filename}: {reason}' if error.filename else reason
-    if isinstance(error, MemoryError):
-        return f'out of memory {error}'
-    return str(error) if isinstance(error, InputError) else (
-        f'{type(error).__name__}: {error}')
+        text = error.strerror or str(error)
+        text = f'{error.filename}: {text}' if error.filename else text
+    elif isinstance(error, MemoryError):
+        text = f'out of memory {error}'
+    else:
+        text = str(error) if isinstance(error, InputError) else (
+            f'{type(error).__name__}: {error}')
+    return text if name in text else f'{name}: {text}'
 
 
 def error_line(message):
