@@ -158,7 +158,7 @@ def run(args, processes, begun):
     from media.window import has_display, show_results
     check_processes(args, processes)
     inputs, problems, notes = find_inputs(args.inputs)
-    earlier = earlier_results(inputs, args.output)
+    earlier = earlier_results(inputs)
     inputs = [each for each in inputs if each not in earlier]
     kinds = [kind for kind in KINDS if getattr(args, kind)]
     in_window = processes.size == 1 and not (
@@ -167,7 +167,6 @@ def run(args, processes, begun):
     if not in_window:
         plan = plan_of(args, kinds, inputs)
         results, problems = plan.results, problems + plan.problems
-        earlier = [*earlier, *plan.earlier]
         if plan.n_skipped:
             notes.append(f'skipped {plan.n_skipped} with existing results')
     if earlier:
@@ -192,7 +191,7 @@ def run(args, processes, begun):
     else:
         outcomes = Batch(segmenter, {each: results[each] for each in mine},
                          page, args.opacity, args.max_pixels,
-                         args.skip_existing).run()
+                         existing(args)).run()
     records = follow(outcomes, summary)
     for path, write in (args.html, page and page.write), (
             args.json, lambda path=args.json: write_json(path, records)):
@@ -216,15 +215,20 @@ def check_processes(args, processes):
 
 
 def plan_of(args, kinds, inputs):
-    from media.outputs import DEFAULT, REFUSE, REPLACE, SKIP, plan_outputs
+    from media.outputs import DEFAULT, plan_outputs
     if not kinds and (args.output or not (args.json or args.html)):
         kinds = DEFAULT
     documents = {'--json': args.json, '--html': args.html}
     return plan_outputs(
-        kinds, args.output, inputs,
-        REPLACE if args.force else SKIP if args.skip_existing else REFUSE,
+        kinds, args.output, inputs, existing(args),
         {option: path for option, path in documents.items() if path},
-        [args.pretrained_model])
+        set() if args.pretrained_model in DATASETS else {args.pretrained_model})
+
+
+def existing(args):
+    from media.outputs import REFUSE, REPLACE, SKIP
+    return (REPLACE if args.force else
+            SKIP if args.skip_existing else REFUSE)
 
 
 def load_segmenter(args, processes):

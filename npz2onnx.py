@@ -13,7 +13,6 @@ its name.
 import argparse
 import json
 import os
-import pathlib
 
 from command_line.model_options import image_size
 from models.constants import DATASETS, OFFSET, OUTPUT_STRIDES, SCALE
@@ -71,7 +70,7 @@ def main():
                 end_to_end=args.end_to_end, size=args.size))
             agreement = (compare_labels(temporary, link) if args.end_to_end
                          else compare(temporary, link, args))
-        size = pathlib.Path(args.target).stat().st_size
+            size = temporary.stat().st_size
         print(f'{args.target}: {link.n_class} classes, output stride '
               f'{link.output_stride}, {size / 1e6:.0f} MB; {agreement}')
 

@@ -92,9 +92,10 @@ def main():
 
 def print_inspection(args):
     from convert.inspection import describe, inspect
-    from convert.sources import open_source
-    source = open_source(args.inspect, args.output_stride, args.input_size)
-    found = inspect(source)
+    from convert.sources import opened
+    with opened(args.inspect, None, args.output_stride,
+                args.input_size) as source:
+        found = inspect(source)
     print(json.dumps(found, indent=1) if args.json else describe(found))
     if found['problem']:
         raise InputError(found['problem'])

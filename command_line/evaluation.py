@@ -130,17 +130,22 @@ def check_outputs(args, images, npz):
     """
     from evaluation.report import FILES
     from models.utils.files import check_target
-    paths = [args.output / name for name in FILES]
+    for folder in filter(None, (args.images, args.labels)):
+        if folder.resolve() in (args.output.resolve(),
+                                *args.output.resolve().parents):
+            raise InputError(f'--output {args.output} is in {folder}, and what '
+                             'is written there would be read: give another')
+    states = list(states_in(args.output))
+    paths = [*states, *(args.output / name for name in FILES)]
     if args.save_predictions:
         paths += [prediction_path(args.output, name) for name in images.names]
     read = {file_key(path) for path in (
         npz, args.label_map, *images.image_paths, *images.label_paths) if path}
-    is_resumed = any(states_in(args.output))
     for path in paths:
         if path.exists() and file_key(path) in read:
             raise InputError(f'{path} is read and would be overwritten: give '
                              'another --output')
-        check_target(path, args.force or is_resumed)
+        check_target(path, args.force or bool(states))
 
 
 def file_key(path):

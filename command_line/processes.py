@@ -1,4 +1,5 @@
 """The processes that share a script's work, by ChainerMN over MPI."""
+import math
 import os
 import sys
 import time
@@ -6,7 +7,8 @@ import traceback
 
 from models.utils.errors import InputError, report_errors
 
-SECONDS_TO_SPEAK = 0.3  # until mpiexec has passed on what a process said
+SECONDS_TO_SPEAK = 0.3  # for mpiexec to pass on what a process printed
+SECONDS_TO_SAVE = 30  # for the others after a signal, which mpiexec passes on
 
 
 class Processes:
@@ -29,14 +31,14 @@ class Processes:
             self.local_rank = self._mpi.intra_rank
             self.local_size = self._mpi.intra_size
 
-    def wait(self):
-        """Return once all processes are here; MPI's own wait keeps a core
-        busy.
+    def wait(self, seconds=math.inf):
+        """Return once all processes are here, or so many seconds have passed;
+        MPI's own wait keeps a core busy.
         """
         if self.size == 1:
             return
-        request = self._mpi.mpi_comm.Ibarrier()
-        while not request.Test():
+        request, begun = self._mpi.mpi_comm.Ibarrier(), time.monotonic()
+        while not request.Test() and time.monotonic() - begun < seconds:
             time.sleep(0.02)
 
     def gather(self, value):
@@ -77,6 +79,8 @@ def with_processes(run):
         elif not isinstance(error, SystemExit):  # else it has been said
             traceback.print_exc()
         sys.stderr.flush()
+        if isinstance(code, int) and code > 128:  # the others end as well
+            processes.wait(SECONDS_TO_SAVE)
         processes.abort(code if isinstance(code, int) else 1)
 
 

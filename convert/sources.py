@@ -329,7 +329,7 @@ def opened(source, dataset, *options):
         InputError: it cannot be downloaded or opened.
     """
     from convert.sources import open_source
-    if source != ZOO and not source.startswith(('http://', 'https://')):
+    if source != ZOO and not re.match(r'\w+://', source):
         yield open_source(source, *options)
         return
     if source == ZOO and dataset not in URLS:

@@ -27,6 +27,7 @@ IGNORED_VALUES = {'cityscapes': (*range(34), 255), 'voc': (255,),
 IGNORED_COLORS = {'cityscapes': [(0, 0, 0)], 'voc': [(224, 224, 192)],
                   'ade20k': [(0, 0, 0)]}
 NO_CLASS = np.iinfo(np.int32).min  # of a value that stands for none
+MAX_DIGITS = 9  # of a number in a label map
 MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
 
 
@@ -91,11 +92,13 @@ class LabelledImages:
         values, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
         for line in read_lines(path):
             *given, target = line.replace(',', ' ').split() or ['']
-            numbers = [int(word) for word in given if word.isdecimal()]
+            numbers = [int(word) for word in given
+                       if word.isdecimal() and len(word) < MAX_DIGITS]
             known = (len(numbers) == len(given) and len(given) in (1, 3)
                      and max(numbers) < (1 << 8 if len(given) == 3 else 1 << 16)
                      and (target == 'ignored' or (
-                         target.isdecimal() and int(target) < n_class)))
+                         target.isdecimal() and len(target) < MAX_DIGITS
+                         and int(target) < n_class)))
             if not known:
                 raise InputError(
                     f"{path} has the line {line!r}, and must have 'value "

@@ -169,8 +169,8 @@ def _matrix_chart(names, matrix):
     rows = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(100 * rows, cmap='Blues', vmin=0, vmax=100)
     ticks = range(len(names))
-    axes.set_xticks(ticks, labels, rotation=90, fontsize=7)
-    axes.set_yticks(ticks, labels, fontsize=7)
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=7, parse_math=False)
+    axes.set_yticks(ticks, labels, fontsize=7, parse_math=False)
     axes.set(xlabel='predicted', ylabel='true')
     figure.colorbar(image, label="% of the true class's pixels", shrink=0.6)
     return figure

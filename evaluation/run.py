@@ -86,9 +86,9 @@ class State:
                 state.finished = float(saved['finished'])
         except (ValueError, KeyError, EOFError, OSError, TypeError,
                 zipfile.BadZipFile) as error:
-            raise InputError(f'{path} is no state of an evaluation ({error}): '
-                             'remove it, or evaluate anew with --force'
-                             ) from None
+            raise InputError(f'{path} is no state of an evaluation '
+                             f'({type(error).__name__}): remove it, or '
+                             'evaluate anew with --force') from None
         settings = json.loads(json.dumps(settings))  # tuples become lists
         for name in settings:
             if before.get(name) != settings[name]:

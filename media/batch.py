@@ -14,11 +14,17 @@ from tqdm import tqdm
 
 from media.images import MAX_PIXELS
 from media.inputs import Input
-from media.outputs import remove_frames, write_image
+from media.outputs import (
+    REFUSE,
+    REPLACE,
+    SKIP,
+    remove_frames,
+    write_image,
+)
 from media.video import Frame, duplicate, open_video, writing
 from media.visualization import OPACITY, draw
 from models.utils.errors import InputError, describe, shortened
-from models.utils.files import part_path
+from models.utils.files import atomic_folder, part_path
 
 MAX_WAITING = 2  # results that are computed and not yet written
 END = object()
@@ -51,15 +57,15 @@ class Batch:
         page (ResultsPage): to add images to; or None.
         opacity (float): of overlays, 0 to 1.
         max_pixels (int): larger images are refused.
-        skip_existing (bool): look again before each input whether another run
-            has brought its results.
+        existing (str): what to do with results that have appeared since the
+            plan was made, see `outputs.plan_outputs`.
     """
 
     def __init__(self, segmenter, results, page=None, opacity=OPACITY,
-                 max_pixels=MAX_PIXELS, skip_existing=False):
+                 max_pixels=MAX_PIXELS, existing=REFUSE):
         self.segmenter, self.results, self.page = segmenter, results, page
         self.opacity, self.max_pixels = opacity, max_pixels
-        self.skip_existing = skip_existing
+        self.existing = existing
 
     def run(self):
         """Yield the `Outcome` of each input, in their order, once its results
@@ -77,7 +83,7 @@ class Batch:
         """Return the outcome, in a list, where another run has brought the
         results meanwhile.
         """
-        if not self.skip_existing or not all(
+        if self.existing != SKIP or not all(
                 path.exists() for path in self.results[each].values()):
             return []
         return [Outcome(each, notes=['skipped, another run has written its '
@@ -131,7 +137,8 @@ class Batch:
 
     def _write(self, each, image, label):
         for kind, path in self.results[each].items():
-            write_image(path, self._drawn(kind, image, label))
+            write_image(path, self._drawn(kind, image, label),
+                        self.existing == REPLACE)
         if self.page is not None:
             self.page.add(each, image, label)
         return list(self.results[each].values())
@@ -175,7 +182,8 @@ class Batch:
         """Open what a video's results are written with: kind -> writer."""
         with contextlib.ExitStack() as stack:
             yield {kind: stack.enter_context(
-                (_folder if kind == 'indexed' else writing)(path, video))
+                _folder(path, video) if kind == 'indexed' else
+                 writing(path, video, self.existing == REPLACE))
                 for kind, path in paths.items()}
 
     def _frames(self, each, video, writers, bar, records, seconds, notes):
@@ -243,21 +251,26 @@ class _Pictures:
 
 @contextlib.contextmanager
 def _folder(path, video):
-    """Give what writes into a folder; the folder has its name when it is whole.
+    """Give what writes into a folder, which has its name when it is whole;
+    where the body raises, that of `part_path`.
     """
-    path, part = pathlib.Path(os.path.realpath(path)), part_path(path)
-    remove_frames(part)
-    part.mkdir(parents=True)
-    try:
-        yield _Pictures(part)
-    finally:
-        is_empty = not any(part.iterdir())
-        if is_empty:
-            part.rmdir()
-    if is_empty:
-        raise InputError(f'{video.name}: the video has no frame')
-    remove_frames(path)
-    os.replace(part, path)
+    path = pathlib.Path(os.path.realpath(path))
+    with atomic_folder(path) as temporary:
+        try:
+            yield _Pictures(temporary)
+        except BaseException:
+            if any(temporary.iterdir()):
+                _replace_frames(temporary, part_path(path))
+            raise
+        if not any(temporary.iterdir()):
+            raise InputError(f'{video.name}: the video has no frame')
+        _replace_frames(temporary, path)
+    remove_frames(part_path(path))  # of an earlier run
+
+
+def _replace_frames(folder, target):
+    remove_frames(target)
+    os.replace(folder, target)
 
 
 def prefetch(read, items):

@@ -74,6 +74,8 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         if isinstance(file, str | PathLike):
             name = pathlib.Path(file)
             file = stack.enter_context(open(file, 'rb'))
+        if not file.seekable():  # a pipe
+            file = io.BytesIO(file.read())
         return to_array(_read(file, max_pixels, name or 'the image',
                               as_stored))
 

@@ -27,6 +27,7 @@ RAW_ENDINGS = {'.cr2', '.cr3', '.nef', '.arw', '.dng', '.orf', '.rw2', '.raf',
                '.pef', '.srw', '.nrw', '.raw'}
 OTHER_ENDINGS = {'.psd', '.xcf', '.svg', '.exr', '.hdr', '.jxl', '.ico', '.eps',
                  '.rm', '.rmvb', '.swf'}
+EMPTY = 'this folder has no image or video'
 MAX_URL_BYTES = 256 << 20
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
@@ -65,6 +66,8 @@ class Input:
             return read_image(self.path, max_pixels)
         data = (_standard_input() if self.name == '-'
                 else _from_url(self.url))
+        if not data:
+            raise InputError(f'{self.name} is empty: an image is needed')
         return read_image(io.BytesIO(data), max_pixels, self.name)
 
 
@@ -80,7 +83,7 @@ def find_inputs(arguments):
     for argument in arguments:
         try:
             for each in _inputs(argument, problems, notes):
-                key = each.path or each.url or each.name
+                key = each.url or (each.path and os.path.abspath(each.path))
                 if key in found and each.found_in is None:
                     notes.append(f'{each.name} is named twice')
                 found.setdefault(key, each)
@@ -92,8 +95,13 @@ def find_inputs(arguments):
 def _inputs(argument, problems, notes):
     if argument == '-':
         return [Input('-', pathlib.PurePath('stdin'))]
-    if argument.startswith(('http://', 'https://')):
+    if re.match('https?://', argument, re.IGNORECASE):
         return [_address(argument)]
+    if re.match(r'\w+://', argument):
+        raise InputError(f'{without_secrets(argument)}: an address begins with '
+                         'http:// or https://')
+    if not argument:
+        raise InputError('an input is empty')
     path = pathlib.Path(argument)
     if _exists(path):
         return (_in_folder(path, problems, notes) if path.is_dir()
@@ -120,8 +128,12 @@ def _exists(path):
 
 
 def _address(url):
-    name = pathlib.PurePosixPath(urllib.parse.unquote(
-        urllib.parse.urlsplit(url).path)).stem.replace('\0', '')
+    try:
+        path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
+    except ValueError:
+        raise InputError(f'{without_secrets(url)} is no valid address'
+                         ) from None
+    name = pathlib.PurePosixPath(path).stem.replace('\0', '')
     return Input(without_secrets(url), pathlib.PurePath(name or 'image'),
                  url=url)
 
@@ -133,10 +145,17 @@ def _matching(pattern, problems, notes):
         raise InputError(f'{pattern}: no file matches')
     first = next(i for i, part in enumerate(pathlib.Path(pattern).parts)
                  if glob.has_magic(part))
-    base = pathlib.Path(*pathlib.Path(pattern).parts[:first])
-    return [each for path in paths for each in (
-        _in_folder(path, problems, notes) if path.is_dir() else
-        [dataclasses.replace(_file(path), found_in=base)])]
+    base, found, reasons = (pathlib.Path(*pathlib.Path(pattern).parts[:first]),
+                            [], [])
+    for path in paths:
+        try:
+            found += _in_folder(path, problems, notes) if path.is_dir() else [
+                dataclasses.replace(_file(path), found_in=base)]
+        except (InputError, OSError) as error:
+            reasons.append(describe(error))
+    problems += reasons if not found else [
+        each for each in reasons if EMPTY not in each]
+    return found
 
 
 def is_numbered(path):
@@ -148,6 +167,8 @@ def frames_of(path):
     """Return the files that numbered frames are, in the order of numbers."""
     pattern = re.compile(FRAME_NUMBER.sub(
         r'(\\d+)', re.escape(path.name).replace(r'\%', '%')))
+    if not path.parent.is_dir():
+        return []
     found = [(match, each) for each in path.parent.iterdir()
              if (match := pattern.fullmatch(each.name))]
     return [each for *_, each in sorted(
@@ -176,7 +197,7 @@ def _in_folder(folder, problems, notes):
     notes += [f'skipped {len(paths)} file{"s" * (len(paths) > 1)}, {reason}: '
               f'{shortened(paths)}' for reason, paths in others.items()]
     if not found and not others:
-        raise InputError(f'{folder}: this folder has no image or video')
+        raise InputError(f'{folder}: {EMPTY}')
     return found
 
 
@@ -193,7 +214,7 @@ def _files(folder, problems):
         seen.add(real)
         result += [pathlib.Path(base, name) for name in names
                    if not name.startswith('.')]
-    return sorted(path for path in result if path.is_file())
+    return sorted(filter(os.path.isfile, result))
 
 
 def _unsupported(path):
@@ -202,8 +223,7 @@ def _unsupported(path):
     if ending in (IMAGE_ENDINGS | VIDEO_ENDINGS) - {'.ts'}:
         return None
     if ending == '.ts':  # a video, or a program in TypeScript
-        with open(path, 'rb') as file:
-            return None if file.read(1) == b'G' else ''
+        return None if _start(path)[:1] in {b'G', b''} else ''
     kind = _kind(path)
     if ending in HEIC_ENDINGS or kind == 'HEIC':
         return None if HEIF in formats() else (
@@ -219,11 +239,16 @@ def _unsupported(path):
 
 
 def _kind(path):
+    return kind_of(_start(path))
+
+
+def _start(path):
+    """Return the first bytes of a file; none where it cannot be read."""
     try:
         with open(path, 'rb') as file:
-            return kind_of(file.read(16))
+            return file.read(16)
     except OSError:
-        return None
+        return b''
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from models.utils.errors import InputError, describe
-from models.utils.files import TEMPORARY, atomic_path, check_target, part_path
+from models.utils.files import atomic_path, check_target, part_path
 
 VIDEO_ENDING = '.mp4'
 DEFAULT = ['default']  # kinds, where none is asked for
@@ -18,9 +18,13 @@ OPTIONS = {'PNG': {'compress_level': 3}, 'JPEG': {'quality': 92},
            'WEBP': {'quality': 92}}
 SUFFIXES = {'figure': '_segmentation', 'overlay': '_overlay',
             'color_map': '_color_map', 'indexed': '_indexed'}
+# In each result, so that a later run knows it: as EXIF's or MP4's software.
+MARK = 'deeplab_v3_plus result'
+SOFTWARE = 305  # tag of EXIF
+MARKED_FORMATS = {'PNG', 'JPEG', 'WEBP', 'TIFF'}
+MARK_WITHIN = 1 << 13  # bytes from the beginning or end of a file
 RESULT = re.compile(f'(.+)({"|".join(SUFFIXES.values())})(\\.part)?', re.DOTALL)
 FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
-PALETTE_PNG = re.compile(rb'\x89PNG\r\n\x1a\n.{17}\x03', re.DOTALL)
 REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
 
@@ -33,13 +37,11 @@ class Plan:
             numbered images that are a video's 'indexed'.
         problems (list of str): why an input has no result, a line each.
         n_skipped (int): inputs that are skipped, as their results exist.
-        earlier (set of Input): inputs that are results of others.
     """
 
     results: dict = dataclasses.field(default_factory=dict)
     problems: list = dataclasses.field(default_factory=list)
     n_skipped: int = 0
-    earlier: set = dataclasses.field(default_factory=set)
 
 
 def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
@@ -64,31 +66,29 @@ def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
     Raises:
         InputError, OSError: the output, or a document, cannot be written.
     """
+    if '..' in pathlib.PurePath(output or '.').parts:
+        output = os.path.realpath(output)  # its folders need not exist
     file = _one_file(kinds, output, inputs)
     folder = pathlib.Path(output or '.')
-    _check_folder(file.parent if file else folder, '--output')
+    if kinds:
+        _check_folder(file.parent if file else folder, '--output')
     with_suffix = len(kinds) > 1 or output is None
     taken, plan = _Taken(), Plan()
-    wanted = {each: dict(_paths(kinds, each, file, folder, with_suffix))
-              for each in inputs}
-    if existing == SKIP:  # none of them is written again
-        plan.earlier = _in_place_of(wanted)
     for each in inputs:
-        if each not in plan.earlier:
-            taken.read(each.name, each.files())
+        taken.read(each.name, each.files())
     taken.read('the model', sources)
-    for each, paths in wanted.items():
-        if each in plan.earlier:
-            continue
+    for each in inputs:
+        paths = dict(_paths(kinds, each, file, folder, with_suffix))
         try:
             taken.check(each.name, paths.values())
             left = {kind: path for kind, path in paths.items()
                     if existing != SKIP or not path.exists()}
+            checked = _checked_paths(each, left, existing)
+            taken.write(each.name, [*paths.values(), *checked])
             if paths and not left:
                 plan.n_skipped += 1
-                continue
-            taken.write(each.name, _checked_paths(each, left, existing))
-            plan.results[each] = left
+            else:
+                plan.results[each] = left
         except (InputError, OSError) as error:
             plan.problems.append(describe(error))
     for option, path in (documents or {}).items():
@@ -115,9 +115,9 @@ def _checked_paths(each, paths, existing):
         if each.is_video:
             part = part_path(path)
             check(part)
-            if existing == REFUSE and part.exists():
-                raise InputError(f'{part} of an earlier run exists: give '
-                                 '--force to overwrite it')
+            if part.exists() and (existing == REFUSE or (existing == SKIP
+                                  and not is_folder and not is_marked(part))):
+                raise InputError(f'{part} exists: give --force to overwrite it')
             result.append(part)
     return result
 
@@ -177,7 +177,7 @@ class _Taken:
 
 def check_frames(folder):
     """Raise InputError where a folder holds anything but label maps of a
-    video's frames, as this project writes them.
+    video's frames that a run has written.
     """
     if not folder.is_dir():
         if os.path.lexists(folder):
@@ -191,13 +191,17 @@ def check_frames(folder):
 
 
 def _is_frame(path):
-    if path.is_symlink() or not path.is_file():
-        return False
-    if TEMPORARY.fullmatch(path.name):  # of a killed process
-        return True
+    return (FRAME.fullmatch(path.name) is not None and not path.is_symlink()
+            and path.is_file() and is_marked(path))
+
+
+def is_marked(path):
+    """Return whether a run of this project has written a file."""
     with open(path, 'rb') as file:
-        return bool(FRAME.fullmatch(path.name)
-                    and PALETTE_PNG.match(file.read(26)))
+        start = file.read(MARK_WITHIN)
+        file.seek(max(len(start), os.fstat(file.fileno()).st_size
+                      - MARK_WITHIN))
+        return MARK.encode() in start + file.read()
 
 
 def remove_frames(folder):
@@ -209,41 +213,23 @@ def remove_frames(folder):
         folder.rmdir()
 
 
-def _in_place_of(wanted):
-    """Return the inputs in whose place others have a result."""
-    own = {each: os.path.realpath(each.path) for each in wanted if each.path}
-    others = {real for each, paths in wanted.items() for real in map(
-        os.path.realpath, paths.values()) if real != own.get(each)}
-    return {each for each, real in own.items() if real in others}
-
-
-def earlier_results(inputs, output):
-    """Return those of the inputs that an earlier run has written.
-
-    They are below the output folder, where that is below the folder in which
-    they were found; or their name is that of a result of another input.
+def earlier_results(inputs):
+    """Return those of the inputs found in folders that a run has written: they
+    are marked, or have the name of a result of another input.
     """
-    real = functools.cache(os.path.realpath)
-    out = real(output or '.')
-    found = [each for each in inputs if each.path is not None]
-    origins = {(place, each.stem.name) for each in found for place in (
-        real(each.path.parent), real(os.path.join(out, each.stem.parent)))}
+    origins = {(each.path.parent, each.path.stem) for each in inputs
+               if each.path is not None}
 
     def is_result(each):
-        folder = pathlib.Path(real(each.path.parent))
-        if each.found_in is not None and out != real(each.found_in) and (
-                pathlib.Path(real(each.found_in)) in pathlib.Path(out).parents
-                and pathlib.Path(out) in (folder, *folder.parents)):
+        match = RESULT.fullmatch(each.path.stem)
+        if match and each.path.suffix in {'.png', VIDEO_ENDING} and (
+                each.path.parent, match[1]) in origins:
             return True
-        names = [(folder, each.path.stem)] * (
-            each.path.suffix in {'.png', VIDEO_ENDING}) + [
-            (folder.parent, folder.name)] * bool(FRAME.fullmatch(
-                each.path.name))
-        return any((match := RESULT.fullmatch(name))
-                   and (str(place), match[1]) in origins
-                   for place, name in names)
+        with contextlib.suppress(OSError):
+            return is_marked(each.path)
 
-    return [each for each in found if is_result(each)]
+    return [each for each in inputs
+            if each.found_in is not None and is_result(each)]
 
 
 def _paths(kinds, each, file, folder, with_suffix):
@@ -291,9 +277,14 @@ def _check_folder(folder, option):
         raise InputError(f'{option}: {existing} cannot be written')
 
 
-def write_image(path, image):
-    """Write a PIL.Image.Image; folders are made."""
+def write_image(path, image, replace=True):
+    """Write a PIL.Image.Image, marked as a result; folders are made."""
+    from PIL import Image
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = FORMATS[path.suffix.lower()]
-    with atomic_path(path) as temporary:
-        image.save(temporary, format=kind, **OPTIONS.get(kind, {}))
+    options = dict(OPTIONS.get(kind, {}))
+    if kind in MARKED_FORMATS:
+        options['exif'] = Image.Exif()
+        options['exif'][SOFTWARE] = MARK
+    with atomic_path(path, replace) as temporary:
+        image.save(temporary, format=kind, **options)

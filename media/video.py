@@ -10,6 +10,7 @@ import numpy as np
 
 from media.images import MAX_PIXELS, check_size, read_image, to_array
 from media.inputs import frames_of, is_numbered
+from media.outputs import MARK
 from models.utils.errors import InputError, describe
 from models.utils.files import atomic_path, part_path
 
@@ -242,6 +243,7 @@ class VideoWriter:
         import av
         self._container = av.open(f'file:{path}', 'w', format='mp4',
                                   options=PLAYABLE_PARTS)
+        self._container.metadata['comment'] = MARK
         self._video = video
         self._stream, self._size, self._last = None, None, -1
         self._sounds = {each: self._sound(each) for each in video.sounds}
@@ -333,7 +335,7 @@ def duplicate(packet):
 
 
 @contextlib.contextmanager
-def writing(path, video):
+def writing(path, video, replace=True):
     """Give a `VideoWriter` for a file that appears when it is whole.
 
     Where the body does not come to its end, because of Ctrl-C or a full disk
@@ -341,7 +343,7 @@ def writing(path, video):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_path(path)
-    with atomic_path(path) as temporary:
+    with atomic_path(path, replace) as temporary:
         with _naming(path, temporary):
             writer = VideoWriter(temporary, video)
         try:

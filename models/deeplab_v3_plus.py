@@ -63,6 +63,9 @@ class DeepLabV3plusXception65(chainer.Chain):
         initialW: Chainer's initializer of the convolution weights, used
             without a pretrained model.
 
+    ChainerCV's `extractor_kwargs`, `aspp_kwargs` and `decoder_kwargs` are not
+    taken: epsilons are those of TensorFlow's graph.
+
     On a CPU `predict` runs the network through OpenVINO where that is
     installed, several times as fast as Chainer; `to_openvino` and
     `to_chainer` choose. Everything else runs on Chainer: a call of the link,
@@ -82,7 +85,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                  pretrained_model: str | PathLike | None = None,
                  min_input_size: int | tuple[int, int] | None = None,
                  scales: Sequence[float] | None = None,
-                 flip: bool | None = None, output_stride: int | None = None,
+                 flip: bool | None = None, *, output_stride: int | None = None,
                  initialW=None, atrous_rates: Sequence[int] | None = None):
         super().__init__()
         known = NoWeights()
@@ -234,9 +237,9 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Where `predict` runs on Chainer or a GPU, this does nothing.
         """
-        if self.compile() is self._engine:
-            for param in self.params():
-                param.array = np.empty(0, np.float32)
+        if self.compile() is self._engine and not self._is_frozen:
+            for name in list(self._children):
+                delattr(self, name)
             self._is_frozen = True
         return self
 
@@ -317,6 +320,16 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Save or load the weights as Chainer does."""
         self._check_not_frozen()
         super().serialize(serializer)
+
+    def copyparams(self, link, copy_persistent=True):
+        """Take another link's weights as Chainer does."""
+        self._check_not_frozen()
+        super().copyparams(link, copy_persistent)
+
+    def addgrads(self, link):
+        """Add another link's gradients as Chainer does."""
+        self._check_not_frozen()
+        super().addgrads(link)
 
     def params(self, include_uninit=True):
         """Yield the parameters as Chainer does, for optimizers say."""

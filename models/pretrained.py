@@ -3,7 +3,7 @@ import os
 import pathlib
 
 from .constants import DATASETS
-from .utils.errors import DownloadError, InputError
+from .utils.errors import DownloadError, InputError, without_secrets
 from .weights import WeightsFile
 
 # ChainerCV's conversions of the official frozen graphs, and the official
@@ -39,6 +39,9 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
         InputError: the path is no file, or the npz has changed since.
     """
     if pretrained_model not in URLS:
+        if '://' in str(pretrained_model):
+            raise InputError(f'{without_secrets(str(pretrained_model))} is an '
+                             'address: download the npz, and give its path')
         path = pathlib.Path(pretrained_model)
         if not path.is_file():
             raise InputError(f'{path} is no file: give the path of an npz, or '

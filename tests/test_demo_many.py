@@ -21,6 +21,7 @@ from command_line.model_options import image_scales, image_size
 from media.batch import Batch
 from media.images import read_image
 from media.inputs import find_inputs
+from media.outputs import SKIP
 from media.segmentation import Segmenter, grid_of, predict_within
 from media.visualization import HIDDEN
 from models import DeepLabV3plusXception65
@@ -322,7 +323,7 @@ def test_skips_what_another_run_has_written(tmp_path):
     each, = find_inputs([str(write_image(tmp_path / 'a.png'))])[0]
     path = tmp_path / 'out.png'
     path.touch()
-    outcome, = Batch(None, {each: {'figure': path}}, skip_existing=True).run()
+    outcome, = Batch(None, {each: {'figure': path}}, existing=SKIP).run()
     assert outcome.notes == ['skipped, another run has written its results']
     assert outcome.error is None
     assert path.stat().st_size == 0

@@ -26,10 +26,9 @@ MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
 NETWORK_ERRORS = requests.RequestException, HTTPError
-# Retrying does not help: an unknown host, an invalid address or certificate.
+# Retrying does not help: an unknown host, an invalid certificate.
 FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
-                requests.TooManyRedirects, requests.exceptions.InvalidURL,
-                requests.exceptions.InvalidSchema)
+                requests.TooManyRedirects)
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
@@ -68,7 +67,11 @@ def _addresses(url):
 
 def file_name_of(url):
     """Return the name of the file that an address leads to."""
-    return urllib.parse.urlsplit(url).path.rpartition('/')[2]
+    try:
+        return urllib.parse.urlsplit(url).path.rpartition('/')[2]
+    except ValueError:
+        raise InputError(f'{without_secrets(url)} is no valid address'
+                         ) from None
 
 
 def download(url, folder, check):
@@ -127,11 +130,12 @@ class _Interrupted(Exception):  # noqa: N818  (a state, not an error)
 
 def _complete(url, part):
     """Request the file until it is whole."""
-    address = urllib.parse.urlsplit(url)
-    if address.scheme == 'file':
-        shutil.copyfile(urllib.request.url2pathname(address.path), part)
+    scheme = url.partition('://')[0].lower()
+    if scheme == 'file':
+        shutil.copyfile(urllib.request.url2pathname(
+            urllib.parse.urlsplit(url).path), part)
         return
-    if address.scheme not in {'http', 'https'}:
+    if scheme not in {'http', 'https'}:
         raise InputError('an address begins with http://, https:// or file://')
     retry = fresh = Retry(RETRIES, backoff_factor=BACKOFF)
     handled = sys.exc_info()[1]
@@ -163,8 +167,11 @@ def _size(path):
 
 def _get(url, **headers):
     """Send a request; raise InputError for a status that will not change."""
-    response = requests.get(url, stream=True, timeout=TIMEOUT, headers={
-        'Accept-Encoding': 'identity', **headers})
+    try:
+        response = requests.get(url, stream=True, timeout=TIMEOUT, headers={
+            'Accept-Encoding': 'identity', **headers})
+    except ValueError:  # whose message would show all of it
+        raise InputError('no valid address') from None
     if not response.ok and response.status_code != 416:
         response.close()
         message = f'HTTP {response.status_code} {response.reason}'
@@ -244,8 +251,8 @@ def _reason(error, handled):
     if isinstance(cause, http.client.HTTPException) or (isinstance(
             error, HTTPError) and isinstance(cause, ValueError)):
         return 'broken off'  # also inside a chunked transfer
-    return without_secrets(getattr(cause, 'strerror', None) or str(cause)
-                           or type(cause).__name__)
+    return getattr(cause, 'strerror', None) or str(cause) or type(
+        cause).__name__
 
 
 def _cause(error, handled):

@@ -96,6 +96,8 @@ def _heed_signals():
     for each in ENDING_SIGNALS:
         if signal.getsignal(each) == signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(each, interrupt)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see command_line
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _open_streams():
@@ -157,11 +159,15 @@ def error_line(message):
     return f'error: {_joined(message)}'
 
 
-def without_secrets(text):
-    """Return an address, or a text with some, without what gives access: a
-    user and password, and all from a question mark on.
+def without_secrets(address):
+    """Return an address without what may give access: user, password and all
+    from a question mark on.
     """
-    return re.sub(r'[?#][^\s\'")]*', '', re.sub(r'(?<=://)[^/\s]*@', '', text))
+    scheme, mark, rest = re.split('[?#;]', address)[0].partition('://')
+    host, slash, path = rest.partition('/')
+    if ':' in host and not host.rpartition(':')[2].isdigit():
+        host, slash, path = rest, '', ''  # a slash in the password
+    return f'{scheme}{mark}{host.rpartition("@")[2]}{slash}{path}'
 
 
 def _joined(message):

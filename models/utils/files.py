@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import secrets
+import shutil
 import stat
 import sys
 import zlib
@@ -17,16 +18,17 @@ TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-[0-9a-f]{8}\.tmp')
 
 
 @contextlib.contextmanager
-def atomic_path(path):
+def atomic_path(path, replace=True):
     """Give the path of a temporary file that becomes `path` on success.
 
-    The temporary file is in the same folder, so that `os.replace` is atomic,
+    The temporary file is in the same folder, so that it takes its name at once,
     and its content is on the disk by then. When the body raises, it is removed
     and `path` is left as it was. A link is followed, and stays; the mode of a
     file that is replaced is kept.
 
     Args:
         path (str or pathlib.Path): the final name.
+        replace (bool): whether a file of that name may be there by then.
 
     Yields:
         pathlib.Path: the name to write to.
@@ -38,18 +40,36 @@ def atomic_path(path):
     final, mode = _replaceable(path)
     try:
         file, temporary = _open_temporary(final)
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
-    with file:
-        try:
-            yield temporary
-            with open(temporary, 'rb') as written:
-                os.fsync(written.fileno())
-            if mode is not None:
-                os.chmod(temporary, mode)
-            os.replace(temporary, final)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with file:
+            try:
+                yield temporary
+                with open(temporary, 'rb') as written:
+                    os.fsync(written.fileno())
+                if mode is not None:
+                    os.chmod(temporary, mode)
+                _take_name(temporary, final, replace)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except OSError as error:  # name the file, not its temporary one
+        if error.filename is None or TEMPORARY.search(str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path):
+    """Give an empty temporary folder beside `path`, for the caller to rename.
+
+    It is removed at the end if it is still there, with all files in it.
+    """
+    final = pathlib.Path(os.path.realpath(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    file, temporary = _open_temporary(final, is_folder=True)
+    try:
+        yield temporary
+    finally:
+        os.close(file)
+        _remove(temporary)
 
 
 def check_target(path, force, inputs=()):
@@ -58,12 +78,12 @@ def check_target(path, force, inputs=()):
     Raise InputError where it is one of the `inputs`, or exists and `force` is
     false; OSError as `atomic_path`.
     """
+    final, mode = _replaceable(path)
     for each in inputs:
-        if os.path.exists(path) and os.path.exists(each) and (
-                os.path.samefile(path, each)):
+        if mode is not None and os.path.exists(each) and (
+                os.path.samefile(final, each)):
             raise InputError(f'input and output are the same file, {path}: '
                              'name another file to write')
-    _, mode = _replaceable(path)
     if mode is not None and not force:
         raise InputError(f'{path} exists: give --force to overwrite it')
 
@@ -86,26 +106,54 @@ def _replaceable(path):
     return final, stat.S_IMODE(mode)
 
 
-def _open_temporary(path):
-    """Make a locked file beside `path`; remove those of killed processes.
+def _take_name(temporary, final, replace):
+    if not replace:
+        try:
+            os.link(temporary, final)  # fails where there is such a file
+            return
+        except FileExistsError:
+            raise FileExistsError(17, 'has appeared meanwhile, and is left as '
+                                  'it is', str(final)) from None
+        except OSError:  # a file system without links
+            pass
+    os.replace(temporary, final)
+
+
+def _open_temporary(path, is_folder=False):
+    """Make a locked file or folder beside `path`; remove those of killed
+    processes.
 
     Its name is short, since that of `path` may be as long as a name can be.
     """
     start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
     for left in path.parent.glob(f'{start}-*.tmp'):
-        if not TEMPORARY.fullmatch(left.name):
-            continue
-        with contextlib.suppress(OSError), open(left, 'rb') as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+        if TEMPORARY.fullmatch(left.name):
+            with contextlib.suppress(OSError):
+                file = os.open(left, os.O_RDONLY)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _remove(left)
+                finally:
+                    os.close(file)
     while True:
         temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
-        file = open(temporary, 'xb')  # noqa: SIM115  (it is returned)
+        if is_folder:
+            temporary.mkdir()
+            file = os.open(temporary, os.O_RDONLY)
+        else:
+            file = open(temporary, 'xb')  # noqa: SIM115  (it is returned)
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if temporary.exists():
             return file, temporary
-        file.close()  # another process removed it before it was locked
+        os.close(file) if is_folder else file.close()  # removed by another
+
+
+def _remove(temporary):
+    if temporary.is_dir():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
 
 
 def part_path(path):

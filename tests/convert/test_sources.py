@@ -279,7 +279,8 @@ def test_never_writes_over_the_source(skeleton, fails, tmp_path):
     (tmp_path / 'link.pb').symlink_to('g.pb')
     os.link(tmp_path / 'g.pb', tmp_path / 'hard.pb')
     (tmp_path / 'image.png').write_bytes(b'mine')
-    for target in 'g.pb', 'link.pb', 'hard.pb', 'image.png':
+    for target in ('g.pb', 'link.pb', 'hard.pb', 'image.png',
+                   'missing/../g.pb'):
         fails('input and output are the same file', 'tf2npz.py', 'voc',
               tmp_path / 'g.pb', tmp_path / target, '--force', '--verify-on',
               tmp_path / 'image.png')

@@ -193,21 +193,25 @@ def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
 
 
 def test_class_names_with_commas(tmp_path):
-    matrix = np.array([[1, 2], [3, 4]])
+    matrix = np.array([[1, 2, 0], [3, 4, 0], [0, 0, 1]])
     settings = {'dataset': 'custom', 'split': None, 'images': 1,
                 'images_of_split': 1, 'output_stride': 8, 'scales': [1.],
                 'flip': False}
-    result = result_of(matrix, 0, ['car, bus', 'a "b"'], settings, 'a', 0.)
-    write_report(tmp_path, result, matrix, label_colors('voc')[:2], [])
+    result = result_of(matrix, 0, ['car, bus', 'a "b"', '$5 \\frac{ $6'],
+                       settings, 'a', 0.)
+    write_report(tmp_path, result, matrix, label_colors('voc')[:3], [])
     with open(tmp_path / 'confusion_matrix.csv', newline='') as file:
         assert list(csv.reader(file)) == [
-            ['true \\ predicted', 'car, bus', 'a "b"'],
-            ['car, bus', '1', '2'], ['a "b"', '3', '4']]
+            ['true \\ predicted', 'car, bus', 'a "b"', '$5 \\frac{ $6'],
+            ['car, bus', '1', '2', '0'], ['a "b"', '3', '4', '0'],
+            ['$5 \\frac{ $6', '0', '0', '1']]
 
 
 def test_nothing_is_overwritten(tmp_path):
     """Inputs never; a folder's own files with --force, or to go on."""
-    folders = tmp_path / 'images', tmp_path / 'report/predictions'
+    folders = tmp_path / 'images', tmp_path / 'labels'
+    (tmp_path / 'report').mkdir()
+    (tmp_path / 'report/predictions').symlink_to(tmp_path / 'labels')
     for folder in folders:
         write_image(folder / 'a.png')
     images = LabelledImages('voc', folders=folders)
@@ -235,6 +239,12 @@ def test_nothing_is_overwritten(tmp_path):
     state = tmp_path / 'report/state_0_of_2.npz'
     state.touch()
     check()
+    with pytest.raises(InputError, match=r'state_0_of_2\.npz is read and wou'):
+        check('--force', npz=state)
+    with pytest.raises(InputError, match=r'is in .*images, and what is wr'):
+        check_outputs(parse_args('voc', '', [
+            '--images', str(folders[0]), '--labels', str(folders[1]),
+            '--output', str(folders[0] / 'report')]), images, npz)
     state_path(tmp_path / 'report', Processes(), force=True)
     assert mine.exists()
     assert not state.exists()
@@ -472,3 +482,28 @@ def test_shared_out_among_processes(palette_graphs, tmp_path):
     _, result = run(2)
     assert result.returncode != 0
     assert f'error: {images.label_paths[3]} cannot be read' in result.stderr
+
+
+@pytest.mark.slow
+def test_a_signal_to_processes_of_which_one_is_done(palette_graphs, tmp_path):
+    """The others save what they have, before all end."""
+    _, npz = palette_graphs('voc')
+    root = write_tree('voc', tmp_path / 'data', patches('voc', 8), 30)
+    for path in sorted((root / 'VOCdevkit/VOC2012').glob('*/*.*'))[1::2]:
+        with Image.open(path) as image:  # of the second process
+            image.resize((900, 800), 0).save(path, 'PNG')
+    mpiexec = Path(sys.executable).parent / 'mpiexec'
+    with subprocess.Popen(
+            [mpiexec, '-n', '2', *run_eval(
+                'eval_voc.py', root, tmp_path / 'out', '--pretrained-model',
+                npz, '--save-interval', '1000')],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not (
+                tmp_path / 'out/state_0_of_2.npz').exists():
+            time.sleep(0.01)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    assert images_done(tmp_path / 'out/state_0_of_2.npz') == 4
+    assert images_done(tmp_path / 'out/state_1_of_2.npz') < 4

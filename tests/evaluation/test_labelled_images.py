@@ -197,7 +197,8 @@ def test_folders_and_a_label_map(tmp_path):
 
 @pytest.mark.parametrize('line', ['1', '1 2', '-1 0', '1 2 0', '65536 0',
                                   '1 2 256 0', 'a 0', '1 car', '1 2 3 4 0',
-                                  ',,', ', ignored'])
+                                  ',,', ', ignored', '1' * 5000 + ' 0',
+                                  '1 ' + '0' * 5000])
 def test_refuses_label_maps(tmp_path, line):
     images = LabelledImages('voc', write_tree('voc', tmp_path, patches(
         'voc', 1)), 'val')

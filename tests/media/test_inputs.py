@@ -1,8 +1,10 @@
 """What the demo reads: files, folders, addresses, videos."""
 import functools
 import http.server
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -83,6 +85,59 @@ def test_patterns_and_folders(tmp_path, monkeypatch):
     assert film.files() == [Path('my%20dog.mp4')]
     with pytest.raises(InputError, match='cannot be read as a video'):
         open_video(film.path).__enter__()
+
+
+def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in 'x/ya/1.jpg', 'x/yb/2.jpg', 'x/yempty/a.txt', 'a.png':
+        Path(name).parent.mkdir(exist_ok=True, parents=True)
+        Path(name).touch()
+    (tmp_path / 'gone.png').symlink_to('nowhere')
+    found, problems, _ = find_inputs([
+        'x/y*', 'http://[x', 'ftp://me:secret@host/a', '', 'x/yempty', 'a\0',
+        f'{tmp_path}/x/../a.png', 'a.png', 'HTTP://host/b.png'])
+    assert [each.name for each in found] == [
+        'x/ya/1.jpg', 'x/yb/2.jpg', f'{tmp_path}/x/../a.png',
+        'HTTP://host/b.png']
+    assert problems == [
+        'http://[x is no valid address',
+        'ftp://host/a: an address begins with http:// or https://',
+        'an input is empty', 'x/yempty: this folder has no image or video',
+        'a\0 is no name of a file']
+
+
+def test_what_may_not_be_read_costs_no_folder():
+    """By a user without rights, whom root becomes."""
+    code = ('import os, sys; from media.inputs import find_inputs\n'
+            'if os.geteuid() == 0: os.seteuid(65534)\n'
+            'found, problems, _ = find_inputs([sys.argv[1]])\n'
+            'print([each.path.name for each in found], len(problems))')
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for path in 'a.png', 't.ts', 'locked/b.png', 'listed/c.png':
+            (folder / path).parent.mkdir(exist_ok=True)
+            (folder / path).touch()
+        (folder / 't.ts').chmod(0)
+        (folder / 'locked').chmod(0)
+        (folder / 'listed').chmod(0o444)
+        result = subprocess.run(
+            [sys.executable, '-c', code, folder], cwd=ROOT, text=True,
+            capture_output=True, check=False, timeout=60)
+        for path in 'locked', 'listed':
+            (folder / path).chmod(0o755)
+    assert result.stdout == "['a.png', 't.ts'] 1\n", result.stderr
+
+
+def test_a_pipe(tmp_path):
+    path = write_image(tmp_path / 'a.png')
+    os.mkfifo(tmp_path / 'pipe')
+    writer = threading.Thread(target=lambda: (tmp_path / 'pipe').write_bytes(
+        path.read_bytes()))
+    writer.start()
+    np.testing.assert_array_equal(read_image(tmp_path / 'pipe'),
+                                  read_image(path))
+    writer.join()
 
 
 ONE = 1 << 16  # of a matrix's fixed-point numbers

@@ -1,15 +1,18 @@
 """What a run will write is compared before it writes."""
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
+from conftest import start_script
 from fixture_images import write_film, write_image
 from PIL import Image
 
 from media.inputs import find_inputs
 from media.outputs import (
     DEFAULT,
+    MARK,
     REFUSE,
     REPLACE,
     SKIP,
@@ -17,6 +20,7 @@ from media.outputs import (
     earlier_results,
     plan_outputs,
 )
+from media.outputs import write_image as write_result
 from models.utils.errors import InputError
 
 
@@ -99,11 +103,15 @@ def test_results_that_exist(here):
     assert found.results == {}
     assert found.problems[0] == ('a_overlay.png exists: give --force to '
                                  'overwrite it, or --skip-existing to skip it')
-    assert found.problems[2] == ('c_overlay.part.mp4 of an earlier run exists: '
-                                 'give --force to overwrite it')
+    assert found.problems[2] == ('c_overlay.part.mp4 exists: give --force to '
+                                 'overwrite it')
     assert len(plan(names, ['overlay', 'color_map']).results) == 3
+    found = plan(names, ['overlay', 'color_map'], existing=SKIP)
+    assert found.problems == ['c_overlay.part.mp4 exists: give --force to '
+                              'overwrite it']  # it may be anybody's
     found = plan(names, ['overlay'], '.', SKIP)
-    assert [each.name for each in found.results] == []  # all are inputs
+    assert len(found.problems) == 3  # each is its own result
+    (here / 'c_overlay.part.mp4').write_bytes(MARK.encode())
     found = plan(names, ['overlay', 'color_map'], existing=SKIP)
     assert [list(paths) for paths in found.results.values()] == [
         ['color_map'], ['color_map'], ['overlay', 'color_map']]
@@ -113,10 +121,10 @@ def test_results_that_exist(here):
     assert found.problems == ['a_overlay.png: is no regular file: name another']
 
 
-def write_frames(folder, mode='P'):
-    folder.mkdir(parents=True)
+def write_frames(folder):
+    """Write label maps as --indexed of a video does."""
     for i in range(3):
-        Image.new(mode, (9, 9)).save(folder / f'{i + 1:06}.png')
+        write_result(folder / f'{i + 1:06}.png', Image.new('P', (9, 9)))
 
 
 @pytest.mark.parametrize('other', [
@@ -134,7 +142,7 @@ def test_a_folder_that_is_not_ours(here, other):
     elif other == 'link.png':
         path.symlink_to(here / 'film.mp4')
     else:
-        Image.new('RGB', (9, 9)).save(path, 'PNG')
+        Image.new('P', (9, 9)).save(path, 'PNG')  # a user's own
     words = [f'film_indexed holds {path.name}, which --indexed did not write: '
              'name another folder']
     assert plan(['film.mp4'], kinds).problems == words
@@ -176,45 +184,59 @@ def test_a_result_in_the_place_of_a_folder(here):
                               'to out/a/b.png']
 
 
-def left_over(arguments, output=None):
+def left_over(*arguments):
     inputs, _, _ = find_inputs(arguments)
-    earlier = earlier_results(inputs, output)
+    earlier = earlier_results(inputs)
     return [each.name for each in inputs if each not in earlier]
 
 
-def test_results_are_no_inputs(here):
-    touch('album/one.jpg', 'album/two.png', 'album/old/three.png',
-          'album/f.mp4', 'album/results/one.png', 'album/results/gone.png',
-          'own_overlay.png', 'album/one_segmentation.png',
-          'album/one_overlay.png',
-          'album/two_indexed.png', 'album/old/three_color_map.png',
-          'album/f_overlay.mp4', 'album/f_figure.mp4', 'album/x_overlay.png',
-          'album/f_indexed.part/000001.png', 'album/f_indexed/000007.png',
-          'album/f_overlay.part.mp4', 'album/one_overlay.jpg')
-    mine = ['album/f.mp4', 'album/f_figure.mp4', 'album/old/three.png',
-            'album/one.jpg', 'album/one_overlay.jpg', 'album/two.png',
-            'album/x_overlay.png']
-    assert left_over(['album'], 'album/results') == mine
-    assert left_over(['album/**'], 'album/results') == mine
-    more = sorted([*mine, 'album/results/gone.png', 'album/results/one.png'])
-    assert left_over(['album', 'own_overlay.png'], 'out') == [
-        *more, 'own_overlay.png']
-    # In this folder; and named one by one, as a shell does for *.png.
-    os.chdir('album')
-    assert left_over(['.']) == [name[6:] for name in more]
-    assert left_over(['two.png', 'two_indexed.png']) == ['two.png']
-    assert left_over(['two_indexed.png']) == ['two_indexed.png']
-    assert left_over(['results/one.png'], 'results') == ['results/one.png']
+@pytest.mark.parametrize('ending', ['.png', '.jpg', '.webp', '.tif'])
+def test_results_are_marked(here, ending):
+    """In a folder they are no inputs, whatever they are called."""
+    image = Image.new('RGB', (300, 200))
+    write_result(here / f'in/a{ending}', image)
+    image.save(f'in/b{ending}')
+    assert left_over('in') == left_over(f'in/*{ending}') == [f'in/b{ending}']
+    assert left_over(f'in/a{ending}') == [f'in/a{ending}']  # it was named
 
 
-def test_results_in_place_with_skip_existing(here):
-    """One kind takes the name of its input."""
-    touch('album/one.jpg', 'album/two.jpg', 'album/one.png')
-    found = plan(['album'], ['figure'], 'album', SKIP)
-    assert [each.name for each in found.results] == ['album/two.jpg']
-    assert [each.name for each in found.earlier] == ['album/one.png']
+def test_results_by_their_names(here):
+    """As an earlier version wrote them, without a mark."""
+    touch('in/one.jpg', 'in/one_segmentation.png', 'in/one_overlay.png',
+          'in/x_overlay.png', 'in/one_overlay.jpg', 'in/f.mp4',
+          'in/f_overlay.mp4', 'in/f_overlay.part.mp4', 'in/f_figure.mp4')
+    assert left_over('in') == ['in/f.mp4', 'in/f_figure.mp4', 'in/one.jpg',
+                               'in/one_overlay.jpg', 'in/x_overlay.png']
+    assert left_over('in/one.jpg', 'in/one_overlay.png') == [
+        'in/one.jpg', 'in/one_overlay.png']
+
+
+def test_a_way_over_a_folder_that_is_missing(here):
+    touch('a.png', 'p/a.png', 'model.npz')
+    for output in 'new/../p', 'new/../p/a.png':
+        found = plan(['a.png'], ['figure'], output, REFUSE)
+        assert 'exists: give --force to overwrite it' in found.problems[0]
+    with pytest.raises(InputError, match='would overwrite the input'):
+        plan(['a.png'], ['figure'], 'p', documents={
+            '--json': 'new/../model.npz'}, sources=['model.npz'])
+
+
+def test_the_owner_of_a_result_that_exists(here):
+    touch('x.bmp', 'x.png', 'out/x.png')
+    found = plan(['x.bmp', 'x.png'], ['figure'], 'out', SKIP)
     assert found.n_skipped == 1
-    assert found.problems == []
+    assert found.problems == [
+        'x.png and x.bmp would both be written to out/x.png']
+
+
+def test_only_what_is_written_is_looked_at(here):
+    """Without images in files, --output does not matter; nor does a model of
+    a name, or frames that are missing.
+    """
+    touch('a.png', 'voc/a.png')
+    assert plan(['a.png'], [], documents={'--json': 'a.json'}).problems == []
+    found = plan(['no/frame_%04d.png', 'a.png'], ['figure'], 'out')
+    assert len(found.results) == 2
 
 
 @pytest.mark.slow
@@ -250,17 +272,43 @@ def test_nothing_in_a_folder_is_lost(demo, here):
 
 
 @pytest.mark.slow
-def test_a_second_run(demo, here):
+@pytest.mark.parametrize('output', ['results', '.', 'link'])
+def test_a_second_run(demo, here, output):
     """Over a folder with the results of the first one, and a new photo."""
-    album = here / 'album'
-    write_image(album / 'one.png')
-    for options in (['--output', album / 'results', '--indexed'],
-                    ['--output', album, '--overlay', '--figure']):
-        assert demo(album, *options).returncode == 0
-        new = write_image(album / f'{options[-1]}.png', 1)
-        result = demo(album, *options, '--skip-existing')
-        assert result.returncode == 0, result.stderr
-        assert 'that an earlier run has written: ' in result.stderr
-        assert 'with existing results' in result.stderr
-        assert len(result.stdout.splitlines()) == len(options) - 2
-        assert new.stem in result.stdout
+    album, target = here / 'album', here / 'album' / output
+    Image.open(write_image(album / 'one.png')).save(album / 'one.jpg')
+    write_film(album / 'film.mp4', [np.zeros((48, 64, 3), np.uint8)] * 2)
+    os.remove(album / 'one.png')
+    if output == 'link':
+        (here / 'far').mkdir()
+        target.symlink_to(here / 'far')
+    options = [album, '--output', target, '--indexed']
+    assert demo(*options).returncode == 0
+    Image.open(write_image(here / 'two.png', 1)).save(album / 'two.jpg')
+    result = demo(*options, '--skip-existing')
+    assert result.returncode == 0, result.stderr
+    assert 'that an earlier run has written: ' in result.stderr
+    assert 'skipped 2 with existing results' in result.stderr
+    assert result.stdout == f'{target}/two.png\n'
+    result = demo(*options, '--force')
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_what_appears_meanwhile(demo, here):
+    """Between the plan and its result."""
+    write_image(here / 'b.png')
+    write_film(here / 'a.mp4', [np.zeros((48, 64, 3), np.uint8)] * 60)
+    process = start_script(
+        'demo.py', here / 'a.mp4', here / 'b.png', '--output', here / 'out',
+        '--overlay', '--pretrained-model', demo.npz, '--input-size', 65)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (here / 'out').exists():
+        time.sleep(0.01)
+    (here / 'out/b.png').write_bytes(b'mine')
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert 'out/b.png: has appeared meanwhile, and is left as it is' in said
+    assert (here / 'out/b.png').read_bytes() == b'mine'
+    assert sorted(os.listdir(here / 'out')) == ['a.mp4', 'b.png']

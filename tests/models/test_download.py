@@ -15,6 +15,7 @@ from conftest import ROOT
 from convert.conversion import check as check_conversion
 from convert.conversion import write
 from convert.sources import fetch, opened
+from media.inputs import find_inputs
 from models import DeepLabV3plusXception65, pretrained
 from models.utils import download
 from models.utils.errors import InputError
@@ -266,14 +267,34 @@ def test_an_address_of_ones_own(host, cached, monkeypatch, capsys, mirror,
         assert 'secret' not in text
 
 
-@pytest.mark.parametrize('url', [
+SECRETIVE = [
     'http://me:secret@host.invalid/a?secret', 'http://me:sec ret@/a?secret',
-    'http://me:secret@host:port/a?secret#secret', 'nothing://a:secret@b/?secret'
-])
-def test_an_address_is_shown_without_secrets(tmp_path, capsys, url):
+    'http://me:secret@host:port/a?secret#secret', 'http://me:sec/ret@host/a',
+    "http://host.invalid/a?n='x'&sig=secret", 'http://host.invalid/a;s=secret',
+    'http://me:secret@host\u2100.com/a', 'http://me:secret\\@host/a',
+    'http://[x/a?secret', 'nothing://a:secret@b/?secret']
+
+
+@pytest.mark.parametrize('url', SECRETIVE)
+def test_an_address_is_shown_without_secrets(tmp_path, capsys, monkeypatch,
+                                             url):
+    monkeypatch.setattr(download, 'BACKOFF', 0)
+    monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
     with pytest.raises(InputError) as caught:
         download.download_and_use(url, tmp_path, None, None, mirrored=False)
-    assert 'secret' not in capsys.readouterr().err + str(caught.value)
+    said = capsys.readouterr().err + str(caught.value)
+    assert 'secret' not in said
+    assert 'ret@' not in said
+
+
+@pytest.mark.parametrize('url', SECRETIVE)
+def test_scripts_show_addresses_without_secrets(tmp_path, url):
+    found, problems, _ = find_inputs([url])
+    for said in problems + [each.name for each in found]:
+        assert 'secret' not in said
+    with pytest.raises(InputError) as caught:
+        DeepLabV3plusXception65(pretrained_model=url)
+    assert 'secret' not in str(caught.value)
 
 
 def test_a_mirror_with_a_key(host, tmp_path, monkeypatch, capsys):
