@@ -6,7 +6,11 @@ a script that still imports without a word.
 """
 import os
 import signal
+import sys
 
+if sys.platform == 'win32':
+    sys.exit('error: this runs on Linux and macOS: on Windows use Linux in '
+             'WSL (wsl --install)')
 while (_number := os.open(os.devnull, os.O_RDWR)) <= 2:
     pass
 os.close(_number)

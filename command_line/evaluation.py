@@ -44,9 +44,10 @@ def parse_args(dataset, description, argv=None):
                              'ChainerCV keeps it; VOC2012 and ADE20K are '
                              'downloaded there)')
     parser.add_argument('--images', type=pathlib.Path, metavar='DIR',
-                        help='instead of --data-dir: a folder of images, and')
+                        help='a folder of images, instead of --data-dir')
     parser.add_argument('--labels', type=pathlib.Path, metavar='DIR',
-                        help='one of PNGs of the same names, at any depth')
+                        help='with --images: a folder of label PNGs with the '
+                             'same names, at any depth')
     parser.add_argument('--label-map', type=pathlib.Path, metavar='FILE',
                         help="what the labels' values mean: lines of 'value "
                              "class' or 'R G B class', where a class is a "

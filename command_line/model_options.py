@@ -14,8 +14,9 @@ from models.constants import (
 
 
 def add_model_options(parser, default, said=None):
-    """Add the options that `load_model` takes, with a default model, for which
-    the help has what is `said`.
+    """Add the options that `load_model` takes.
+
+    `default` is the default model; the help describes it as `said`, if given.
     """
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')

@@ -23,8 +23,8 @@ CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
 BACKBONE = re.compile(r'xception_\d+|MobilenetV\d\w*|resnet_v\d_\d+\w*')
 VARIABLE_OPS = {'Variable', 'VariableV2', 'VarHandleOp'}
-# A prefix of names of weights, whether there must be some, and what it means
-# if that is not so; the first one that applies is said.
+# Prefix of weight names, whether weights with it must exist, and what the
+# source is where that is not so. The first that applies is reported.
 PARTS = [
     ('meta_architecture/', False, 'has a dense prediction cell '
      '(--dense_prediction_cell_json), which the link has not'),

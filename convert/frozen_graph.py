@@ -112,8 +112,8 @@ class FrozenGraph:
         return result
 
     def part(self, name):
-        """Return this graph as seen from a node: others than it depends on
-        read nothing.
+        """Return this graph without the readers on which a node does not
+        depend.
         """
         result = copy.copy(self)
         kept = {node.name for node in self.ancestors(name)}

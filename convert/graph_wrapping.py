@@ -99,9 +99,9 @@ def _edges(graph, node):
 class Tower(typing.NamedTuple):
     """One of the networks in a graph."""
 
-    graph: FrozenGraph  # seen from its logits
-    sized_logits: str | None  # its logits at the size of the image, mirrored
-    mirrored: bool  # back; None and False where there is but one tower
+    graph: FrozenGraph  # only what its logits depend on
+    sized_logits: str | None  # its logits at image size; None: the only tower
+    mirrored: bool  # whether it sees the mirrored image
 
 
 def find_towers(graph):

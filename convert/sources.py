@@ -34,8 +34,8 @@ SAVED_MODEL = 'saved_model.pb'
 ARCHIVES = ('.tar.gz', '.tgz', '.tar')
 TO_EXPORT = ('export a frozen graph (.pb), or give the checkpoint it was made '
              'from')
-# What people mistake for a frozen graph: where its first bytes begin, they,
-# what it is, and what to do.
+# Files that people mistake for a frozen graph: offset and value of their first
+# bytes, what such a file is, and what to do with it.
 OTHER_FORMATS = [
     (0, b'\x89HDF', 'an HDF5 file, as of Keras', TO_EXPORT),
     (0, b'\x93NUMPY', 'a NumPy array', TO_EXPORT),

@@ -187,7 +187,8 @@ def _table(values, ignored):
 
 
 def _color_table(colors, ignored):
-    """Return colour, as one number, -> class; a colour of two is of none."""
+    """Return colour (as one number) -> class, without colours of two classes.
+    """
     numbers = _as_number(np.asarray(colors)).tolist()
     table = {number: i for i, number in enumerate(numbers)
              if numbers.count(number) == 1}

@@ -274,12 +274,12 @@ def _replace_frames(folder, target):
 
 
 def prefetch(read, items):
-    """Call `read` on items in a thread, one item ahead; so is `items` taken.
+    """Take items, and call `read` on them, in a thread that is one item ahead.
 
     Yield (item, callable): the callable returns what `read` returned, or
-    raises what it raised. What `items` raises is raised. Once the generator is
-    closed (`contextlib.closing`), the thread reads no more; only where it
-    waits, for a slow address say, it is left behind, and ends with the program.
+    raises what it raised. An error of `items` is raised here. Close the
+    generator (`contextlib.closing`) to stop the thread; one that still waits
+    after a second, for a slow address say, ends with the program.
     """
     ready, stopped = queue.Queue(1), threading.Event()
 

@@ -142,7 +142,8 @@ def _panel(image):
 
 
 def _legend(present, colors, width, fixed):
-    """Draw the legend; `fixed`: as wide for whatever shares."""
+    """Draw the legend; if `fixed`, its layout does not depend on the shares.
+    """
     from PIL import Image, ImageDraw
     texts = {name: f'{name}  {percent(share)}'
              for name, share in present.items()}

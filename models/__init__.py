@@ -16,8 +16,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if sys.platform == 'win32':
-    sys.exit('error: this runs on Linux and macOS: on Windows use Linux in '
-             'WSL (wsl --install)')
+    raise ImportError('this runs on Linux and macOS: on Windows use Linux in '
+                      'WSL (wsl --install)')
 
 from . import chainer_compat
 

@@ -106,7 +106,7 @@ def labels_of(model, dataset: str | None = None
 
 
 def numbered_names(n_class: int) -> tuple[str, ...]:
-    """Return names for classes of which a model tells none."""
+    """Return 'class 0' and so on, for a model without class names."""
     return tuple(f'class {i}' for i in range(n_class))
 
 

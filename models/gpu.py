@@ -12,12 +12,12 @@ from chainer.backends import cuda
 from .chainer_compat import TF32
 from .utils.errors import InputError
 
-CHAINER_WORKSPACE = 8 << 20  # bytes; with so few, cuDNN takes slow convolutions
+CHAINER_WORKSPACE = 8 << 20  # bytes, Chainer's default: cuDNN is slow with it
 WORKSPACE = 512 << 20
 OLDEST_CARD = 50  # compute capability 5.0, Maxwell: the oldest of CUDA 12
 AMPERE = 80  # the first with TF32
 BLACKWELL, CUDNN_OF_BLACKWELL = 100, 90000  # capability 10.0; cuDNN 9.0
-# CUDA's errors (driver_types.h): what to say of a GPU.
+# Messages for CUDA's error codes (driver_types.h).
 ERRORS = {
     2: 'is out of memory: other processes hold it (nvidia-smi names them)',
     35: "needs a newer driver: CUDA 12 runs on NVIDIA's 525.60 and later",

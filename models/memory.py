@@ -20,8 +20,8 @@ MAX_NUMBERS = 1 << 31  # of an array on a GPU: cuDNN 8 takes no more
 NUMBERS_PER_PIXEL = 32  # of the backbone's largest arrays
 GB = 1e9
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc
-# Files of a control group: its limit, its usage; and the line of memory.stat
-# with what of that usage the kernel can take back.
+# Files of a control group with its limit and its usage, and the line of
+# memory.stat with the part of that usage which the kernel can reclaim.
 V2_FILES = 'memory.max', 'memory.current', 'inactive_file'
 V1_FILES = ('memory.limit_in_bytes', 'memory.usage_in_bytes',
             'total_inactive_file')
@@ -110,7 +110,7 @@ def check_memory(what, needed, advice='free some, or take a smaller image'):
 
 
 def give_back():
-    """Give freed memory back to the system, of which glibc keeps much."""
+    """Return freed memory to the system; glibc would keep much of it."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -26,13 +26,13 @@ SHARED_PIXEL, OWN_PIXEL = 680, 440
 # Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
             'dw_activ', 'pw_activ')
-# OpenVINO's names. Not asked, it takes bfloat16 where there is AMX.
+# OpenVINO's names. By default it would use bfloat16 on processors with AMX.
 PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16'}
 OPTIONS = {
     'PERFORMANCE_HINT': 'LATENCY',  # all threads work on one image
-    # It would pin several processes to the same cores.
+    # Pinning would put several processes on the same cores.
     'ENABLE_CPU_PINNING': False,
-    # It would keep some megabytes for each image size.
+    # The cache would hold some megabytes for each image size.
     'CPU_RUNTIME_CACHE_CAPACITY': '0',
 }
 CHANNELS, SIDES = 1, [2, 3]  # axes

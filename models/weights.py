@@ -294,13 +294,13 @@ def check_metadata_values(path, metadata):
     if not (all(0 < rate <= MAX_RATE for rate in rates)
             and all(0 < scale <= MAX_SCALE for scale in scales)):
         raise InputError(f'{path} has atrous rates {rates} and scales '
-                         f'{scales}, which cannot be: convert it again')
+                         f'{scales}, which are invalid: convert it again')
     shortest, *others, rounds_up = resize_range = metadata.get(
         'resize_range', [1, 0, 0, 0])
     if not (0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1}
             and all(0 <= number <= MAX_INPUT_SIDE for number in others)):
         raise InputError(f'{path} has the resize range {resize_range}, which '
-                         'cannot be: convert it again')
+                         'is invalid: convert it again')
 
 
 def leave_unset(array):

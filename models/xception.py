@@ -155,7 +155,8 @@ class Xception65(chainer.Chain):
         h = self.entryflow_conv1(x)  # (B, 32, H/2, W/2)
         h = self.entryflow_conv2(h)  # (B, 64, H/2, W/2)
         h, _ = self.entryflow_block1(h)  # (B, 128, H/4, W/4)
-        h, low_level = self.entryflow_block2(h)  # (B, 256, H/8, W/8)
+        # h is (B, 256, H/8, W/8), low_level (B, 256, H/4, W/4)
+        h, low_level = self.entryflow_block2(h)
         h, _ = self.entryflow_block3(h)  # (B, 728, H/s, W/s)
         for i in MIDDLE_BLOCKS:
             h, _ = self[f'middleflow_block{i}'](h)  # (B, 728, H/s, W/s)

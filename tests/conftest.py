@@ -1,5 +1,6 @@
 """Fixtures shared by the tests; the expensive ones are made once."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,28 @@ def demo(palette_graphs, run_script):
 
     run.folder, run.npz, run.predict = run_script.folder, npz, predict
     return run
+
+
+@pytest.fixture(scope='session')
+def browse():
+    """Return a function that opens a page, with a script, in Chromium; it
+    returns the page's title afterwards.
+    """
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        pytest.skip('needs Chromium')
+
+    def title(path, script, width):
+        page = path.with_name(f'with script {path.name}')
+        page.write_text(path.read_text() + script)
+        dom = subprocess.run(
+            [chromium, '--headless', '--no-sandbox', '--disable-gpu',
+             f'--window-size={width},800', '--dump-dom', page.as_uri()],
+            capture_output=True, text=True, check=True, timeout=60).stdout
+        page.unlink()
+        return dom.partition('<title>')[2].partition('</title>')[0]
+
+    return title
 
 
 @pytest.fixture

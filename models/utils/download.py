@@ -20,8 +20,8 @@ from .errors import DownloadError, InputError, describe, without_secrets
 
 MIRROR = 'DEEPLAB_MIRROR'  # environment: address of a folder of the files
 TIMEOUT = 30  # seconds without a byte
-RETRIES = 4  # one after another, of attempts that brought no byte
-BACKOFF = 1  # seconds; those retries wait 0, 2, 4, 8 times as long
+RETRIES = 4  # in a row, after attempts without progress
+BACKOFF = 1  # seconds; these retries wait 0, 2, 4 and 8 times as long
 MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18

@@ -62,12 +62,12 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
      'metadata/class_colors is int64'),
     ({'format_version': 3}, 'has format version 3'),
-    ({'scales': [0.5, 0.]}, r'scales \[0.5, 0.0\], which cannot be'),
-    ({'scales': [float('nan')]}, 'which cannot be'),
-    ({'atrous_rates': [6, 12, 1 << 40]}, 'which cannot be'),
+    ({'scales': [0.5, 0.]}, r'scales \[0.5, 0.0\], which are invalid'),
+    ({'scales': [float('nan')]}, 'which are invalid'),
+    ({'atrous_rates': [6, 12, 1 << 40]}, 'which are invalid'),
     ({'resize_range': [0, 0, 0, 0]}, r'resize range \[0, 0, 0, 0\]'),
-    ({'resize_range': [65, -1, 0, 0]}, 'which cannot be'),
-    ({'resize_range': [65, 0, 0, 2]}, 'which cannot be'),
+    ({'resize_range': [65, -1, 0, 0]}, 'is invalid'),
+    ({'resize_range': [65, 0, 0, 2]}, 'is invalid'),
     ({'atrous_rates': [6, 12]}, 'metadata/atrous_rates is int64 of shape'),
 ])
 def test_refuses_metadata(tmp_path, arrays, metadata, words):
