@@ -182,8 +182,8 @@ class Batch:
         """Open what a video's results are written with: kind -> writer."""
         with contextlib.ExitStack() as stack:
             yield {kind: stack.enter_context(
-                _folder(path, video) if kind == 'indexed' else
-                 writing(path, video, self.existing == REPLACE))
+                (_folder if kind == 'indexed' else writing)(
+                    path, video, self.existing == REPLACE))
                 for kind, path in paths.items()}
 
     def _frames(self, each, video, writers, bar, records, seconds, notes):
@@ -250,7 +250,7 @@ class _Pictures:
 
 
 @contextlib.contextmanager
-def _folder(path, video):
+def _folder(path, video, replace):
     """Give what writes into a folder, which has its name when it is whole;
     where the body raises, that of `part_path`.
     """
@@ -264,6 +264,9 @@ def _folder(path, video):
             raise
         if not any(temporary.iterdir()):
             raise InputError(f'{video.name}: the video has no frame')
+        if not replace and path.exists():
+            raise InputError(f'{path} has appeared meanwhile, and is left as '
+                             'it is')
         _replace_frames(temporary, path)
     remove_frames(part_path(path))  # of an earlier run
 

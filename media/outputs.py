@@ -129,7 +129,7 @@ class _Taken:
 
     def __init__(self):
         self._users, self._above = {}, {}  # real path -> name, whether read
-        self._inodes = {}
+        self._inodes, self._real_folders = {}, {}
 
     def read(self, name, paths):
         for path in paths:
@@ -159,20 +159,34 @@ class _Taken:
             self._add(path, (name, False))
 
     def _add(self, path, user):
-        real = pathlib.Path(os.path.realpath(path))
+        real, above = self._real(path)
         self._users[real] = user
-        for folder in real.parents:
+        for folder in above:
             self._above[folder] = user
 
     def _user(self, path):
-        real = pathlib.Path(os.path.realpath(path))
+        real, above = self._real(path)
         with contextlib.suppress(OSError):
             found = os.stat(real)
             if (found.st_dev, found.st_ino) in self._inodes:
                 return self._inodes[found.st_dev, found.st_ino]
         return self._above.get(real) or next(
-            (self._users[each] for each in (real, *real.parents)
+            (self._users[each] for each in (real, *above)
              if each in self._users), None)
+
+    def _real(self, path):
+        """Return where a path leads, and the folders above."""
+        folder, name = os.path.split(path)
+        if folder not in self._real_folders:  # a look at each part is slow
+            real = pathlib.Path(os.path.realpath(folder))
+            self._real_folders[folder] = (str(real), list(map(str, (
+                real, *real.parents))))
+        real, above = self._real_folders[folder]
+        path = os.path.join(real, name)
+        if os.path.islink(path) or name in {'', '..'}:
+            path = pathlib.Path(os.path.realpath(path))
+            return str(path), list(map(str, path.parents))
+        return path, above
 
 
 def check_frames(folder):
