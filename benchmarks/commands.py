@@ -23,7 +23,7 @@ import tarfile
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 ROUNDS, IMAGES, MANY, FRAMES = 3, 12, 200, 2000
 SAVE = '''

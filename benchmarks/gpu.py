@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 SIZES = {'voc': (513, 513), 'cityscapes': (1025, 2049)}
 SCALES = {'1': {'scales': (1.,), 'flip': False},

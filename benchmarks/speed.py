@@ -27,7 +27,7 @@ import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 N_CLASS = {'513x513': 21, '1025x2049': 19}  # others: 21
 PATIENCE = 60  # seconds: one that has taken longer is not run again

@@ -87,7 +87,7 @@ def test_opens_a_window(palette_graphs, display, tmp_path):
     assert (seen[:, 1440:] == 0).all()  # it fits a screen
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert 'error: interrupted: 0 of 2 done' in text
     assert not list(tmp_path.iterdir())
 
