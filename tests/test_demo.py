@@ -88,7 +88,7 @@ def test_opens_a_window(palette_graphs, display, tmp_path):
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert 'error: interrupted: 0 of 2 done' in text
+    assert 'error: interrupted: 0 of 1 done' in text
     assert not list(tmp_path.iterdir())
 
 
