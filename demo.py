@@ -158,7 +158,7 @@ def run(args, processes, begun):
     from media.window import has_display, show_results
     check_processes(args, processes)
     inputs, problems, notes = find_inputs(args.inputs)
-    earlier = earlier_results(inputs)
+    earlier = set(earlier_results(inputs))
     inputs = [each for each in inputs if each not in earlier]
     kinds = [kind for kind in KINDS if getattr(args, kind)]
     in_window = processes.size == 1 and not (
@@ -191,7 +191,7 @@ def run(args, processes, begun):
     else:
         outcomes = Batch(segmenter, {each: results[each] for each in mine},
                          page, args.opacity, args.max_pixels,
-                         existing(args)).run()
+                         existing(args), bool(args.json)).run()
     records = follow(outcomes, summary)
     for path, write in (args.html, page and page.write), (
             args.json, lambda path=args.json: write_json(path, records)):

@@ -59,13 +59,15 @@ class Batch:
         max_pixels (int): larger images are refused.
         existing (str): what to do with results that have appeared since the
             plan was made, see `outputs.plan_outputs`.
+        with_records (bool): whether outcomes have records; those of a long
+            video take some memory.
     """
 
     def __init__(self, segmenter, results, page=None, opacity=OPACITY,
-                 max_pixels=MAX_PIXELS, existing=REFUSE):
+                 max_pixels=MAX_PIXELS, existing=REFUSE, with_records=False):
         self.segmenter, self.results, self.page = segmenter, results, page
         self.opacity, self.max_pixels = opacity, max_pixels
-        self.existing = existing
+        self.existing, self.with_records = existing, with_records
 
     def run(self):
         """Yield the `Outcome` of each input, in their order, once its results
@@ -104,7 +106,9 @@ class Batch:
                         waiting.append(self._begun(each, read, writer, begun))
                     begun = time.perf_counter()
                     if len(waiting) > MAX_WAITING:
-                        yield waiting.pop(0)()
+                        outcome = waiting[0]()
+                        waiting.pop(0)  # not before: Ctrl-C may come
+                        yield outcome
             except KeyboardInterrupt:
                 for result in waiting:
                     yield result()
@@ -127,9 +131,9 @@ class Batch:
 
         def result():
             try:
-                return Outcome(each, written.result(),
-                               [{'name': each.name, **record}], [seconds],
-                               notes)
+                return Outcome(each, written.result(), [
+                    {'name': each.name, **record}] * self.with_records,
+                    [seconds], notes)
             except Exception as error:
                 return Outcome(each, seconds=[seconds], notes=notes,
                                error=describe(error, each.name))
@@ -198,9 +202,10 @@ class Batch:
                     if isinstance(part, Frame):
                         label, record, said = self.segmenter.segment(part.image)
                         notes += [line for line in said if line not in notes]
-                        records.append({
-                            'name': each.name, **record,
-                            'time': float(part.time * video.time_base)})
+                        if self.with_records:
+                            records.append({
+                                'name': each.name, **record,
+                                'time': float(part.time * video.time_base)})
                         waiting.append(thread.submit(
                             self._write_frame, writers, part, label))
                         seconds.append(time.perf_counter() - begun)
