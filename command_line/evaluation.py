@@ -16,6 +16,13 @@ from command_line.model_options import (
 from command_line.processes import cores, with_processes
 from models.utils.errors import InputError, Interrupted, exit_code
 
+if typing.TYPE_CHECKING:
+    import numpy
+
+    from evaluation.labelled_images import LabelledImages, Subset
+    from evaluation.run import State
+    from models import DeepLabV3plusXception65
+
 STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 
 
@@ -23,15 +30,15 @@ class Job(typing.NamedTuple):
     """An evaluation that is about to begin, or go on."""
 
     args: argparse.Namespace
-    images: typing.Any  # LabelledImages
-    share: typing.Any  # Subset: what this process evaluates
+    images: 'LabelledImages'
+    share: 'Subset'  # what this process evaluates
     n_images: int  # of all processes
-    model: typing.Any  # the link
+    model: 'DeepLabV3plusXception65'
     names: tuple[str, ...]  # of the classes
-    colors: typing.Any  # (n_class, 3), uint8, RGB
+    colors: 'numpy.ndarray'  # (n_class, 3), uint8, RGB
     settings: dict  # see `settings_of`
     state_path: pathlib.Path
-    state: typing.Any  # State
+    state: 'State'
 
 
 def parse_args(dataset, description, argv=None):
