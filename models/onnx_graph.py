@@ -3,6 +3,9 @@
 Dilations are attributes of the convolutions, so that the graph runs at any
 input size; or at one, whose sizes are then constants.
 """
+import collections
+import math
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -41,39 +44,45 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
     Raises:
         BackendError: a part of the link was replaced by an unknown one.
     """
-    model = onnx.ModelProto(
-        ir_version=IR_VERSION, producer_name='deeplab_v3_plus',
-        opset_import=[helper.make_opsetid('', OPSET)])
-    helper.set_model_props(model, metadata or {})
-    graph = _Graph(model.graph, link)
-    if end_to_end:
-        from .onnx_graph import add_labels
-        values = add_labels(graph, link)
-    else:
-        values = _add_scores(graph, link, probabilities, size)
-    model.graph.name = type(link).__name__
-    model.graph.input.append(values[0])
-    model.graph.output.append(values[1])
+    model = _model(link, metadata, probabilities, end_to_end, size, {})
+    if size is not None:  # once more, with the sizes that ONNX infers
+        found = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        shapes = {each.name: [dim.dim_value for dim
+                              in each.type.tensor_type.shape.dim]
+                  for each in (*found.graph.value_info, *found.graph.input)}
+        model = _model(link, metadata, probabilities, end_to_end, size, shapes)
     serialized = model.SerializeToString()
     onnx.checker.check_model(serialized)
     return serialized
 
 
+def _model(link, metadata, probabilities, end_to_end, size, shapes):
+    model = onnx.ModelProto(
+        ir_version=IR_VERSION, producer_name='deeplab_v3_plus',
+        opset_import=[helper.make_opsetid('', OPSET)])
+    helper.set_model_props(model, metadata or {})
+    graph = _Graph(model.graph, link, shapes)
+    source, output = (add_labels(graph, link) if end_to_end else
+                      _add_scores(graph, link, probabilities, size))
+    model.graph.name = type(link).__name__
+    model.graph.input.append(source)
+    model.graph.output.append(output)
+    return model
+
+
 def _add_scores(graph, link, probabilities, size):
     """Add logits or probabilities; return the types of input and output."""
-    batch, H, W = ('batch', 'H', 'W') if size is None else (1, *size)
-    if size is not None:
-        graph.shapes[INPUT] = 1, 3, *size
+    batch, *sides = ('batch', 'H', 'W') if size is None else (1, *size)
+    source = _float_value(INPUT, batch, 3, *sides)
     logits = graph.network(link, INPUT)
     if probabilities:
-        sides = H, W
         output = graph.node('Softmax', graph.resize(logits, INPUT), axis=1,
                             name='probabilities')
     else:
-        sides = graph.shapes.get(logits, (0, 0, 'ceil(H/4)', 'ceil(W/4)'))[2:]
         output = graph.node('Identity', logits, name='logits')
-    return (_float_value(INPUT, batch, 3, H, W),
-            _float_value(output, batch, link.n_class, *sides))
+        sides = ['ceil(H/4)', 'ceil(W/4)'] if size is None else [
+            math.ceil(side / LOGITS_STRIDE) for side in size]
+    return source, _float_value(output, batch, link.n_class, *sides)
 
 
 def _float_value(name, *shape):
@@ -85,24 +94,22 @@ class _Graph(NetworkGraph):
 
     A tensor is given by its name; a node has the name of its output.
 
-    Attributes:
-        shapes (dict): tensor -> (B, C, H, W), where the input's is fixed.
+    `shapes` is tensor -> shape, where sizes are constants; else empty.
     """
 
-    def __init__(self, proto, root):
+    def __init__(self, proto, root, shapes):
         super().__init__(root)
-        self.proto, self.shapes = proto, {}
-        self._names, self._constants = set(), set()
+        self.proto, self.shapes = proto, shapes
+        self._counts, self._constants = collections.Counter(), set()
 
     def node(self, op, *inputs, name=None, **attributes):
-        """Add a node; return its output, of the shape of its first input."""
-        if name is None or name in self._names:  # a network's second use
-            name = f'{name or op}_{len(self.proto.node)}'
-        self._names.add(name)
+        """Add a node; return its output."""
+        name = name or op
+        self._counts[name] += 1
+        if name == op or self._counts[name] > 1:  # a network's second use
+            name = f'{name}_{self._counts[name]}'
         self.proto.node.append(
             helper.make_node(op, inputs, [name], name, **attributes))
-        if inputs[0] in self.shapes:
-            self.shapes[name] = self.shapes[inputs[0]]
         return name
 
     def constant(self, name, array):
@@ -115,19 +122,11 @@ class _Graph(NetworkGraph):
         return name
 
     def conv(self, x, path, W, b, link):
-        h = self.node(
+        return self.node(
             'Conv', x, self.constant(f'{path}/W', W),
             self.constant(f'{path}/b', b), name=path, group=link.groups,
             kernel_shape=W.shape[2:], strides=link.stride,
             pads=link.pad * 2, dilations=link.dilate)
-        if x in self.shapes:
-            batch, _, *sides = self.shapes[x]
-            self.shapes[h] = batch, len(W), *(
-                (side + 2 * pad - rate * (kernel - 1) - 1) // stride + 1
-                for side, pad, rate, kernel, stride in zip(
-                    sides, link.pad, link.dilate, W.shape[2:], link.stride,
-                    strict=True))
-        return h
 
     def relu(self, x):
         return self.node('Relu', x)
@@ -136,28 +135,18 @@ class _Graph(NetworkGraph):
         return self.node('Add', x, y)
 
     def mean(self, x):
-        h = self.node('GlobalAveragePool', x)
-        if x in self.shapes:
-            self.shapes[h] = *self.shapes[x][:2], 1, 1
-        return h
+        return self.node('GlobalAveragePool', x)
 
     def expand(self, x, like):
         shape = (self.integers(1, 1, *self.shapes[like][2:])
                  if like in self.shapes else self.node(
-                     'Concat', self.integers(1, 1), self.sides(like), axis=0))
-        h = self.node('Expand', x, shape)
-        if x in self.shapes:
-            self.shapes[h] = *self.shapes[x][:2], *self.shapes[like][2:]
-        return h
+                     'Concat', self.integers(1, 1), self.sides(like), axis=0,
+                     name='shape'))
+        return self.node('Expand', x, shape)
 
     def concat(self, *inputs):
         """Join channels."""
-        h = self.node('Concat', *inputs, axis=1)
-        if h in self.shapes:
-            shapes = [self.shapes[each] for each in inputs]
-            self.shapes[h] = (shapes[0][0], sum(shape[1] for shape in shapes),
-                              *shapes[0][2:])
-        return h
+        return self.node('Concat', *inputs, axis=1)
 
     def sides(self, x):
         """Return the height and width of x, as a tensor."""
@@ -166,15 +155,11 @@ class _Graph(NetworkGraph):
     def resize(self, x, like):
         """Resize x to the height and width of another tensor."""
         if x in self.shapes:
-            size = *self.shapes[x][:2], *self.shapes[like][2:]
-            sides = self.integers(*size)
-        else:
-            sides = self.node('Concat', self.node('Shape', x, end=2),
-                              self.sides(like), axis=0)
-        h = self.resize_to(x, sides)
-        if x in self.shapes:
-            self.shapes[h] = size
-        return h
+            return self.resize_to(x, self.integers(
+                *self.shapes[x][:2], *self.shapes[like][2:]))
+        return self.resize_to(x, self.node(
+            'Concat', self.node('Shape', x, end=2), self.sides(like), axis=0,
+            name='shape'))
 
     def resize_to(self, x, shape):
         """Resize x to a whole shape, given as a tensor."""
