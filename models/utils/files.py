@@ -111,11 +111,10 @@ def _take_name(temporary, final, replace):
         try:
             os.link(temporary, final)  # fails where there is such a file
             return
-        except FileExistsError:
-            raise FileExistsError(17, 'has appeared meanwhile, and is left as '
-                                  'it is', str(final)) from None
-        except OSError:  # a file system without links
-            pass
+        except OSError:  # or where the file system has no links
+            if os.path.lexists(final):
+                raise FileExistsError(17, 'has appeared meanwhile, and is left '
+                                      'as it is', str(final)) from None
     os.replace(temporary, final)
 
 
