@@ -10,6 +10,7 @@ window opens where there is a display; elsewhere files are written, and their
 names are printed.
 """
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import gc
@@ -262,30 +263,40 @@ def class_numbers(wanted, names):
 
 
 def follow(outcomes, summary):
-    """Print and count each outcome; return the records of all images."""
+    """Count and print each outcome; return the records of all images."""
     from tqdm import tqdm
     records = []
-    try:
-        with tqdm(total=summary.total - summary.n_failed, unit='input',
-                  disable=None if summary.total > 1 else True) as bar:
+    with tqdm(total=summary.total - summary.n_failed, unit='input',
+              disable=None if summary.total > 1 else True) as bar:
+
+        def take(outcome):
+            records.extend(outcome.records)
+            summary.seconds += outcome.seconds
+            summary.n_failed += outcome.error is not None
+            summary.n_done += outcome.error is None and outcome.is_whole
+            say(outcome, bar)
+
+        try:
             for outcome in outcomes:
-                for path in outcome.paths:
-                    bar.write(str(path))
-                sys.stdout.flush()
-                lines = [f'{outcome.each.name}: {line}'
-                         for line in outcome.notes]
-                if outcome.error is not None:
-                    lines.append(error_line(outcome.error))
-                for line in lines:
-                    bar.write(line, file=sys.stderr)
-                records += outcome.records
-                summary.seconds += outcome.seconds
-                summary.n_failed += outcome.error is not None
-                summary.n_done += outcome.error is None and outcome.is_whole
-                bar.update()
-    except KeyboardInterrupt as error:
-        summary.interrupted = exit_code(error)
+                take(outcome)
+        except KeyboardInterrupt as error:
+            summary.interrupted = exit_code(error)
+            with contextlib.suppress(KeyboardInterrupt, StopIteration):
+                take(outcomes.throw(KeyboardInterrupt))  # what was begun
+                for outcome in outcomes:
+                    take(outcome)
     return records
+
+
+def say(outcome, bar):
+    for path in outcome.paths:
+        bar.write(str(path))
+    sys.stdout.flush()
+    for line in outcome.notes:
+        bar.write(f'{outcome.each.name}: {line}', file=sys.stderr)
+    if outcome.error is not None:
+        bar.write(error_line(outcome.error), file=sys.stderr)
+    bar.update()
 
 
 def write_json(path, records):

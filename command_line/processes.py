@@ -22,6 +22,7 @@ class Processes:
     def __init__(self):
         self.rank = self.local_rank = 0
         self.size = self.local_size = 1
+        self._request = None
         # Set by MPICH's and Open MPI's mpiexec.
         if os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE'):
             import models  # noqa: F401, I001  (before Chainer)
@@ -37,8 +38,13 @@ class Processes:
         """
         if self.size == 1:
             return
-        request, begun = self._mpi.mpi_comm.Ibarrier(), time.monotonic()
-        while not request.Test() and time.monotonic() - begun < seconds:
+        if self._request is None:  # else Ctrl-C came while it waited
+            self._request = self._mpi.mpi_comm.Ibarrier()
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            if self._request.Test():
+                self._request = None
+                return
             time.sleep(0.02)
 
     def gather(self, value):
@@ -67,7 +73,9 @@ def with_processes(run):
         processes = Processes()
     try:
         with report_errors():
-            return run(processes)
+            result = run(processes)
+            processes.wait()  # at its end, MPI heeds no signal
+            return result
     except BaseException as error:
         if processes.size == 1:
             raise
@@ -81,7 +89,9 @@ def with_processes(run):
         sys.stderr.flush()
         if isinstance(code, int) and code > 128:  # the others end as well
             processes.wait(SECONDS_TO_SAVE)
-        processes.abort(code if isinstance(code, int) else 1)
+        code = code if isinstance(code, int) else 1
+        processes.abort(code)
+        os._exit(code)  # MPI may take a while to end this one as well
 
 
 def share_of_machine(processes, gpu, threads):

@@ -24,7 +24,8 @@ MAX_MEMBERS = 200_000  # (44,000 in ADE20K's)
 MAX_BYTES = 32 << 30  # unpacked (11 GB in Cityscapes')
 DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError,
           NotImplementedError, RuntimeError, OverflowError, ValueError,
-          FileExistsError, NotADirectoryError, IsADirectoryError)
+          FileExistsError, NotADirectoryError, IsADirectoryError,
+          *([zipfile.lzma.LZMAError] if zipfile.lzma else []))
 
 
 class Archive(typing.NamedTuple):

@@ -94,6 +94,13 @@ class Batch:
     def _images(self, inputs):
         """One thread reads the next image, one writes, this one computes."""
         waiting = []
+
+        def written(n_waiting=0):
+            while len(waiting) > n_waiting:
+                outcome = waiting[0]()
+                waiting.pop(0)  # not before: Ctrl-C may come
+                yield outcome
+
         with (ThreadPoolExecutor(1) as writer,
               contextlib.closing(prefetch(lambda each: each.read(
                   self.max_pixels), inputs)) as images):
@@ -105,16 +112,11 @@ class Batch:
                     else:
                         waiting.append(self._begun(each, read, writer, begun))
                     begun = time.perf_counter()
-                    if len(waiting) > MAX_WAITING:
-                        outcome = waiting[0]()
-                        waiting.pop(0)  # not before: Ctrl-C may come
-                        yield outcome
+                    yield from written(MAX_WAITING)
+                yield from written()
             except KeyboardInterrupt:
-                for result in waiting:
-                    yield result()
+                yield from written()
                 raise
-            for result in waiting:
-                yield result()
 
     def _begun(self, each, read, writer, begun):
         """Segment an image; return a function that waits until its results are
@@ -263,15 +265,15 @@ def _folder(path, video, replace):
     with atomic_folder(path) as temporary:
         try:
             yield _Pictures(temporary)
+            if not any(temporary.iterdir()):
+                raise InputError(f'{video.name}: the video has no frame')
+            if not replace and path.exists():
+                raise InputError(f'{path} has appeared meanwhile, and is left '
+                                 'as it is')
         except BaseException:
             if any(temporary.iterdir()):
                 _replace_frames(temporary, part_path(path))
             raise
-        if not any(temporary.iterdir()):
-            raise InputError(f'{video.name}: the video has no frame')
-        if not replace and path.exists():
-            raise InputError(f'{path} has appeared meanwhile, and is left as '
-                             'it is')
         _replace_frames(temporary, path)
     remove_frames(part_path(path))  # of an earlier run
 

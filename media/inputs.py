@@ -84,9 +84,11 @@ def find_inputs(arguments):
         try:
             for each in _inputs(argument, problems, notes):
                 key = each.url or (each.path and os.path.abspath(each.path))
-                if key in found and each.found_in is None:
-                    notes.append(f'{each.name} is named twice')
-                found.setdefault(key, each)
+                before = found.setdefault(key, each)
+                if each.found_in is None and before is not each:
+                    found[key] = dataclasses.replace(before, found_in=None)
+                    if before.found_in is None:
+                        notes.append(f'{each.name} is named twice')
         except (InputError, OSError) as error:
             problems.append(describe(error))
     return list(found.values()), problems, notes
@@ -243,7 +245,11 @@ def _kind(path):
 
 
 def _start(path):
-    """Return the first bytes of a file; none where it cannot be read."""
+    """Return the first bytes of a file; none of a pipe, which would lose them,
+    or where it cannot be read.
+    """
+    if not os.path.isfile(path):
+        return b''
     try:
         with open(path, 'rb') as file:
             return file.read(16)

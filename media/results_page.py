@@ -58,7 +58,7 @@ class ResultsPage:
 
     def write(self):
         """Write the page; the file appears whole."""
-        with (atomic_path(self.path) as temporary,
+        with (self._file, atomic_path(self.path) as temporary,
               open(temporary, 'wb') as file):
             file.write(self._template.head().encode())
             for i in sorted(range(len(self._pieces)),

@@ -343,7 +343,7 @@ def writing(path, video, replace=True):
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_path(path)
-    with atomic_path(path, replace) as temporary:
+    with atomic_path(path, replace, part) as temporary:
         with _naming(path, temporary):
             writer = VideoWriter(temporary, video)
         try:

@@ -1,11 +1,12 @@
 """Show results in windows."""
 import os
+import signal
 import sys
 import time
 
 from media.batch import Outcome
 from media.visualization import figure
-from models.utils.errors import InputError, describe
+from models.utils.errors import ENDING_SIGNALS, InputError, describe
 
 SIZE = 1280, 720  # width, height in pixels at most
 DPI = 100
@@ -48,7 +49,19 @@ def _show(title, page):
         page.width * scale, page.height * scale))
     window.add_axes((0, 0, 1, 1)).imshow(page)
     window.axes[0].set_axis_off()
-    plt.show(block=False)
-    # In show's own waiting, Ctrl-C takes effect at the next mouse move.
-    while plt.fignum_exists(window.number):
-        window.canvas.start_event_loop(0.1)
+    # Ctrl-C would be lost inside a callback of the window, and in show's own
+    # waiting take effect at the next mouse move.
+    received, handlers = [], {}
+    for number in (signal.SIGINT, *ENDING_SIGNALS):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            handlers[number] = signal.signal(
+                number, lambda number, frame: received.append(number))
+    try:
+        plt.show(block=False)
+        while plt.fignum_exists(window.number) and not received:
+            window.canvas.start_event_loop(0.1)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt(received[0])

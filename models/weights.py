@@ -53,7 +53,8 @@ LOGITS = 'decoder/conv_logits/W'
 # What zipfile, zlib and NumPy raise for damaged files, as found by fuzzing.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
           NotImplementedError, RuntimeError, OverflowError, SyntaxError,
-          tokenize.TokenError, OSError, struct.error, MemoryError)
+          tokenize.TokenError, OSError, struct.error, MemoryError,
+          *([zipfile.lzma.LZMAError] if zipfile.lzma else []))
 
 
 def write_npz(path, arrays, metadata):

@@ -64,7 +64,8 @@ def display():
     if not shutil.which('Xvfb') or not importlib.util.find_spec('_tkinter'):
         pytest.skip('needs Xvfb and Tk')
     with subprocess.Popen(
-            ['Xvfb', '-displayfd', '1', '-screen', '0', '1920x1080x24'],
+            ['Xvfb', '-displayfd', '1', '-noreset', '-screen', '0',
+             '1920x1080x24'],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         yield f':{server.stdout.readline().decode().strip()}'
         server.kill()

@@ -163,11 +163,14 @@ def without_secrets(address):
     """Return an address without what may give access: user, password and all
     from a question mark on.
     """
-    scheme, mark, rest = re.split('[?#;]', address)[0].partition('://')
-    host, slash, path = rest.partition('/')
-    if ':' in host and not host.rpartition(':')[2].isdigit():
-        host, slash, path = rest, '', ''  # a slash in the password
-    return f'{scheme}{mark}{host.rpartition("@")[2]}{slash}{path}'
+    scheme, mark, rest = address.partition('://')
+    host = re.split('[/?#;]', rest)[0]
+    path = rest[len(host):]
+    shown = host.rpartition('@')[2]
+    has_port = re.fullmatch(r'(\[.*\]|[^:\[]*)(:\d+)?', shown) is not None
+    if not has_port or (':' in host and '@' in path):  # a password may be there
+        return f'{scheme}{mark}...'
+    return f'{scheme}{mark}{shown}{re.split("[?#;]", path)[0]}'
 
 
 def _joined(message):

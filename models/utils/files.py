@@ -18,7 +18,7 @@ TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-[0-9a-f]{8}\.tmp')
 
 
 @contextlib.contextmanager
-def atomic_path(path, replace=True):
+def atomic_path(path, replace=True, part=None):
     """Give the path of a temporary file that becomes `path` on success.
 
     The temporary file is in the same folder, so that it takes its name at once,
@@ -29,6 +29,7 @@ def atomic_path(path, replace=True):
     Args:
         path (str or pathlib.Path): the final name.
         replace (bool): whether a file of that name may be there by then.
+        part (pathlib.Path): what is written gets this name if it may not.
 
     Yields:
         pathlib.Path: the name to write to.
@@ -47,7 +48,12 @@ def atomic_path(path, replace=True):
                     os.fsync(written.fileno())
                 if mode is not None:
                     os.chmod(temporary, mode)
-                _take_name(temporary, final, replace)
+                try:
+                    _take_name(temporary, final, replace)
+                except FileExistsError:
+                    if part is not None:
+                        os.replace(temporary, part)
+                    raise
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:  # name the file, not its temporary one

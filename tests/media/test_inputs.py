@@ -73,12 +73,17 @@ def test_patterns_and_folders(tmp_path, monkeypatch):
         found, problems, notes = find_inputs(arguments)
         return [each.name for each in found], problems, notes
 
+    def left_in(*arguments):
+        return [each.found_in for each in find_inputs(arguments)[0]]
+
     both = ['photos/a.png', 'photos/b/c.png']
     assert names('phot*s') == names('photos') == (both, [], [])
     assert names('phot*') == (['photo.png', *both], [], [])
     assert names('photos/**') == (both, [], [])
     assert names('photos/a.png', './photos/a.png', 'photos') == (
         both, [], ['photos/a.png is named twice'])
+    assert left_in('photos', 'photos/a.png') == left_in(
+        'photos/a.png', 'photos') == [None, Path('photos')]
     assert names('*x*') == ([], ['x: this folder has no image or video'], [])
     (tmp_path / 'my%20dog.mp4').touch()
     (film,), _, _ = find_inputs(['my%20dog.mp4'])
@@ -100,7 +105,7 @@ def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
         'x/ya/1.jpg', 'x/yb/2.jpg', f'{tmp_path}/x/../a.png',
         'HTTP://host/b.png']
     assert problems == [
-        'http://[x is no valid address',
+        'http://... is no valid address',
         'ftp://host/a: an address begins with http:// or https://',
         'an input is empty', 'x/yempty: this folder has no image or video',
         'a\0 is no name of a file']
@@ -132,11 +137,11 @@ def test_what_may_not_be_read_costs_no_folder():
 def test_a_pipe(tmp_path):
     path = write_image(tmp_path / 'a.png')
     os.mkfifo(tmp_path / 'pipe')
+    (each,), _, _ = find_inputs([str(tmp_path / 'pipe')])  # does not open it
     writer = threading.Thread(target=lambda: (tmp_path / 'pipe').write_bytes(
         path.read_bytes()))
     writer.start()
-    np.testing.assert_array_equal(read_image(tmp_path / 'pipe'),
-                                  read_image(path))
+    np.testing.assert_array_equal(each.read(1e9), read_image(path))
     writer.join()
 
 

@@ -1,11 +1,15 @@
 """What a run will write is compared before it writes."""
 import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
-from conftest import start_script
+from conftest import ROOT, start_script
 from fixture_images import write_film, write_image
 from PIL import Image
 
@@ -297,7 +301,7 @@ def test_a_second_run(demo, here, output):
 
 @pytest.mark.slow
 def test_what_appears_meanwhile(demo, here):
-    """Between the plan and its result."""
+    """Between the plan and its result; a film's is kept as a part."""
     write_image(here / 'b.png')
     write_film(here / 'a.mp4', [np.zeros((48, 64, 3), np.uint8)] * 60)
     process = start_script(
@@ -306,9 +310,38 @@ def test_what_appears_meanwhile(demo, here):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (here / 'out').exists():
         time.sleep(0.01)
-    (here / 'out/b.png').write_bytes(b'mine')
+    for name in 'a.mp4', 'b.png':
+        (here / 'out' / name).write_bytes(b'mine')
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert 'out/b.png: has appeared meanwhile, and is left as it is' in said
-    assert (here / 'out/b.png').read_bytes() == b'mine'
-    assert sorted(os.listdir(here / 'out')) == ['a.mp4', 'b.png']
+    for name in 'a.mp4', 'b.png':
+        assert (f'out/{name}: has appeared meanwhile, and is left as it is'
+                in said)
+        assert (here / 'out' / name).read_bytes() == b'mine'
+    assert 'what was done is in ' in said
+    assert sorted(os.listdir(here / 'out')) == ['a.mp4', 'a.part.mp4', 'b.png']
+
+
+@pytest.mark.slow
+def test_a_signal_to_processes_of_which_one_is_done(demo, here):
+    """The film of the other is a part."""
+    write_image(here / 'b.png')
+    write_film(here / 'a.mp4', [np.zeros((240, 320, 3), np.uint8)] * 400)
+    mpiexec = pathlib.Path(sys.executable).parent / 'mpiexec'
+    with subprocess.Popen(
+            [mpiexec, '-n', '2', sys.executable, ROOT / 'demo.py',
+             here / 'a.mp4', here / 'b.png', '--output', here / 'out',
+             '--overlay', '--pretrained-model', demo.npz, '--input-size', '65'],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (
+                here / 'out/b.png').exists():
+            time.sleep(0.01)
+        time.sleep(2)
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        said = process.communicate(timeout=60)[1]
+    assert time.monotonic() - begun < 10
+    assert process.returncode == 143, said
+    assert sorted(os.listdir(here / 'out')) == ['a.part.mp4', 'b.png']

@@ -270,6 +270,7 @@ def test_an_address_of_ones_own(host, cached, monkeypatch, capsys, mirror,
 SECRETIVE = [
     'http://me:secret@host.invalid/a?secret', 'http://me:sec ret@/a?secret',
     'http://me:secret@host:port/a?secret#secret', 'http://me:sec/ret@host/a',
+    'http://me:sec?ret@host/a', 'http://me:12/secret@host/a',
     "http://host.invalid/a?n='x'&sig=secret", 'http://host.invalid/a;s=secret',
     'http://me:secret@host\u2100.com/a', 'http://me:secret\\@host/a',
     'http://[x/a?secret', 'nothing://a:secret@b/?secret']
