@@ -170,7 +170,7 @@ FORMS = {
 
 @pytest.mark.parametrize('form', FORMS)
 def test_graph_nodes(form):
-    """What makes the form is changed more often than the rest."""
+    """What makes the form is changed; of the plain one, all."""
     graph = FORMS[form]()
     plain = {(node.name, node.op) for node in made().node}
     wanted = [i for i, node in enumerate(graph.node)
@@ -182,9 +182,7 @@ def test_graph_nodes(form):
             pass
 
     data = graph.SerializeToString()
-    fuzz(rewired(data), use, 10)
-    if wanted:
-        fuzz(rewired(data, wanted), use, 30)
+    fuzz(rewired(data, wanted), use, 30)
 
 
 def archive():
