@@ -323,6 +323,16 @@ def test_skips_what_another_run_has_written(tmp_path):
     assert path.stat().st_size == 0
 
 
+def test_images_that_vanish_after_the_plan(tmp_path):
+    found = [find_inputs([str(write_image(tmp_path / name))])[0][0]
+             for name in ('a.png', 'b.png')]
+    for each in found:
+        each.path.unlink()
+    outcomes = list(Batch(None, {each: {} for each in found}).run())
+    assert [outcome.error for outcome in outcomes] == [
+        f'{each.path}: No such file or directory' for each in found]
+
+
 @pytest.mark.slow
 def test_results_come_in_order(demo, tmp_path):
     """Films and images mixed; and only what is missing is written."""
