@@ -122,9 +122,9 @@ def prepare(dataset, args, processes):
     settings = {
         'dataset': dataset, 'images': n_images,
         **settings_of(args, npz, model, len(images), processes.size)}
-    args.output.mkdir(parents=True, exist_ok=True)
     if processes.rank == 0:
         check_outputs(args, images, npz)
+    args.output.mkdir(parents=True, exist_ok=True)
     share = Subset(images, range(processes.rank, n_images, processes.size))
     path = state_path(args.output, processes, args.force)
     state = load_state(path, settings, share, model.n_class)

@@ -168,8 +168,8 @@ class _File(Video):
         import av
         packets = self._container.demux([self._stream, *self.sounds])
         try:
-            while packet := self._while_open(next, packets, None):
-                yield packet
+            while (packet := self._while_open(next, packets, None)) is not None:
+                yield packet  # the last, empty ones as well
         except av.error.FFmpegError as error:
             self.losses.append(f'it cannot be read to its end: '
                                f'{error.strerror}')
