@@ -2,7 +2,6 @@
 import errno
 import http.client
 import os
-import re
 import shutil
 import socket
 import ssl
@@ -13,15 +12,14 @@ import urllib.request
 import zlib
 
 import requests
-from urllib3.exceptions import HTTPError, MaxRetryError
-from urllib3.util import Retry
+from urllib3.exceptions import HTTPError
 
 from .errors import DownloadError, InputError, describe, without_secrets
 
 MIRROR = 'DEEPLAB_MIRROR'  # environment: address of a folder of the files
 TIMEOUT = 30  # seconds without a byte
 RETRIES = 4  # in a row, after attempts without progress
-BACKOFF = 1  # seconds; these retries wait 0, 2, 4 and 8 times as long
+BACKOFF = 1  # second before the first of these, then twice as long each time
 MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
@@ -112,7 +110,7 @@ def read_url(url, max_bytes):
     """Return what an http(s) address holds, as bytes; raise InputError where it
     is unavailable or larger than max_bytes.
     """
-    data, handled = bytearray(), sys.exc_info()[1]
+    data = bytearray()
     try:
         with _get(url) as response:
             while block := response.raw.read1(BLOCK):
@@ -120,7 +118,7 @@ def read_url(url, max_bytes):
                 if len(data) > max_bytes:
                     raise InputError(f'more than {max_bytes} bytes')
     except (_Interrupted, *NETWORK_ERRORS) as error:
-        raise InputError(_reason(error, handled)) from None
+        raise InputError(_reason(_cause(error))) from None
     return bytes(data)
 
 
@@ -137,27 +135,19 @@ def _complete(url, part):
         return
     if scheme not in {'http', 'https'}:
         raise InputError('an address begins with http://, https:// or file://')
-    retry = fresh = Retry(RETRIES, backoff_factor=BACKOFF)
-    handled = sys.exc_info()[1]
+    failures = 0
     for _ in range(MAX_ATTEMPTS):
         before = _size(part)
         try:
             _transfer(url, part)
             return
         except (_Interrupted, *NETWORK_ERRORS) as error:
-            reason = _reason(error, handled)
-            if isinstance(error, FINAL_ERRORS) or isinstance(
-                    _cause(error, handled), FINAL_ERRORS):
-                raise InputError(reason) from None
-        progress = _size(part) > before
-        try:
-            retry = fresh if progress else retry.increment()
-        except MaxRetryError:
-            raise InputError(reason) from None
-        print(f'{reason}: trying again', file=sys.stderr, flush=True)
-        if progress:
-            time.sleep(BACKOFF)
-        retry.sleep()
+            cause = _cause(error)
+        failures = 0 if _size(part) > before else failures + 1
+        if isinstance(cause, FINAL_ERRORS) or failures > RETRIES:
+            raise InputError(_reason(cause))
+        print(f'{_reason(cause)}: trying again', file=sys.stderr, flush=True)
+        time.sleep(BACKOFF * 2 ** max(0, failures - 1))
     raise InputError(f'broken off {MAX_ATTEMPTS} times')
 
 
@@ -187,30 +177,19 @@ def _transfer(url, part):
     have = _size(part)
     headers = {'Range': f'bytes={have}-'} if have else {}
     with _get(url, **headers) as response:
-        first, total = _content_range(response.headers)
-        if response.status_code == 416:  # nothing after what is here
-            if total == have:
-                return
+        status, found = response.status_code, response.headers.get(
+            'Content-Range', '')
+        if status == 416 and found == f'bytes */{have}':
+            return  # nothing after what is here
+        if status not in {206, 416}:
+            have = 0
+        elif status == 416 or not found.startswith(f'bytes {have}-'):
             part.unlink(missing_ok=True)
-            raise _Interrupted('the file has changed')
-        if response.status_code == 206 and first != have:
-            part.unlink()
-            raise _Interrupted('the host sent another part')
-        if response.status_code != 206:
-            have, total = 0, None
+            raise _Interrupted('the host has another file, or part, than asked')
         length = response.headers.get('Content-Length', '')
-        if total is None and length.isdigit():
-            total = have + int(length)
         response.raw.enforce_content_length = False  # _receive checks it
-        _receive(response.raw, part, have, total)
-
-
-def _content_range(headers):
-    """Return first byte and total length of a partial answer, or None."""
-    match = re.fullmatch(r'bytes (?:(\d+)-\d+|\*)/(\d+|\*)',
-                         headers.get('Content-Range', ''))
-    return [int(text) if text and text.isdigit() else None
-            for text in (match.groups() if match else ('', ''))]
+        _receive(response.raw, part, have,
+                 have + int(length) if length.isdigit() else None)
 
 
 def _receive(raw, part, have, total):
@@ -246,22 +225,16 @@ def check_space(folder, n_bytes):
                       f'{free / 1e6:.0f} MB are free', str(folder))
 
 
-def _reason(error, handled):
-    cause = _cause(error, handled)
-    if isinstance(cause, http.client.HTTPException) or (isinstance(
-            error, HTTPError) and isinstance(cause, ValueError)):
-        return 'broken off'  # also inside a chunked transfer
-    return getattr(cause, 'strerror', None) or str(cause) or type(
-        cause).__name__
-
-
-def _cause(error, handled):
-    """Return the first of a chain of exceptions, after the one that the
-    caller was handling.
-    """
-    while before := error.__cause__ or (
-            None if error.__suppress_context__ else error.__context__):
-        if before is handled:
-            break
-        error = before
+def _cause(error):
+    """Return the first of the errors that requests and urllib3 wrapped."""
+    while inner := error.__cause__ or next(filter(
+            lambda each: isinstance(each, Exception),
+            (getattr(error, 'reason', None), *error.args)), None):
+        error = inner
     return error
+
+
+def _reason(cause):
+    if isinstance(cause, (http.client.HTTPException, HTTPError, ValueError)):
+        return 'broken off'  # also inside a chunked transfer
+    return getattr(cause, 'strerror', None) or str(cause)
