@@ -23,6 +23,7 @@ from command_line.model_options import (
     add_model_options,
     check_model_options,
     load_model,
+    model_settings,
 )
 from command_line.processes import with_processes
 from media.images import MAX_PIXELS
@@ -235,7 +236,8 @@ def existing(args):
 def load_segmenter(args, processes):
     from media.segmentation import Segmenter
     from models.classes import labels_of, numbered_names
-    model = load_model(args, processes)
+    model = load_model(args.pretrained_model, processes,
+                       **model_settings(args))
     names, colors = labels_of(model, args.dataset)
     if processes.rank == 0 and names == numbered_names(model.n_class):
         print(f'{args.pretrained_model} does not name its {len(names)} '

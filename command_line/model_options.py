@@ -103,41 +103,47 @@ def _restart_with_tf32():
                   {**os.environ, TF32: '1'})
 
 
-def load_model(args, processes, npz=None):
-    """Return the link on its device, of the options above; the npz may have
-    been fetched before.
+def model_settings(args):
+    """Return the options above as what `load_model` takes by name."""
+    return {'gpu': args.gpu, 'threads': args.threads, 'backend': args.backend,
+            'precision': args.precision, 'min_input_size': args.input_size,
+            'output_stride': args.output_stride, 'scales': args.scales,
+            'flip': args.flip}
+
+
+def load_model(pretrained_model, processes, gpu=-1, threads=None,
+               backend='auto', precision='float32', **settings):
+    """Return the link on its device; the settings are the link's.
 
     Raise InputError where there is no such GPU or model, or it does not fit.
     """
     from convert.sources import fetch
     from models import DeepLabV3plusXception65
-    gpu, threads = share_of_machine(processes, args.gpu, args.threads)
+    gpu, threads = share_of_machine(processes, gpu, threads)
     if gpu >= 0:
         from models.gpu import check_gpu
         check_gpu(gpu)
     model = DeepLabV3plusXception65(
-        pretrained_model=npz or fetch(args.pretrained_model),
-        min_input_size=args.input_size, scales=args.scales, flip=args.flip,
-        output_stride=args.output_stride)
+        pretrained_model=fetch(pretrained_model), **settings)
     if gpu >= 0:
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()
         model.to_gpu(gpu)
     else:
-        set_backend(model, args, threads)
+        set_backend(model, backend, precision, threads)
     if processes.rank == 0:
-        _say_settings(model, args)
+        _say_settings(model, **settings)
     return model
 
 
-def _say_settings(model, args):
+def _say_settings(model, scales=None, flip=None, **_):
     """Say what the model does, and no option asks for."""
-    if args.gpu >= 0:
+    if model.xp.__name__ == 'cupy':
         from models.gpu import uses_tf32
         if uses_tf32():
             print('float32 may be computed in TF32: some labels differ',
                   file=sys.stderr)
-    if (args.scales, args.flip) == (None, None) and (
+    if (scales, flip) == (None, None) and (
             model.scales, model.flip) != ((1.,), False):
         print('as its graph, the model averages over the scales '
               f'{", ".join(map(str, model.scales))}'
@@ -148,14 +154,13 @@ def _say_settings(model, args):
               f'{model.resize_range}', file=sys.stderr)
 
 
-def set_backend(model, args, threads):
+def set_backend(model, backend, precision, threads):
     """Choose what runs the link on a CPU, with how many threads."""
     if threads is not None:
         from threadpoolctl import threadpool_limits
         threadpool_limits(threads)  # of NumPy's matrix products
-    if args.backend == 'chainer':
+    if backend == 'chainer':
         model.to_chainer()
     else:
-        model.to_openvino(
-            threads, args.backend == 'openvino'
-            or args.precision != 'float32', args.precision)
+        model.to_openvino(threads, backend == 'openvino'
+                          or precision != 'float32', precision)

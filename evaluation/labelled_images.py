@@ -1,4 +1,5 @@
 """The images of Cityscapes, VOC2012 and ADE20K with their labels, as read."""
+import copy
 import io
 import pathlib
 import typing
@@ -39,6 +40,13 @@ class Item(typing.NamedTuple):
     digests: tuple[str, str]  # of the two files that these were read from
 
 
+class LabelValues(typing.NamedTuple):
+    """What the values of label images mean."""
+
+    classes: np.ndarray  # int32: value -> class; the last for all above, and -1
+    colors: dict  # RGB as one number -> class, of images that hold colours
+
+
 class LabelledImages:
     """Images of a dataset with their labels, in a fixed order.
 
@@ -53,6 +61,7 @@ class LabelledImages:
         split (str): 'val', 'train' or another that the dataset has.
         folders (pair of paths): instead of the two above, a folder of images
             and one of labels with the same names, at any depth.
+        values (LabelValues): of the labels; by default the dataset's own.
 
     Attributes:
         names (list of str): of the images.
@@ -63,53 +72,22 @@ class LabelledImages:
         InputError: there is no image, or an image or label is missing.
     """
 
-    def __init__(self, dataset, data_dir=None, split='val', folders=None):
+    def __init__(self, dataset, data_dir=None, split='val', folders=None,
+                 values=None):
         found = (find_official(dataset, pathlib.Path(data_dir), split)
                  if folders is None else
                  pair_folders(*map(pathlib.Path, folders)))
         self.names, self.image_paths, self.label_paths = zip(
             *found, strict=True)
-        self._classes = _table(CLASS_VALUES[dataset], IGNORED_VALUES[dataset])
-        self._colors = _color_table(label_colors(dataset),
-                                    IGNORED_COLORS[dataset])
+        self.values = values or official_values(dataset)
 
-    def set_own_classes(self, n_class, colors):
-        """Read labels 0 to n_class - 1, and 255 for ignored pixels; or their
-        colours, (n_class, 3), uint8, where these differ.
-        """
-        if n_class > MAX_CLASSES:
-            raise InputError(f'the model has {n_class} classes, and a label '
-                             f'image has at most {MAX_CLASSES}')
-        self._classes = _table(range(n_class), [255])
-        self._colors = _color_table(colors, [])
-
-    def set_label_map(self, path, n_class):
-        """Read labels as a file says, for a model of `n_class` classes.
-
-        Its lines are 'value class' or 'R G B class'; a class is a number from
-        0, or 'ignored'. Raise InputError where one is neither.
-        """
-        values, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
-        for line in read_lines(path):
-            *given, target = line.replace(',', ' ').split() or ['']
-            numbers = [int(word) for word in given
-                       if word.isdecimal() and len(word) < MAX_DIGITS]
-            known = (len(numbers) == len(given) and len(given) in (1, 3)
-                     and max(numbers) < (1 << 8 if len(given) == 3 else 1 << 16)
-                     and (target == 'ignored' or (
-                         target.isdecimal() and len(target) < MAX_DIGITS
-                         and int(target) < n_class)))
-            if not known:
-                raise InputError(
-                    f"{path} has the line {line!r}, and must have 'value "
-                    "class' or 'R G B class', where a class is 0 to "
-                    f"{n_class - 1} or 'ignored'")
-            found = IGNORED if target == 'ignored' else int(target)
-            if len(numbers) == 1:
-                values[numbers[0]] = found
-            else:
-                colors[int(_as_number(np.array(numbers)))] = found
-        self._classes, self._colors = values, colors
+    def subset(self, indices):
+        """Return the images of some indices, as LabelledImages."""
+        result = copy.copy(self)
+        for name in 'names', 'image_paths', 'label_paths':
+            found = getattr(self, name)
+            setattr(result, name, [found[i] for i in indices])
+        return result
 
     def __len__(self):
         return len(self.names)
@@ -128,8 +106,7 @@ class LabelledImages:
             nothing = np.full(image.shape[1:], IGNORED, np.int32)
             return Item(image, nothing, (_digest(data), ''))
         label_data = label_path.read_bytes()
-        label = _read_label(label_data, label_path, self._classes,
-                            self._colors)
+        label = _read_label(label_data, label_path, self.values)
         if label.shape != image.shape[1:]:
             turned = read_image(io.BytesIO(data), name=path)
             if label.shape == turned.shape[1:]:
@@ -149,23 +126,6 @@ class LabelledImages:
         return None
 
 
-class Subset:
-    """Some of the images of `LabelledImages`."""
-
-    def __init__(self, images, indices):
-        self.images, self.indices = images, indices
-        self.names = [images.names[i] for i in indices]
-
-    def __len__(self):
-        return len(self.indices)
-
-    def read(self, i):
-        return self.images.read(self.indices[i])
-
-    def changed_file(self, i, digests):
-        return self.images.changed_file(self.indices[i], digests)
-
-
 def _digest(data):
     from xxhash import xxh3_128_hexdigest
     return xxh3_128_hexdigest(data)
@@ -175,25 +135,61 @@ def _size(array):
     return ' x '.join(map(str, array.shape[-2:]))
 
 
-def _table(values, ignored):
-    """Return value -> class; unknown values are below `IGNORED`.
+def official_values(dataset):
+    """Return the `LabelValues` of a dataset."""
+    return _values(CLASS_VALUES[dataset], IGNORED_VALUES[dataset],
+                   label_colors(dataset), IGNORED_COLORS[dataset])
 
-    The last entry is for all values above 255, and for negative ones.
+
+def own_values(n_class, colors):
+    """Return the `LabelValues` of classes 0 to n_class - 1, and 255 for ignored
+    pixels; or of their colours, (n_class, 3), uint8.
     """
-    table = np.full(257, NO_CLASS, np.int32)
-    table[list(ignored)] = IGNORED
-    table[list(values)] = np.arange(len(values))
-    return table
+    if n_class > MAX_CLASSES:
+        raise InputError(f'the model has {n_class} classes, and a label image '
+                         f'has at most {MAX_CLASSES}')
+    return _values(range(n_class), [255], colors, [])
 
 
-def _color_table(colors, ignored):
-    """Return colour (as one number) -> class, without colours of two classes.
-    """
+def _values(values, ignored, colors, ignored_colors):
+    classes = np.full(257, NO_CLASS, np.int32)
+    classes[list(ignored)] = IGNORED
+    classes[list(values)] = np.arange(len(values))
     numbers = _as_number(np.asarray(colors)).tolist()
-    table = {number: i for i, number in enumerate(numbers)
-             if numbers.count(number) == 1}
-    return {**dict.fromkeys(map(_as_number, map(np.array, ignored)), IGNORED),
-            **table}
+    return LabelValues(classes, {
+        **{_as_number(np.array(color)): IGNORED for color in ignored_colors},
+        **{number: i for i, number in enumerate(numbers)
+           if numbers.count(number) == 1}})  # ADE20K has one colour twice
+
+
+def read_label_map(path, n_class):
+    """Return the `LabelValues` that a file gives, of `n_class` classes.
+
+    Its lines are 'value class' or 'R G B class'; a class is a number from 0,
+    or 'ignored'. Raise InputError where one is neither.
+    """
+    classes, colors = np.full((1 << 16) + 1, NO_CLASS, np.int32), {}
+    for line in read_lines(path):
+        *given, target = line.replace(',', ' ').split() or ['']
+        found = IGNORED if target == 'ignored' else _number(target, n_class)
+        limit = {1: 1 << 16, 3: 1 << 8}.get(len(given), 0)
+        numbers = [_number(word, limit) for word in given]
+        if not numbers or None in (found, *numbers):
+            raise InputError(
+                f"{path} has the line {line!r}, and must have 'value class' or "
+                f"'R G B class', where a class is 0 to {n_class - 1} or "
+                "'ignored'")
+        if len(numbers) == 1:
+            classes[numbers[0]] = found
+        else:
+            colors[int(_as_number(np.array(numbers)))] = found
+    return LabelValues(classes, colors)
+
+
+def _number(word, limit):
+    """Return a number below a limit, else None."""
+    is_one = word.isdecimal() and len(word) < MAX_DIGITS and int(word) < limit
+    return int(word) if is_one else None
 
 
 def _as_number(colors):
@@ -201,7 +197,7 @@ def _as_number(colors):
     return colors.astype(np.int64) @ (1 << 16, 1 << 8, 1)
 
 
-def _read_label(data, path, classes, colors):
+def _read_label(data, path, known):
     """Return a label image's classes, int32, (H, W).
 
     It has one channel of 8 or 16 bits, or the exact colours of the palette.
@@ -213,13 +209,13 @@ def _read_label(data, path, classes, colors):
         raise InputError(f'{path} cannot be read as a label image: {error}'
                          ) from None
     if mode in {'RGB', 'RGBA'}:
-        return _classes_of_colors(values[..., :3], path, colors)
+        return _classes_of_colors(values[..., :3], path, known.colors)
     if mode not in {'L', 'P'} and not mode.startswith('I'):
         raise InputError(f'{path} is an image of mode {mode}, and a label '
                          'image has one channel of 8 or 16 bits, or colours')
     if values.dtype != np.uint8:  # of 8 bits, all are in the table
-        values = values.astype(np.int64).clip(-1, len(classes) - 1)
-    label = classes[values]
+        values = values.astype(np.int64).clip(-1, len(known.classes) - 1)
+    label = known.classes[values]
     if label.min() < IGNORED:
         _refuse(path, values, label < IGNORED, 'value')
     return label
@@ -249,5 +245,6 @@ def write_prediction(path, label, dataset, colors):
     image = Image.fromarray(values.astype(np.uint8)[label])
     if dataset in ('voc', CUSTOM):
         image.putpalette(colors.tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         image.save(temporary, format='PNG')

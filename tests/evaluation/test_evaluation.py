@@ -20,7 +20,7 @@ from conftest import ROOT, start_script
 from fixture_images import VALUES, patches, write_image, write_tree
 from PIL import Image
 
-from command_line.evaluation import check_outputs, parse_args, state_path
+from command_line.evaluation import check_outputs, own_state_path
 from command_line.processes import Processes
 from evaluation.labelled_images import LabelledImages, write_prediction
 from evaluation.report import (
@@ -30,7 +30,7 @@ from evaluation.report import (
     verdict,
     write_report,
 )
-from evaluation.run import State, evaluate
+from evaluation.run import State, evaluate, load_state, save_state
 from evaluation.scores import (
     CITYSCAPES_CATEGORIES,
     category_iou,
@@ -119,21 +119,21 @@ def test_goes_on_with_the_same_matrix(tmp_path):
     truth = patches('cityscapes', 5)
     images = LabelledImages(
         'cityscapes', write_tree('cityscapes', tmp_path, truth, 10), 'val')
-    whole, path = State(19), tmp_path / 'state.npz'
-    evaluate(images, Guess(), whole, lambda: None)
+    path = tmp_path / 'state.npz'
+    whole = evaluate(images, Guess(), State.new(19), lambda state: None)
     assert whole.matrix.sum() == truth.size
 
-    part = State(19)
     images.label_paths[3].rename(tmp_path / 'kept.png')
     with pytest.raises(FileNotFoundError):  # the run ends in the middle
-        evaluate(images, Guess(), part, lambda: part.save(path, {'a': 1}))
+        evaluate(images, Guess(), State.new(19),
+                 lambda state: save_state(path, state, {'a': 1}))
     (tmp_path / 'kept.png').rename(images.label_paths[3])
     with pytest.raises(InputError, match='of a run with a 1, and this one has '
                        '2'):
-        State.load(path, {'a': 2}, images)
-    again = State.load(path, {'a': 1}, images)
-    assert again.done == 3
-    evaluate(images, Guess(), again, lambda: None)
+        load_state(path, {'a': 2}, images)
+    again = load_state(path, {'a': 1}, images)
+    assert len(again.images) == 3
+    again = evaluate(images, Guess(), again, lambda state: None)
     np.testing.assert_array_equal(again.matrix, whole.matrix)
     assert again.image_miou == whole.image_miou
 
@@ -143,8 +143,8 @@ def state_of(root, path):
     images = LabelledImages(
         'cityscapes',
         write_tree('cityscapes', root, patches('cityscapes', 2)), 'val')
-    state = State(19)
-    evaluate(images, Guess(), state, lambda: state.save(path, {}))
+    state = evaluate(images, Guess(), State.new(19),
+                     lambda state: save_state(path, state, {}))
     assert state.finished
     return images
 
@@ -153,21 +153,22 @@ def state_of(root, path):
 def test_never_an_old_score(tmp_path, which):
     """Not even where the size and the time of a file are the same."""
     images = state_of(tmp_path, tmp_path / 'state.npz')
-    assert State.load(tmp_path / 'state.npz', {}, images).done == 2
+    state = load_state(tmp_path / 'state.npz', {}, images)
+    assert len(state.images) == 2
     changed = getattr(images, which)[1]
     before, data = changed.stat(), bytearray(changed.read_bytes())
     data[-14] ^= 1
     changed.write_bytes(data)
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
     with pytest.raises(InputError, match=f'{changed} has changed since'):
-        State.load(tmp_path / 'state.npz', {}, images)
+        load_state(tmp_path / 'state.npz', {}, images)
 
 
 def test_never_the_score_of_another_list(tmp_path):
     images = state_of(tmp_path, tmp_path / 'state.npz')
     images.names = images.names[::-1]
     with pytest.raises(InputError, match='the list of images has changed'):
-        State.load(tmp_path / 'state.npz', {}, images)
+        load_state(tmp_path / 'state.npz', {}, images)
 
 
 @pytest.mark.parametrize(('truth', 'guess', 'words'), [
@@ -181,8 +182,7 @@ def test_never_the_score_of_another_list(tmp_path):
     ([[0, 1], [1, 0]], [[1, 1], [1, 1]], ['b is predicted everywhere']),
 ])
 def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
-    state = State(2)
-    state.add('a', ('', ''), np.array(truth), np.array(guess))
+    state = State.new(2).add('a', ('', ''), np.array(truth), np.array(guess))
     settings = {'dataset': 'custom', 'split': 'val', 'images': 1,
                 'images_of_split': 1, 'output_stride': 8, 'scales': [1.0],
                 'flip': False}
@@ -224,20 +224,20 @@ def test_nothing_is_overwritten(tmp_path):
     npz = tmp_path / 'report/result.json'
     (tmp_path / 'model.npz').touch()
 
-    def check(*options, npz=tmp_path / 'model.npz'):
-        check_outputs(parse_args('voc', '', [
-            '--output', str(tmp_path / 'report'), *options]), images, npz)
+    def check(npz=tmp_path / 'model.npz', predictions=False, force=False):
+        check_outputs(tmp_path / 'report', images, (), [npz], predictions,
+                      force)
 
     check()
-    for options in ['--save-predictions'], ['--save-predictions', '--force']:
+    for force in False, True:
         with pytest.raises(InputError, match=r'predictions/a\.png is read and'):
-            check(*options)
+            check(predictions=True, force=force)
     npz.touch()
     with pytest.raises(InputError, match=r'result\.json is read and would be'):
-        check('--force', npz=npz)
+        check(npz, force=True)
     with pytest.raises(InputError, match=r'result\.json exists: give --force'):
         check()
-    check('--force')
+    check(force=True)
     mine = tmp_path / 'report/state_of_the_art.npz'
     mine.touch()
     with pytest.raises(InputError, match=r'result\.json exists: give --force'):
@@ -246,12 +246,10 @@ def test_nothing_is_overwritten(tmp_path):
     state.touch()
     check()
     with pytest.raises(InputError, match=r'state_0_of_2\.npz is read and wou'):
-        check('--force', npz=state)
+        check(state, force=True)
     with pytest.raises(InputError, match=r'is in .*images, and what is wr'):
-        check_outputs(parse_args('voc', '', [
-            '--images', str(folders[0]), '--labels', str(folders[1]),
-            '--output', str(folders[0] / 'report')]), images, npz)
-    state_path(tmp_path / 'report', Processes(), force=True)
+        check_outputs(folders[0] / 'report', images, folders, [], False, True)
+    own_state_path(tmp_path / 'report', Processes(), force=True)
     assert mine.exists()
     assert not state.exists()
 

@@ -4,7 +4,7 @@ import pytest
 from fixture_images import patches, write_tree
 from PIL import Image
 
-from evaluation.labelled_images import LabelledImages
+from evaluation.labelled_images import LabelledImages, read_label_map
 from models.classes import label_colors
 from models.utils.errors import InputError
 
@@ -184,7 +184,8 @@ def test_folders_and_a_label_map(tmp_path):
     assert images.names == ('x/a', 'x/y/b')
     assert (images[1][1] == -1).all()
     (tmp_path / 'map.txt').write_text('0 ignored\r\n255 1\n1 2 3 0\n')
-    images.set_label_map(tmp_path / 'map.txt', 2)
+    images = LabelledImages('voc', folders=folders, values=read_label_map(
+        tmp_path / 'map.txt', 2))
     assert [int(label.max()) for _, label in images] == [-1, 1]
     Image.new('RGB', (20, 10), (1, 2, 3)).save(tmp_path / 'out/x/a.png')
     assert (images[0][1] == 0).all()
@@ -200,11 +201,9 @@ def test_folders_and_a_label_map(tmp_path):
                                   ',,', ', ignored', '1' * 5000 + ' 0',
                                   '1 ' + '0' * 5000])
 def test_refuses_label_maps(tmp_path, line):
-    images = LabelledImages('voc', write_tree('voc', tmp_path, patches(
-        'voc', 1)), 'val')
     (tmp_path / 'map.txt').write_text(f'0 0\n{line}\n')
     with pytest.raises(InputError, match=f"has the line '{line}', and must"):
-        images.set_label_map(tmp_path / 'map.txt', 2)
+        read_label_map(tmp_path / 'map.txt', 2)
 
 
 def test_a_small_file_that_is_a_huge_label(tmp_path):
