@@ -99,8 +99,8 @@ def run(dataset, args, processes):
     state = evaluate_share(images, model, settings, colors, args.output,
                            args.save_interval, args.force, processes)
     processes.wait()
-    states = processes.gather(state)
-    if states is None:
+    states = processes.share(state)
+    if processes.rank > 0:
         return None
     if processes.size > 1 and args.gpu < 0:  # the others are done
         set_backend(model, args.backend, args.precision, cores())

@@ -47,12 +47,6 @@ class Processes:
                 return
             time.sleep(0.02)
 
-    def gather(self, value):
-        """Return the values of all processes on process 0, None elsewhere."""
-        if self.size == 1:
-            return [value]
-        return self._mpi.gather_obj(value)
-
     def share(self, value):
         """Return the values of all processes, on each of them."""
         if self.size == 1:

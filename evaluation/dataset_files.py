@@ -3,6 +3,7 @@
 Cityscapes, VOC2012 and ADE20K are as unpacked from the official archives. What
 is found is a sorted list of (name, path of the image, path of the label).
 """
+import glob
 import hashlib
 import os
 import pathlib
@@ -56,6 +57,13 @@ CITYSCAPES = [
             f'{name}_trainvaltest.zip', None)
     for name in ('leftImg8bit', 'gtFine')]
 
+# Where images and labels are.
+LAYOUTS = {
+    'cityscapes': ('leftImg8bit/{split}/*/*_leftImg8bit.png',
+                   'gtFine/{split}/*/*_gtFine_labelIds.png'),
+    'ade20k': ('images/{split}/*.jpg', 'annotations/{split}/*.png'),
+}
+
 
 def dataset_folder(dataset, split):
     """Return the folder of a dataset, where ChainerCV keeps it.
@@ -93,38 +101,28 @@ def dataset_folder(dataset, split):
 
 def _bring(archive, folder):
     """Unpack an archive that was put into the folder, or a downloaded one."""
-    path = folder / archive.name
-    if path.is_file():
-        _check_digest(path, archive)
-        _unpack(path, archive, folder)
+    if (folder / archive.name).is_file():
+        _unpack(folder / archive.name, archive, folder)
         return
-
-    def check(part):
-        _check_digest(part, archive)
-        _unpack(part, archive, folder)
-
     try:
-        download_and_use(archive.url, folder, check, lambda part: part.unlink())
+        download_and_use(archive.url, folder,
+                         lambda part: _unpack(part, archive, folder),
+                         lambda part: part.unlink())
     except DownloadError as error:
         raise InputError(
             f'{archive.name} cannot be downloaded ({error}): put it into '
             f'{folder}, or give --data-dir') from None
 
 
-def _check_digest(path, archive):
-    """Raise InputError where a file is not the official archive."""
-    if archive.sha1 is None:
-        return
-    with open(path, 'rb') as file:
-        digest = hashlib.file_digest(file, 'sha1').hexdigest()
-    if digest != archive.sha1:
-        raise InputError(
-            f'{archive.name} is not the official archive (SHA-1 {digest}, not '
-            f'{archive.sha1}): unpack it yourself, and give --data-dir')
-
-
 def _unpack(path, archive, folder):
-    """Unpack; the archive's folder appears whole or not at all."""
+    """Unpack the official archive; its folder appears whole or not at all."""
+    if archive.sha1 is not None:
+        with open(path, 'rb') as file:
+            digest = hashlib.file_digest(file, 'sha1').hexdigest()
+        if digest != archive.sha1:
+            raise InputError(
+                f'{archive.name} is not the official archive (SHA-1 {digest}, '
+                f'not {archive.sha1}): unpack it yourself, and give --data-dir')
     print(f'unpacking {archive.name} to {folder}', file=sys.stderr, flush=True)
     temporary = folder / f'.{archive.name}.unpacked'
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
@@ -144,17 +142,18 @@ def find_official(dataset, root, split):
 
     Raise InputError where there is no image, or an image or label is missing.
     """
-    return _FIND[dataset](root, split)
-
-
-def _cityscapes(root, split):
-    ending, label_ending = '_leftImg8bit.png', '_gtFine_labelIds.png'
-    images = {path.name.removesuffix(ending): path for path in sorted(
-        (root / 'leftImg8bit' / split).glob(f'*/*{ending}'))}
-    labels = {path.name.removesuffix(label_ending): path for path in sorted(
-        (root / 'gtFine' / split).glob(f'*/*{label_ending}'))}
-    return _paired(images, labels, f'{root}/leftImg8bit/{split}/*/*{ending}',
-                   f'{root}/gtFine/{split}/*/*{label_ending}')
+    if dataset == 'voc':
+        return _voc(root, split)
+    if dataset == 'ade20k' and split == 'test':
+        return _ade20k_test(root)
+    if dataset == 'ade20k':
+        root = _first_folder(root, 'ADEChallengeData2016')
+        split = {'val': 'validation', 'train': 'training'}.get(split, split)
+    patterns = [pattern.format(split=glob.escape(split))
+                for pattern in LAYOUTS[dataset]]
+    found = [{path.name.removesuffix(pattern.rpartition('*')[2]): path
+              for path in sorted(root.glob(pattern))} for pattern in patterns]
+    return _paired(*found, *(f'{root}/{pattern}' for pattern in patterns))
 
 
 def _voc(root, split):
@@ -204,19 +203,6 @@ def _voc_image(folder, name, listing):
                      f'is missing, and {listing} lists it')
 
 
-def _ade20k(root, split):
-    if split == 'test':
-        return _ade20k_test(root)
-    root = _first_folder(root, 'ADEChallengeData2016')
-    folder = {'val': 'validation', 'train': 'training'}.get(split, split)
-    images = {path.stem: path for path in sorted(
-        (root / 'images' / folder).glob('*.jpg'))}
-    labels = {path.stem: path for path in sorted(
-        (root / 'annotations' / folder).glob('*.png'))}
-    return _paired(images, labels, f'{root}/images/{folder}/*.jpg',
-                   f'{root}/annotations/{folder}/*.png')
-
-
 def _ade20k_test(root):
     """Its images come in an archive of their own, without labels."""
     folder = _first_folder(root, 'release_test/testing', 'testing')
@@ -244,9 +230,6 @@ def pair_folders(image_folder, label_folder):
         found.append(by_name)
     return _paired(*found, f'{image_folder}/**/*{"|".join(IMAGE_ENDINGS)}',
                    f'{label_folder}/**/*.png')
-
-
-_FIND = {'cityscapes': _cityscapes, 'voc': _voc, 'ade20k': _ade20k}
 
 
 def _first_folder(root, *below):
