@@ -1,12 +1,20 @@
 """The processes that share a script's work, by ChainerMN over MPI."""
 import math
 import os
+import pathlib
+import stat
 import sys
 import time
 import traceback
+import warnings
 
 from models.utils.errors import InputError, report_errors
 
+# What launchers tell each process: how many they have started. Those of MPICH
+# and Intel MPI, Open MPI, MVAPICH, SLURM, Flux, IBM JSM, torchrun.
+LAUNCHERS = ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE',
+             'SLURM_STEP_NUM_TASKS', 'FLUX_JOB_SIZE', 'JSM_NAMESPACE_SIZE',
+             'WORLD_SIZE')
 SECONDS_TO_SPEAK = 0.3  # for mpiexec to pass on what a process printed
 SECONDS_TO_SAVE = 30  # for the others after a signal, which mpiexec passes on
 
@@ -23,14 +31,22 @@ class Processes:
         self.rank = self.local_rank = 0
         self.size = self.local_size = 1
         self._request = None
-        # Set by MPICH's and Open MPI's mpiexec.
-        if os.environ.get('PMI_SIZE') or os.environ.get('OMPI_COMM_WORLD_SIZE'):
+        launchers = [name for name in LAUNCHERS
+                     if os.environ.get(name, '') not in {'', '0', '1'}]
+        if launchers and _has_mpiexec():
             import models  # noqa: F401, I001  (before Chainer)
             import chainermn
+            warnings.filterwarnings('ignore', 'suspicious MPI')  # said below
             self._mpi = chainermn.create_communicator('naive')
             self.rank, self.size = self._mpi.rank, self._mpi.size
             self.local_rank = self._mpi.intra_rank
             self.local_size = self._mpi.intra_size
+        if launchers and self.size == 1:  # each would do all the work
+            mpiexec = pathlib.Path(sys.executable).with_name('mpiexec')
+            raise InputError(
+                f'{launchers[0]} says that this is one of '
+                f'{os.environ[launchers[0]]} processes, which do not find each '
+                f'other: start them with {mpiexec}; or unset {launchers[0]}')
 
     def wait(self, seconds=math.inf):
         """Return once all processes are here, or so many seconds have passed;
@@ -57,6 +73,18 @@ class Processes:
         """End all processes with an exit code."""
         time.sleep(SECONDS_TO_SPEAK)
         self._mpi.mpi_comm.Abort(code)
+
+
+def _has_mpiexec():
+    """Return whether MPI can start: below a process of mpiexec its connection
+    may be closed.
+    """
+    try:
+        return stat.S_ISSOCK(os.fstat(int(os.environ['PMI_FD'])).st_mode)
+    except OSError:
+        return False
+    except KeyError:
+        return True  # MPI looks for itself
 
 
 def with_processes(run):
