@@ -29,10 +29,11 @@ def parse_args(dataset, description, argv=None):
     parser.add_argument('--labels', type=pathlib.Path, metavar='DIR',
                         help='with --images: a folder of label PNGs with the '
                              'same names, at any depth')
-    parser.add_argument('--label-map', type=pathlib.Path, metavar='FILE',
+    parser.add_argument('--label-map', type=pathlib.Path, metavar='FILE|NAME',
                         help="what the labels' values mean: lines of 'value "
                              "class' or 'R G B class', where a class is a "
-                             "number from 0, or 'ignored'")
+                             "number from 0, or 'ignored'; or a name: trainids "
+                             '(of Cityscapes), from0 (ADE20K), official')
     parser.add_argument('--split', default='val',
                         help='which of its images (default: %(default)s)')
     parser.add_argument('--limit', type=int, metavar='N',
@@ -113,7 +114,12 @@ def classes_of(dataset, weights, label_map):
     `LabelValues` (None: the dataset's own).
     """
     from convert.conversion import CUSTOM
-    from evaluation.labelled_images import own_values, read_label_map
+    from evaluation.labelled_images import (
+        named_values,
+        own_values,
+        read_label_map,
+        value_names,
+    )
     from models.classes import labels_of
     values = None
     if dataset == 'voc' and 'class_names' in weights.metadata:
@@ -121,7 +127,9 @@ def classes_of(dataset, weights, label_map):
         values = own_values(len(names), colors)
     else:
         names, colors = labels_of(weights, dataset)
-    if label_map is not None:
+    if str(label_map) in value_names(dataset) and not label_map.exists():
+        values = named_values(dataset, str(label_map))
+    elif label_map is not None:
         values = read_label_map(label_map, len(names))
     return dataset, names, colors, values
 
@@ -130,19 +138,21 @@ def find_images(dataset, data_dir, split, image_folder, label_folder, values,
                 weights):
     """Return all images of a split, and where they are, for the report."""
     from evaluation.dataset_files import dataset_folder
-    from evaluation.labelled_images import LabelledImages
+    from evaluation.labelled_images import LabelledImages, check_values
     if image_folder is not None:
         folders = image_folder, label_folder
-        return LabelledImages(dataset, folders=folders, values=values), {
-            'data_dir': ', '.join(str(each.resolve()) for each in folders),
-            'split': None}
-    if data_dir is None:
-        if 'class_names' in weights.metadata:
+        images = LabelledImages(dataset, folders=folders, values=values)
+        place, split = ', '.join(str(each.resolve()) for each in folders), None
+    else:
+        if data_dir is None and 'class_names' in weights.metadata:
             raise InputError(f'{weights.path} has classes of its own: give '
                              '--data-dir, or --images and --labels')
-        data_dir = dataset_folder(dataset, split)
-    return LabelledImages(dataset, data_dir, split, values=values), {
-        'data_dir': str(data_dir.resolve()), 'split': split}
+        data_dir = data_dir or dataset_folder(dataset, split)
+        images = LabelledImages(dataset, data_dir, split, values=values)
+        place = str(data_dir.resolve())
+    if values is None:
+        check_values(dataset, images)
+    return images, {'data_dir': place, 'split': split}
 
 
 def evaluate_share(images, model, settings, colors, output, save_interval,
@@ -209,7 +219,8 @@ def check_outputs(output, images, folders, read, predictions, force):
     if predictions:
         paths += [prediction_path(output, name) for name in images.names]
     inputs = {file_key(path) for path in (
-        *read, *images.image_paths, *images.label_paths) if path}
+        *read, *images.image_paths, *images.label_paths)
+        if path and path.exists()}
     for path in paths:
         if path.exists() and file_key(path) in inputs:
             raise InputError(f'{path} is read and would be overwritten: give '
@@ -227,17 +238,17 @@ def prediction_path(folder, name):
     return folder / 'predictions' / f'{name}.png'
 
 
-def digest(path):
+def digest(label_map):
     from models.utils.files import sha256
-    return path and sha256(path)
+    return sha256(label_map) if label_map and label_map.is_file() else (
+        label_map and str(label_map))
 
 
 def settings_of(model, npz):
     """Return what of a model must be the same for a run to be resumed."""
-    import models
+    from evaluation.run import code_sha256
     from models.utils.files import sha256
-    code = sorted(pathlib.Path(models.__file__).parent.glob('*.py'))
-    return {'model_sha256': sha256(npz), 'code_sha256': sha256(*code),
+    return {'model_sha256': sha256(npz), 'code_sha256': code_sha256(),
             'output_stride': model.output_stride,
             'scales': list(model.scales), 'flip': model.flip,
             'resize_range': model.resize_range and list(model.resize_range),

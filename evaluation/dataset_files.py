@@ -57,10 +57,11 @@ CITYSCAPES = [
             f'{name}_trainvaltest.zip', None)
     for name in ('leftImg8bit', 'gtFine')]
 
-# Where images and labels are.
+# Where images and labels are; the last labels where there are no others.
 LAYOUTS = {
     'cityscapes': ('leftImg8bit/{split}/*/*_leftImg8bit.png',
-                   'gtFine/{split}/*/*_gtFine_labelIds.png'),
+                   'gtFine/{split}/*/*_gtFine_labelIds.png',
+                   'gtFine/{split}/*/*_gtFine_labelTrainIds.png'),
     'ade20k': ('images/{split}/*.jpg', 'annotations/{split}/*.png'),
 }
 
@@ -151,9 +152,11 @@ def find_official(dataset, root, split):
         split = {'val': 'validation', 'train': 'training'}.get(split, split)
     patterns = [pattern.format(split=glob.escape(split))
                 for pattern in LAYOUTS[dataset]]
-    found = [{path.name.removesuffix(pattern.rpartition('*')[2]): path
-              for path in sorted(root.glob(pattern))} for pattern in patterns]
-    return _paired(*found, *(f'{root}/{pattern}' for pattern in patterns))
+    images, *labels = [
+        {path.name.removesuffix(pattern.rpartition('*')[2]): path
+         for path in sorted(root.glob(pattern))} for pattern in patterns]
+    return _paired(images, next(filter(None, labels), {}),
+                   *(f'{root}/{pattern}' for pattern in patterns[:2]))
 
 
 def _voc(root, split):

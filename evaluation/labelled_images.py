@@ -24,6 +24,12 @@ CLASS_VALUES = {
 }
 IGNORED_VALUES = {'cityscapes': (*range(34), 255), 'voc': (255,),
                   'ade20k': (0,)}
+# Other values that such labels often have: name, for --label-map -> the same.
+OTHER_VALUES = {'cityscapes': {'trainids': (range(19), (255,))},
+                'ade20k': {'from0': (range(150), (255,))}}
+TRAIN_IDS = '_labelTrainIds.png'  # end of the name of Cityscapes' own
+OFFICIAL = 'official'
+N_LOOKED_AT = 5  # first labels, which tell what the values are
 # Colours of ignored pixels, where labels are stored in the palette's colours.
 IGNORED_COLORS = {'cityscapes': [(0, 0, 0)], 'voc': [(224, 224, 192)],
                   'ade20k': [(0, 0, 0)]}
@@ -79,7 +85,9 @@ class LabelledImages:
                  pair_folders(*map(pathlib.Path, folders)))
         self.names, self.image_paths, self.label_paths = zip(
             *found, strict=True)
-        self.values = values or official_values(dataset)
+        if values is None and str(self.label_paths[0]).endswith(TRAIN_IDS):
+            values = named_values(dataset, 'trainids')
+        self.values = values or named_values(dataset, OFFICIAL)
 
     def subset(self, indices):
         """Return the images of some indices, as LabelledImages."""
@@ -135,10 +143,40 @@ def _size(array):
     return ' x '.join(map(str, array.shape[-2:]))
 
 
-def official_values(dataset):
-    """Return the `LabelValues` of a dataset."""
-    return _values(CLASS_VALUES[dataset], IGNORED_VALUES[dataset],
-                   label_colors(dataset), IGNORED_COLORS[dataset])
+def named_values(dataset, name):
+    """Return the `LabelValues` of a name of `value_names`."""
+    values, ignored = OTHER_VALUES.get(dataset, {}).get(name) or (
+        CLASS_VALUES[dataset], IGNORED_VALUES[dataset])
+    return _values(values, ignored, label_colors(dataset),
+                   IGNORED_COLORS[dataset])
+
+
+def value_names(dataset):
+    """Return the names for --label-map of values that labels may have."""
+    return [OFFICIAL, *OTHER_VALUES.get(dataset, {})]
+
+
+def check_values(dataset, images):
+    """Raise InputError where the first labels fit one of `OTHER_VALUES` only,
+    or much better than what the dataset has.
+    """
+    found = set()
+    for path in images.label_paths[:N_LOOKED_AT]:
+        if path is not None and not path.name.endswith(TRAIN_IDS):
+            mode, values = _pixels(path.read_bytes(), path)
+            found.update(np.unique(values).tolist() if mode in {'L', 'P'}
+                         else [None])
+    official = {*CLASS_VALUES[dataset]}
+    n_classes = len(found & official)
+    for name, (values, ignored) in OTHER_VALUES.get(dataset, {}).items():
+        is_better = (0 < 2 * n_classes < len(found - {255}) or
+                     found - official - {*IGNORED_VALUES[dataset]})
+        if found and is_better and found <= {*values, *ignored}:
+            raise InputError(
+                f'{images.label_paths[0]} and the next hold values from '
+                f'{min(found)} to {max(found)}, which look like {name}: give '
+                f'--label-map {name}, or --label-map {OFFICIAL} where they are '
+                f"{dataset}'s own")
 
 
 def own_values(n_class, colors):
@@ -202,12 +240,7 @@ def _read_label(data, path, known):
 
     It has one channel of 8 or 16 bits, or the exact colours of the palette.
     """
-    try:
-        with open_image(io.BytesIO(data), ['PNG']) as image:
-            mode, values = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f'{path} cannot be read as a label image: {error}'
-                         ) from None
+    mode, values = _pixels(data, path)
     if mode in {'RGB', 'RGBA'}:
         return _classes_of_colors(values[..., :3], path, known.colors)
     if mode not in {'L', 'P'} and not mode.startswith('I'):
@@ -219,6 +252,16 @@ def _read_label(data, path, known):
     if label.min() < IGNORED:
         _refuse(path, values, label < IGNORED, 'value')
     return label
+
+
+def _pixels(data, path):
+    """Return a label image's mode and its values as they are stored."""
+    try:
+        with open_image(io.BytesIO(data), ['PNG']) as image:
+            return image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f'{path} cannot be read as a label image: {error}'
+                         ) from None
 
 
 def _classes_of_colors(values, path, colors):

@@ -1,6 +1,9 @@
 """Evaluate image after image, and resume where an earlier run stopped."""
+import ast
 import contextlib
+import hashlib
 import json
+import pathlib
 import re
 import sys
 import time
@@ -14,9 +17,15 @@ from media.batch import prefetch
 from models.utils.errors import InputError, Interrupted, exit_code
 from models.utils.files import atomic_path
 
+ROOT = pathlib.Path(__file__).parents[1]
 STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
 LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
+
+
+# What scores depend on: the network, and how images and labels are read.
+CODE = ('models/*.py', 'media/images.py', 'evaluation/labelled_images.py',
+        'evaluation/scores.py')
 
 
 class State(typing.NamedTuple):
@@ -81,6 +90,21 @@ def states_in(folder):
             if STATE.fullmatch(path.name)]
 
 
+def code_sha256(root=ROOT):
+    """Return a digest of the code that scores depend on, without comments and
+    docstrings.
+    """
+    result = hashlib.sha256()
+    for path in sorted(path for code in CODE for path in root.glob(code)):
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)
+                          ) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        result.update(ast.dump(tree).encode())
+    return result.hexdigest()
+
+
 def save_state(path, state, settings):
     fields = {**state._asdict(), 'images': json.dumps(state.images)}
     with atomic_path(path) as temporary, open(temporary, 'wb') as file:
@@ -104,6 +128,7 @@ def load_state(path, settings, images):
                          f'({type(error).__name__}): remove it, or evaluate '
                          'anew with --force') from None
     settings = json.loads(json.dumps(settings))  # tuples become lists
+    settings.pop('data_dir', None)  # digests say whether images are the same
     for name in settings:
         if before.get(name) != settings[name]:
             raise InputError(

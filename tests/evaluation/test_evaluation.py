@@ -30,7 +30,13 @@ from evaluation.report import (
     verdict,
     write_report,
 )
-from evaluation.run import State, evaluate, load_state, save_state
+from evaluation.run import (
+    State,
+    code_sha256,
+    evaluate,
+    load_state,
+    save_state,
+)
 from evaluation.scores import (
     CITYSCAPES_CATEGORIES,
     category_iou,
@@ -126,12 +132,13 @@ def test_goes_on_with_the_same_matrix(tmp_path):
     images.label_paths[3].rename(tmp_path / 'kept.png')
     with pytest.raises(FileNotFoundError):  # the run ends in the middle
         evaluate(images, Guess(), State.new(19),
-                 lambda state: save_state(path, state, {'a': 1}))
+                 lambda state: save_state(path, state, {
+                     'a': 1, 'data_dir': 'here'}))
     (tmp_path / 'kept.png').rename(images.label_paths[3])
     with pytest.raises(InputError, match='of a run with a 1, and this one has '
                        '2'):
         load_state(path, {'a': 2}, images)
-    again = load_state(path, {'a': 1}, images)
+    again = load_state(path, {'a': 1, 'data_dir': 'there'}, images)
     assert len(again.images) == 3
     again = evaluate(images, Guess(), again, lambda state: None)
     np.testing.assert_array_equal(again.matrix, whole.matrix)
@@ -147,6 +154,26 @@ def state_of(root, path):
                      lambda state: save_state(path, state, {}))
     assert state.finished
     return images
+
+
+def test_code_that_affects_scores(tmp_path):
+    for name in 'models', 'media', 'evaluation':
+        shutil.copytree(ROOT / name, tmp_path / name)
+    before = code_sha256(tmp_path)
+
+    def replaced(name, old, new):
+        path = tmp_path / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        return code_sha256(tmp_path)
+
+    assert replaced('models/head.py', '"""', '"""Also. ') == before
+    assert replaced('models/head.py', '\nclass', '\n# Here.\nclass') == before
+    assert replaced('media/video.py', 'import', 'import sys, ') == before
+    for name in 'models/head.py', 'media/images.py', 'evaluation/scores.py':
+        last, before = before, replaced(name, '    return', '    return 1 + ')
+        assert before != last
 
 
 @pytest.mark.parametrize('which', ['image_paths', 'label_paths'])

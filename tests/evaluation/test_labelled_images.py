@@ -4,7 +4,12 @@ import pytest
 from fixture_images import patches, write_tree
 from PIL import Image
 
-from evaluation.labelled_images import LabelledImages, read_label_map
+from evaluation.labelled_images import (
+    LabelledImages,
+    check_values,
+    named_values,
+    read_label_map,
+)
 from models.classes import label_colors
 from models.utils.errors import InputError
 
@@ -44,6 +49,49 @@ def test_label_values(tmp_path, dataset, value, expected):
             images[0]
     else:
         assert images[0][1][3, 4] == expected
+
+
+@pytest.mark.parametrize(('dataset', 'ignored', 'name'), [
+    ('cityscapes', 0, 'trainids'), ('cityscapes', 255, 'trainids'),
+    ('ade20k', 255, 'from0')])
+def test_other_values(tmp_path, dataset, ignored, name):
+    """Of other tools: classes from 0 on, and 255 for ignored pixels."""
+    truth = patches(dataset, 2)
+    images = LabelledImages(dataset, write_tree(dataset, tmp_path, truth))
+    check_values(dataset, images)
+    for path, label in zip(images.label_paths, truth, strict=True):
+        stored = label.astype(np.uint8)
+        stored[:8] = ignored
+        Image.fromarray(stored).save(path)
+    with pytest.raises(InputError, match=f'look like {name}: give --label-map '
+                       f'{name}, or --label-map official where'):
+        check_values(dataset, images)
+    images = LabelledImages(dataset, tmp_path, values=named_values(
+        dataset, name))
+    np.testing.assert_array_equal(images[0][1][8:], truth[0][8:])
+    assert (images[0][1][:8] == (-1 if ignored else 0)).all()
+
+
+@pytest.mark.parametrize('values', [[0, 1, 2, 3], [7, 8, 11, 21], [255]])
+def test_official_values(tmp_path, values):
+    """Those of a split without labels, of few classes, and of none."""
+    images = LabelledImages('cityscapes', write_tree(
+        'cityscapes', tmp_path, patches('cityscapes', 2)))
+    for path in images.label_paths:
+        Image.fromarray(np.tile(np.uint8(values), (72, 24))).save(path)
+    check_values('cityscapes', images)
+
+
+def test_train_ids_alone(tmp_path):
+    truth = patches('cityscapes', 1)
+    root = write_tree('cityscapes', tmp_path, truth)
+    path, = root.glob('gtFine/val/*/*.png')
+    path.unlink()
+    Image.fromarray(truth[0].astype(np.uint8)).save(str(path).replace(
+        'labelIds', 'labelTrainIds'))
+    images = LabelledImages('cityscapes', root)
+    check_values('cityscapes', images)
+    np.testing.assert_array_equal(images[0][1], truth[0])
 
 
 def test_refuses_names_that_lead_elsewhere(tmp_path):
