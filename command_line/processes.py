@@ -1,4 +1,5 @@
 """The processes that share a script's work, by ChainerMN over MPI."""
+import contextlib
 import math
 import os
 import pathlib
@@ -15,6 +16,7 @@ from models.utils.errors import InputError, report_errors
 LAUNCHERS = ('PMI_SIZE', 'OMPI_COMM_WORLD_SIZE', 'MV2_COMM_WORLD_SIZE',
              'SLURM_STEP_NUM_TASKS', 'FLUX_JOB_SIZE', 'JSM_NAMESPACE_SIZE',
              'WORLD_SIZE')
+SHARED_MEMORY = 6e6  # bytes that MPI takes of /dev/shm for each process
 SECONDS_TO_SPEAK = 0.3  # for mpiexec to pass on what a process printed
 SECONDS_TO_SAVE = 30  # for the others after a signal, which mpiexec passes on
 
@@ -34,6 +36,7 @@ class Processes:
         launchers = [name for name in LAUNCHERS
                      if os.environ.get(name, '') not in {'', '0', '1'}]
         if launchers and _has_mpiexec():
+            _check_shared_memory()
             import models  # noqa: F401, I001  (before Chainer)
             import chainermn
             warnings.filterwarnings('ignore', 'suspicious MPI')  # said below
@@ -85,6 +88,19 @@ def _has_mpiexec():
         return False
     except KeyError:
         return True  # MPI looks for itself
+
+
+def _check_shared_memory():
+    """Raise InputError where MPI would end without a clear word."""
+    with contextlib.suppress(FileNotFoundError):
+        found = os.statvfs('/dev/shm')
+        free = found.f_bavail * found.f_frsize
+        needed = SHARED_MEMORY * int(os.environ.get('MPI_LOCALNRANKS') or 1)
+        if free < needed:
+            raise InputError(
+                f'/dev/shm has {free / 1e6:.0f} MB free, and several processes '
+                f'need {needed / 1e6:.0f}: make it larger (docker --shm-size), '
+                'or leave mpiexec out')
 
 
 def with_processes(run):
