@@ -26,7 +26,8 @@ def add_model_options(parser, default, said=None):
     parser.add_argument(
         '--pretrained-model', default=default, metavar='MODEL',
         help=f'an npz file, or one of {", ".join(DATASETS)}, downloaded at '
-             f'the first use (default: {said or default})')
+             'the first use, from the folder that DEEPLAB_MIRROR names if it '
+             f'is set (default: {said or default})')
     parser.add_argument(
         '--input-size', '--min-input-size', type=image_size, metavar='SIZE',
         help='pad smaller images to this size, 513 or 1025x2049 (height x '
