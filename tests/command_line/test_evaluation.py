@@ -1,8 +1,5 @@
-"""The scores, and runs of the evaluation scripts."""
-import csv
-import importlib
+"""Runs of the evaluation scripts."""
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -22,222 +19,13 @@ from PIL import Image
 
 from command_line.evaluation import check_outputs, own_state_path
 from command_line.processes import Processes
-from evaluation.labelled_images import LabelledImages, write_prediction
-from evaluation.report import (
-    PUBLISHED,
-    example,
-    result_of,
-    verdict,
-    write_report,
-)
-from evaluation.run import (
-    State,
-    code_sha256,
-    evaluate,
-    load_state,
-    save_state,
-)
+from evaluation.labelled_images import LabelledImages
 from evaluation.scores import (
-    CITYSCAPES_CATEGORIES,
-    category_iou,
-    confusion_matrix,
     scores,
 )
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
 from models.utils.errors import InputError
-
-
-def random_labels(n_class, n_images, absent=()):
-    rng = np.random.default_rng(0)
-    present = np.setdiff1d(np.arange(n_class), absent)
-    truth = rng.choice([-1, *present], (n_images, 30, 40))
-    guess = np.where(rng.random(truth.shape) < 0.7, truth.clip(present[0]),
-                     rng.choice(present, truth.shape))
-    return truth.astype(np.int32), guess.astype(np.int32)
-
-
-@pytest.mark.parametrize('absent', [(), (2, 7)])
-def test_scores_are_chainercvs(absent):
-    truth, guess = random_labels(19, 6, absent)
-    matrix = sum(confusion_matrix(t, g, 19)
-                 for t, g in zip(truth, guess, strict=True))
-    with np.errstate(invalid='ignore'):
-        expected = eval_semantic_segmentation(guess, truth)
-    assert matrix.dtype == np.int64
-    found = scores(matrix)
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        np.testing.assert_array_equal(found[name], value, name)
-
-
-def test_scores_of_nothing():
-    found = scores(np.zeros((3, 3), np.int64))
-    assert np.isnan(found['miou'])
-
-
-def test_cityscapes_scripts_agree(tmp_path):
-    """On the written predictions; the official evaluator reads those."""
-    official = importlib.import_module(
-        'cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling')
-    truth, guess = random_labels(19, 3, absent=[6])
-    paths = []
-    for i in range(3):
-        label_path = tmp_path / f'a_{i}_0_gtFine_labelIds.png'
-        ids = np.where(truth[i] < 0, 9, VALUES['cityscapes'][truth[i]])
-        Image.fromarray(ids.astype(np.uint8)).save(label_path)
-        path = tmp_path / f'a_{i}_0.png'
-        write_prediction(path, guess[i], 'cityscapes',
-                         label_colors('cityscapes'))
-        paths.append((str(path), str(label_path)))
-    official.args.evalInstLevelScore = official.args.JSONOutput = False
-    official.args.quiet = True
-    expected = official.evaluateImgLists(
-        *map(list, zip(*paths, strict=True)), official.args)
-
-    matrix = sum(confusion_matrix(t, g, 19)
-                 for t, g in zip(truth, guess, strict=True))
-    found = scores(matrix)
-    for name, iou in zip(label_names('cityscapes'), found['iou'],
-                         strict=True):
-        np.testing.assert_equal(iou, expected['classScores'][name])
-    np.testing.assert_equal(category_iou(matrix), {
-        name: expected['categoryScores'][name]
-        for name in CITYSCAPES_CATEGORIES})
-    assert found['miou'] == pytest.approx(expected['averageScoreClasses'],
-                                          abs=1e-15)
-
-
-class Guess:
-
-    """Predicts the patch colours' classes, without a network."""
-
-    n_class = 19
-
-    def predict(self, imgs):
-        colors = label_colors('cityscapes').astype(np.float32)
-        return [np.argmin(np.abs(
-            img.transpose(1, 2, 0)[:, :, np.newaxis] - colors).sum(-1), -1)
-            for img in imgs]
-
-
-def test_goes_on_with_the_same_matrix(tmp_path):
-    truth = patches('cityscapes', 5)
-    images = LabelledImages(
-        'cityscapes', write_tree('cityscapes', tmp_path, truth, 10), 'val')
-    path = tmp_path / 'state.npz'
-    whole = evaluate(images, Guess(), State.new(19), lambda state: None)
-    assert whole.matrix.sum() == truth.size
-
-    images.label_paths[3].rename(tmp_path / 'kept.png')
-    with pytest.raises(FileNotFoundError):  # the run ends in the middle
-        evaluate(images, Guess(), State.new(19),
-                 lambda state: save_state(path, state, {
-                     'a': 1, 'data_dir': 'here'}))
-    (tmp_path / 'kept.png').rename(images.label_paths[3])
-    with pytest.raises(InputError, match='of a run with a 1, and this one has '
-                       '2'):
-        load_state(path, {'a': 2}, images)
-    again = load_state(path, {'a': 1, 'data_dir': 'there'}, images)
-    assert len(again.images) == 3
-    again = evaluate(images, Guess(), again, lambda state: None)
-    np.testing.assert_array_equal(again.matrix, whole.matrix)
-    assert again.image_miou == whole.image_miou
-
-
-def state_of(root, path):
-    """Evaluate two images; return them with the file of the state."""
-    images = LabelledImages(
-        'cityscapes',
-        write_tree('cityscapes', root, patches('cityscapes', 2)), 'val')
-    state = evaluate(images, Guess(), State.new(19),
-                     lambda state: save_state(path, state, {}))
-    assert state.finished
-    return images
-
-
-def test_code_that_affects_scores(tmp_path):
-    for name in 'models', 'media', 'evaluation':
-        shutil.copytree(ROOT / name, tmp_path / name)
-    before = code_sha256(tmp_path)
-
-    def replaced(name, old, new):
-        path = tmp_path / name
-        text = path.read_text()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-        return code_sha256(tmp_path)
-
-    assert replaced('models/head.py', '"""', '"""Also. ') == before
-    assert replaced('models/head.py', '\nclass', '\n# Here.\nclass') == before
-    assert replaced('media/video.py', 'import', 'import sys, ') == before
-    for name in 'models/head.py', 'media/images.py', 'evaluation/scores.py':
-        last, before = before, replaced(name, '    return', '    return 1 + ')
-        assert before != last
-
-
-@pytest.mark.parametrize('which', ['image_paths', 'label_paths'])
-def test_never_an_old_score(tmp_path, which):
-    """Not even where the size and the time of a file are the same."""
-    images = state_of(tmp_path, tmp_path / 'state.npz')
-    state = load_state(tmp_path / 'state.npz', {}, images)
-    assert len(state.images) == 2
-    changed = getattr(images, which)[1]
-    before, data = changed.stat(), bytearray(changed.read_bytes())
-    data[-14] ^= 1
-    changed.write_bytes(data)
-    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(InputError, match=f'{changed} has changed since'):
-        load_state(tmp_path / 'state.npz', {}, images)
-
-
-def test_never_the_score_of_another_list(tmp_path):
-    images = state_of(tmp_path, tmp_path / 'state.npz')
-    images.names = images.names[::-1]
-    with pytest.raises(InputError, match='the list of images has changed'):
-        load_state(tmp_path / 'state.npz', {}, images)
-
-
-@pytest.mark.parametrize(('truth', 'guess', 'words'), [
-    ([[0, 1], [1, 0]], [[0, 1], [1, 0]], []),
-    ([[0, 1], [-1, 0]], [[0, 1], [1, 0]], []),
-    ([[-1, -1], [-1, 0]], [[0, 1], [1, 0]], [
-        '75.0% of the pixels are ignored', '1 of 2 classes are in no label: b',
-        'a is predicted everywhere']),
-    ([[-1, -1], [-1, -1]], [[0, 1], [1, 0]], [
-        'all 4 pixels are ignored: there is no score']),
-    ([[0, 1], [1, 0]], [[1, 1], [1, 1]], ['b is predicted everywhere']),
-])
-def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
-    state = State.new(2).add('a', ('', ''), np.array(truth), np.array(guess))
-    settings = {'dataset': 'custom', 'split': 'val', 'images': 1,
-                'images_of_split': 1, 'output_stride': 8, 'scales': [1.0],
-                'flip': False}
-    result = result_of(state.matrix, state.ignored, 'ab', settings, 'a.npz',
-                       0.)
-    assert result['warnings'] == words
-    assert sum(result['true_pixels'].values()) == 4 - result['ignored_pixels']
-    assert list(result['predicted_pixels'].values()) == [
-        np.sum((np.array(guess) == i) & (np.array(truth) >= 0)) for i in (0, 1)]
-    assert 'published' not in result['verdict'].replace('was published', '')
-    write_report(tmp_path, result, state.matrix, label_colors('voc')[:2], [])
-    page = (tmp_path / 'report.html').read_text()
-    assert page.count('<p class=warning>') == len(words)
-
-
-def test_class_names_with_commas(tmp_path):
-    matrix = np.array([[1, 2, 0], [3, 4, 0], [0, 0, 1]])
-    settings = {'dataset': 'custom', 'split': None, 'images': 1,
-                'images_of_split': 1, 'output_stride': 8, 'scales': [1.],
-                'flip': False}
-    result = result_of(matrix, 0, ['car, bus', 'a "b"', '$5 \\frac{ $6'],
-                       settings, 'a', 0.)
-    write_report(tmp_path, result, matrix, label_colors('voc')[:3], [])
-    with open(tmp_path / 'confusion_matrix.csv', newline='') as file:
-        assert list(csv.reader(file)) == [
-            ['true \\ predicted', 'car, bus', 'a "b"', '$5 \\frac{ $6'],
-            ['car, bus', '1', '2', '0'], ['a "b"', '3', '4', '0'],
-            ['$5 \\frac{ $6', '0', '0', '1']]
 
 
 def test_nothing_is_overwritten(tmp_path):
@@ -284,30 +72,6 @@ def test_nothing_is_overwritten(tmp_path):
 def run_eval(script, root, output, *options):
     return [sys.executable, ROOT / script, '--data-dir', root, '--output',
             output, '--input-size', '65', *map(str, options)]
-
-
-CHECK_REPORT = '''<script>onload = () => document.title =
-    [...document.images].filter(image => image.naturalWidth).length
-    + ' images; fits: '
-    + (document.documentElement.scrollWidth <= innerWidth)</script>'''
-
-
-@pytest.mark.parametrize('dataset', ['voc', 'ade20k'])
-def test_report_in_a_browser(browse, tmp_path, dataset):
-    names, colors = label_names(dataset), label_colors(dataset)
-    truth, = patches(dataset, 1)
-    matrix = confusion_matrix(truth, truth, len(names))
-    settings = {'dataset': dataset, 'split': 'val', 'images': 1,
-                'images_of_split': 9, 'output_stride': 8, 'scales': [1.],
-                'flip': False}
-    write_report(
-        tmp_path, result_of(matrix, 0, names, settings, 'a.npz', 0.), matrix,
-        colors, [example('Best', 'a', 1., np.zeros((3, 72, 96), 'f'), truth,
-                         truth, colors)])
-    n_images = (tmp_path / 'report.html').read_text().count('<img')
-    assert n_images == 4
-    assert browse(tmp_path / 'report.html', CHECK_REPORT, 600) == (
-        f'{n_images} images; fits: true')
 
 
 def chainercvs_scores(dataset, root, model):
@@ -469,26 +233,6 @@ def test_killed_and_taken_up_again(palette_graphs, tmp_path):
     assert other.returncode == 1
     assert 'of a run with flip False, and this one has True' in other.stderr
     assert other.stderr.count('\n') == 1
-
-
-@pytest.mark.parametrize(('miou', 'images', 'stride', 'words'), [
-    (0.7919, 500, 8, 'published 79.14 %, difference +0.05: within 0.1'),
-    (0.7890, 500, 8, 'difference -0.24: NOT within 0.1'),
-    (0.7919, 20, 8, 'not comparable'),
-    (0.7880, 500, 16, 'published 78.79'),
-])
-def test_verdict(miou, images, stride, words):
-    settings = {'dataset': 'cityscapes', 'split': 'val', 'images': images,
-                'images_of_split': 500, 'output_stride': stride,
-                'scales': [1.0], 'flip': False}
-    assert words in verdict(miou, settings)
-
-
-def test_readme_has_the_published_scores():
-    table = (ROOT / 'README.md').read_text()
-    for (_, _, stride, scales, _), miou in PUBLISHED.items():
-        if (stride, scales) == (8, (1.0,)):
-            assert f'| {miou:.2f} % |' in table
 
 
 @pytest.mark.slow
