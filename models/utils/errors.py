@@ -185,16 +185,20 @@ def shortened(items, separator=', '):
         f'{separator}and {more} more' if more > 0 else '')
 
 
-def describe_differences(missing, unknown, known, others):
-    """Return one line on missing and unknown (name, shape) pairs.
+def describe_differences(found, wanted, others=()):
+    """Return one line on how `found`, name -> shape, differs from `wanted`.
 
-    `known` are candidates for an unknown name, `others` further differences;
-    the line has the first three and a count, or is empty.
+    `others` are further differences; the line has the first three and a count,
+    or is empty.
     """
-    lines = [f'{name} {shape} is missing' for name, shape in missing]
-    for name, shape in unknown:
-        near = difflib.get_close_matches(name, known, 1) if (
+    lines = [f'{name} {wanted[name]} is missing'
+             for name in sorted(wanted.keys() - found.keys())]
+    for name in sorted(found.keys() - wanted.keys()):
+        near = difflib.get_close_matches(name, wanted, 1) if (
             len(lines) < SHOWN) else []  # slow
-        lines.append(f'{name} {shape} is unknown' + (
+        lines.append(f'{name} {found[name]} is unknown' + (
             f' (nearest name: {near[0]})' if near else ''))
-    return shortened(lines + others, '; ')
+    lines += [f'{name} has shape {found[name]}, and must have {wanted[name]}'
+              for name in sorted(wanted.keys() & found.keys())
+              if found[name] != wanted[name]]
+    return shortened([*lines, *others], '; ')
