@@ -95,17 +95,21 @@ class DeepLabV3plusXception65(chainer.Chain):
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
         self.metadata, self.resize_range = known.metadata, known.resize_range
-        self.n_class = check_class_count(n_class, known.n_class)
-        self.min_input_size = check_height_and_width(
-            _either(min_input_size, known.min_input_size))
-        self.scales = check_scales(_either(scales, known.scales))
+        self.n_class = _either(n_class, known.n_class)
+        if known.n_class not in {None, self.n_class}:
+            raise InputError(f'n_class is {n_class}, but the pretrained model '
+                             f'has {known.n_class} classes: leave n_class out')
+        size = _either(min_input_size, known.min_input_size)
+        self.min_input_size = tuple(size) if np.ndim(size) else (size, size)
+        self.scales = tuple(_either(scales, known.scales))
         self.flip = bool(_either(flip, known.flip))
-        self.output_stride = check_output_stride(
-            _either(output_stride, known.output_stride))
+        self.output_stride = _either(output_stride, known.output_stride)
+        check_settings(self)
         if atrous_rates is None:
             atrous_rates = known.atrous_rates(self.output_stride)
-        rates = check_integers('atrous_rates', atrous_rates, 3, MAX_RATE,
-                               f'three integers, 1 to {MAX_RATE}')
+        rates = tuple(atrous_rates)
+        check('atrous_rates', rates, are_integers(rates, 3, MAX_RATE),
+              f'three integers, 1 to {MAX_RATE}')
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(2048, 256, rates, initialW)
@@ -269,12 +273,11 @@ class DeepLabV3plusXception65(chainer.Chain):
                 self.to_chainer()
         return self._run_chainer
 
-    def onnx_model(self, metadata: dict[str, str] | None = None,
-                   **options) -> bytes:
+    def onnx_model(self, *args, **kwargs) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
         self._check_forward()
-        return onnx_model(self, metadata, **options)
+        return onnx_model(self, *args, **kwargs)
 
     def memory_needed(self, height: int, width: int) -> float:
         """Return about how many more bytes `predict` takes for an image.
@@ -366,44 +369,27 @@ def _inference():
         yield
 
 
-def check_class_count(n_class, known):
-    """Take n_class, else the known count of the pretrained model."""
-    if n_class is None and known is None:
-        raise InputError('n_class is needed without a pretrained model')
-    if None not in (n_class, known) and n_class != known:
-        raise InputError(f'n_class is {n_class}, but the pretrained model has '
-                         f'{known} classes: leave n_class out')
-    return check_integers('n_class', [_either(n_class, known)], 1, math.inf,
-                          'a positive integer')[0]
+def check_settings(link):
+    """Raise InputError for values that no network has."""
+    check('n_class', link.n_class, are_integers([link.n_class], 1, math.inf),
+          'a positive integer, or that of a pretrained model')
+    check('min_input_size', link.min_input_size,
+          are_integers(link.min_input_size, 2, MAX_INPUT_SIDE),
+          f'one integer or two, 1 to {MAX_INPUT_SIDE} pixels')
+    check('scales', link.scales, link.scales and all(
+        0 < scale <= MAX_SCALE for scale in link.scales),
+        f'one or more positive numbers up to {MAX_SCALE}')
+    check('output_stride', link.output_stride,
+          link.output_stride in OUTPUT_STRIDES,
+          ' or '.join(map(str, OUTPUT_STRIDES)))
 
 
-def check_height_and_width(size):
-    return check_integers(
-        'min_input_size', size if np.ndim(size) else (size, size), 2,
-        MAX_INPUT_SIDE, f'one integer or two, 1 to {MAX_INPUT_SIDE} pixels')
+def check(name, value, is_valid, form):
+    if not is_valid:
+        raise InputError(f'{name} is {value}, and must be {form}')
 
 
-def check_integers(name, values, count, maximum, form):
-    """Take so many integers, 1 to maximum: a tuple of int."""
-    values = tuple(values)
-    if len(values) != count or not all(
-            isinstance(value, numbers.Integral) and 0 < value <= maximum
-            for value in values):
-        raise InputError(f'{name} is {", ".join(map(str, values))}, and must '
-                         f'be {form}')
-    return tuple(map(int, values))
-
-
-def check_scales(scales):
-    scales = tuple(scales)
-    if not scales or not all(0 < scale <= MAX_SCALE for scale in scales):
-        raise InputError(f'scales are {scales}, and must be one or more '
-                         f'positive numbers up to {MAX_SCALE}')
-    return scales
-
-
-def check_output_stride(output_stride):
-    if output_stride not in OUTPUT_STRIDES:
-        raise InputError(f'output_stride is {output_stride}, and must be '
-                         f'{" or ".join(map(str, OUTPUT_STRIDES))}')
-    return output_stride
+def are_integers(values, count, maximum):
+    return len(values) == count and all(
+        isinstance(value, numbers.Integral) and 0 < value <= maximum
+        for value in values)

@@ -147,20 +147,19 @@ def _left(group, limit, usage, reclaimable):
 
 def give_back():
     """Return freed memory to the system; glibc would keep much of it."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+    _glibc('malloc_trim', 0)
 
 
 @contextlib.contextmanager
 def giving_back():
     """In the body, blocks of a megabyte and more are given back when freed."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        yield
-        return
-    mallopt(M_MMAP_THRESHOLD, 1 << 20)
+    _glibc('mallopt', M_MMAP_THRESHOLD, 1 << 20)
     try:
         yield
-    finally:
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # what glibc goes up to by itself
+    finally:  # what glibc goes up to by itself
+        _glibc('mallopt', M_MMAP_THRESHOLD, 1 << 25)
+
+
+def _glibc(name, *args):
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        getattr(ctypes.CDLL(None), name)(*args)

@@ -46,13 +46,15 @@ def report_errors():
     """End a script with one line on stderr for an error its user can fix.
 
     Other errors keep their traceback. Warnings take one line as well. SIGTERM
-    and SIGHUP do what Ctrl-C does. A standard stream that is closed or cannot
-    be written costs nothing but what it would have shown.
+    and SIGHUP do what Ctrl-C does. Where a standard stream is closed or cannot
+    be written, the script works on without it.
     """
     for name in 'matplotlib', 'urllib3':  # their log lines help no user
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
+    warnings.filterwarnings(  # of Chainer's own code, which no user can fix
+        'ignore', category=SyntaxWarning, module='.*chainer')
     _open_streams()
     _heed_signals()
     try:
@@ -60,21 +62,13 @@ def report_errors():
     except Interrupted as error:
         print(error_line(error), file=sys.stderr)
         sys.exit(error.code)
-    except InputError as error:
-        sys.exit(error_line(error))
-    except ModuleNotFoundError as error:
-        sys.exit(error_line(
-            f'{sys.executable} has no module {error.name!r}: run `make setup` '
-            'and use .venv/bin/python, or install requirements.txt'))
-    except MemoryError as error:
-        sys.exit(error_line(describe(error)))
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        sys.exit(error_line(describe(error)))
     except KeyboardInterrupt as error:
         print('interrupted', file=sys.stderr)
         sys.exit(exit_code(error))
+    except (InputError, ModuleNotFoundError, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and not (error.filename or error.errno):
+            raise
+        sys.exit(error_line(describe(error)))
 
 
 def exit_code(interrupt):
@@ -143,14 +137,20 @@ def describe(error, name=''):
     """Return an error as text, with the name of what it is about; of an
     `OSError`, 'path: reason'.
     """
-    if isinstance(error, OSError):
-        text = error.strerror or str(error)
-        text = f'{error.filename}: {text}' if error.filename else text
-    elif isinstance(error, MemoryError):
-        text = f'out of memory {error}'
-    else:
-        text = str(error) if isinstance(error, InputError) else (
-            f'{type(error).__name__}: {error}')
+    match error:
+        case InputError():
+            text = str(error)
+        case OSError():
+            text = error.strerror or str(error)
+            text = f'{error.filename}: {text}' if error.filename else text
+        case MemoryError():
+            text = f'out of memory {error}'
+        case ModuleNotFoundError():
+            text = (f'{sys.executable} has no module {error.name!r}: run `make '
+                    'setup` and use .venv/bin/python, or install '
+                    'requirements.txt')
+        case _:
+            text = f'{type(error).__name__}: {error}'
     return text if name in text else f'{name}: {text}'
 
 

@@ -62,7 +62,7 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
      'metadata/class_colors is int64'),
     ({'format_version': 3}, 'has format version 3'),
-    ({'scales': [0.5, 0.]}, r'scales are \(0.5, 0.0\), and must be'),
+    ({'scales': [0.5, 0.]}, r'scales is \(0.5, 0.0\), and must be'),
     ({'scales': [float('nan')]}, 'and must be one or more positive numbers'),
     ({'scales': [9.]}, 'positive numbers up to 8'),
     ({'atrous_rates': [6, 12, 1 << 40]}, 'must be three integers, 1 to 1024'),
