@@ -188,8 +188,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                 is free, or a required backend is unavailable.
         """
         network = self.compile()
-        with _inference():
-            return [self._predict_one(img, network) for img in imgs]
+        return [self._predict_one(img, network) for img in imgs]
 
     def to_openvino(self, threads: int | None = None, required: bool = True,
                     precision: str = 'float32') -> 'DeepLabV3plusXception65':
@@ -317,7 +316,7 @@ class DeepLabV3plusXception65(chainer.Chain):
             height, width = x.shape[2:]
             memory.check_memory(f'an image of {height} x {width} pixels',
                                 memory.chainer_memory(self, height, width))
-        with _inference():
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
             return self(x).array
 
     def _predict_one(self, img, network):
@@ -361,12 +360,6 @@ def check_weights(path):
 
 def _either(given, known):
     return known if given is None else given
-
-
-@contextlib.contextmanager
-def _inference():
-    with chainer.using_config('train', False), chainer.no_backprop_mode():
-        yield
 
 
 def check_settings(link):

@@ -38,9 +38,7 @@ ANY_SIZE = -1, -1  # OpenVINO's height and width of a free shape
 
 
 class OpenVINOEngine:
-    """Computes logits with OpenVINO, on one thread for each core by default, in
-    one of `PRECISIONS`.
-    """
+    """Computes logits in one of `PRECISIONS`; by default on all cores."""
 
     def __init__(self, threads=None, precision='float32'):
         if precision not in PRECISIONS:
@@ -68,9 +66,7 @@ class OpenVINOEngine:
         return engine
 
     def check_usable(self):
-        """Raise BackendError unless OpenVINO and xxhash can be imported, and
-        the processor has the precision.
-        """
+        """Raise BackendError where OpenVINO or the precision is missing."""
         try:
             import openvino  # noqa: F401
             import xxhash  # noqa: F401
@@ -85,8 +81,8 @@ class OpenVINOEngine:
     def update(self, link):
         """Take a link's weights; quick when they have not changed.
 
-        Raise BackendError where OpenVINO is not installed or the link has no
-        form as a graph, and InputError where the memory is too small.
+        Raise BackendError as `check_usable` or where the link has no form as a
+        graph, and InputError where the memory is too small.
         """
         self.check_usable()
         with self._lock:
@@ -136,10 +132,9 @@ class OpenVINOEngine:
         return self._requests[size]
 
     def _compile(self, size):
-        """Compile the network for a size. Before, drop all others but the
-        shared one, or one for a large size: each holds the weights.
-        """
+        """Compile the network for a size."""
         import openvino
+        # Each holds the weights: keep the shared one and one for a large size.
         self._requests = {
             other: request for other, request in self._requests.items()
             if (math.prod(other) > SHARED_PIXELS if size == ANY_SIZE

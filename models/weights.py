@@ -6,6 +6,7 @@ ChainerCV's names ('aspp/proj/conv/W', ...), which
 what the weights are for (see `METADATA_FORMS`); they are optional.
 """
 import contextlib
+import itertools
 import pathlib
 import struct
 import tokenize
@@ -66,26 +67,21 @@ def write_npz(path, arrays, metadata):
     """
     version = (LATEST_VERSION if metadata.keys() & set(SINCE_2)
                else FORMAT_VERSION)
-    metadata = {'format_version': version, **metadata}
+    known = {METADATA + name: np.asarray(value) for name, value in {
+        'format_version': version, **metadata}.items()}
+    for name, array in known.items():
+        if array.nbytes > METADATA_LIMIT:
+            raise InputError(f'{name} takes {array.nbytes} bytes, and an npz '
+                             f'holds at most {METADATA_LIMIT}')
     with zipfile.ZipFile(path, 'w') as archive:
-        for name, value in metadata.items():
-            array = np.asarray(value)
-            if array.nbytes > METADATA_LIMIT:
-                raise InputError(f'{name} takes {array.nbytes} bytes, and an '
-                                 f'npz holds at most {METADATA_LIMIT}')
-            _write_array(archive, METADATA + name, array)
-        for name, array in arrays:
-            _write_array(archive, name, array)
-
-
-def _write_array(archive, name, array):
-    # ZipInfo's fixed date makes equal weights equal files.
-    array = np.asarray(array, order='C')
-    with archive.open(zipfile.ZipInfo(name + '.npy'), 'w',
-                      force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(
-            file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.reshape(-1).view(np.uint8))
+        for name, value in itertools.chain(known.items(), arrays):
+            # ZipInfo's fixed date makes equal weights equal files.
+            with archive.open(zipfile.ZipInfo(f'{name}.npy'), 'w',
+                              force_zip64=True) as file:
+                array = np.asarray(value, order='C')
+                np.lib.format.write_array_header_1_0(
+                    file, np.lib.format.header_data_from_array_1_0(array))
+                file.write(array.reshape(-1).view(np.uint8))
 
 
 class WeightsFile:
@@ -118,9 +114,14 @@ class WeightsFile:
         if path is not None:
             self.path = pathlib.Path(path)
             with self._opened() as npz:
+                shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
+                if len(shape) != 4:
+                    raise InputError(
+                        f'{path} does not hold a DeepLabV3+ Xception65: it has '
+                        f'no {LOGITS} with four axes')
+                self.n_class = shape[0]
                 self.metadata = self._read_metadata(npz)
-                self._check_metadata()
-                self.n_class = self._count_classes(npz)
+                self._check_metadata(self.n_class)
         known = self.metadata
         dataset = dataset_of(self.n_class, known.get('task'))
         self.min_input_size = known.get(
@@ -212,23 +213,25 @@ class WeightsFile:
             result[key] = array.tolist()
         return result
 
-    def _check_metadata(self):
-        version = self.metadata.get('format_version', FORMAT_VERSION)
-        if not FORMAT_VERSION <= version <= LATEST_VERSION:
-            raise InputError(
-                f'{self.path} has format version {version}, and this program '
-                f'reads {FORMAT_VERSION} to {LATEST_VERSION}: convert it again')
-        names, colors = (self.metadata.get(f'class_{key}', [])
-                         for key in ('names', 'colors'))
-        if len(names) != len(colors):
-            raise InputError(f'{self.path} does not have a colour for each of '
-                             'its class names: convert it again')
-        resize_range = self.metadata.get('resize_range', [1, 0, 0, 0])
+    def _check_metadata(self, n_class):
+        known = self.metadata
+        version = known.get('format_version', FORMAT_VERSION)
+        resize_range = known.get('resize_range', [1, 0, 0, 0])
         shortest, *others, rounds_up = resize_range
-        if not (0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1}
-                and all(0 <= number <= MAX_INPUT_SIDE for number in others)):
-            raise InputError(f'{self.path} has the resize range {resize_range},'
-                             ' which is invalid: convert it again')
+        for problem, is_valid in (
+                (f'format version {version}, and this program reads '
+                 f'{FORMAT_VERSION} to {LATEST_VERSION}',
+                 FORMAT_VERSION <= version <= LATEST_VERSION),
+                (f'{n_class} classes, and says {known.get("n_class")}',
+                 known.get('n_class', n_class) == n_class),
+                ('not a colour for each of its class names',
+                 len(known.get('class_names', []))
+                 == len(known.get('class_colors', []))),
+                (f'the resize range {resize_range}, which is invalid',
+                 0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1} and all(
+                     0 <= number <= MAX_INPUT_SIDE for number in others))):
+            if not is_valid:
+                raise InputError(f'{self.path} has {problem}: convert it again')
 
     def _check_values(self, name, array):
         kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
@@ -238,17 +241,6 @@ class WeightsFile:
         if not np.isfinite(array).all():
             raise InputError(f'{self.path}: {name} holds a value that is not '
                              'finite')
-
-    def _count_classes(self, npz):
-        shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
-        if len(shape) != 4:
-            raise InputError(f'{self.path} does not hold a DeepLabV3+ '
-                             f'Xception65: it has no {LOGITS} with four axes')
-        n_class = self.metadata.get('n_class', shape[0])
-        if n_class != shape[0]:
-            raise InputError(f'{self.path} says that it has {n_class} classes '
-                             f'and has {shape[0]}: convert it again')
-        return n_class
 
 
 def _check_sizes(npz):

@@ -16,17 +16,11 @@ ENDING_SIGNALS = signal.SIGTERM, signal.SIGHUP  # treated as Ctrl-C
 
 
 class InputError(ValueError):
-    """The user's input is invalid.
-
-    The message is one line: what was given, what is allowed, what to do.
-    """
+    """What was given, what is allowed, what to do: in one line, for a user."""
 
 
 class Interrupted(InputError):  # noqa: N818  (not an error)
-    """A signal ended the work; the message says what was done.
-
-    `code` is the exit code, see `exit_code`.
-    """
+    """A signal ended the work: what was done; `code` is the exit code."""
 
     def __init__(self, message, code):
         super().__init__(message)
@@ -72,18 +66,14 @@ def report_errors():
 
 
 def exit_code(interrupt):
-    """Return the exit code after a KeyboardInterrupt, as shells have it: 128
-    and the number of the signal.
-    """
+    """Return what shells give after a KeyboardInterrupt: 128 + the signal."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def _heed_signals():
-    """Have the first of `ENDING_SIGNALS` raise KeyboardInterrupt; those that
-    follow are ignored, so that they do not end the tidying up.
-    """
+    """Have the first of `ENDING_SIGNALS` raise KeyboardInterrupt."""
     def interrupt(number, frame):
-        for each in ENDING_SIGNALS:
+        for each in ENDING_SIGNALS:  # later ones must not end the tidying up
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
@@ -109,14 +99,12 @@ def _open_streams():
 
 
 class _Output(io.FileIO):
-    """A standard stream that is given up where it cannot be written: its
-    reader has left, its terminal is gone or its disk is full.
-    """
+    """A standard stream whose output is dropped once it cannot be written."""
 
     def write(self, data):
         try:
             return super().write(data)
-        except OSError as error:
+        except OSError as error:  # the reader has left, the disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.fileno() == 1 and error.errno != errno.EPIPE:
                 print(f'warning: standard output: {error.strerror}',
@@ -125,18 +113,17 @@ class _Output(io.FileIO):
 
 
 def _printable(error):
-    """Encode what a stream cannot: bytes of a file's name as they are, other
-    characters as question marks.
+    """Encode one character that a stream cannot: as the byte of a file's name
+    that it stands for, else as a question mark.
     """
-    text = error.object[error.start:error.end]
-    return b''.join(bytes([ord(each) - 0xdc00]) if 0xdc80 <= ord(each) <= 0xdcff
-                    else b'?' for each in text), error.end
+    error.end = error.start + 1
+    is_byte = '\udc80' <= error.object[error.start] <= '\udcff'
+    return codecs.lookup_error('surrogateescape' if is_byte else 'replace')(
+        error)
 
 
 def describe(error, name=''):
-    """Return an error as text, with the name of what it is about; of an
-    `OSError`, 'path: reason'.
-    """
+    """Return an error as text, with the name of what it is about."""
     match error:
         case InputError():
             text = str(error)
@@ -160,9 +147,7 @@ def error_line(message):
 
 
 def without_secrets(address):
-    """Return an address without what may give access: user, password and all
-    from a question mark on.
-    """
+    """Return an address without user, password and all after a '?'."""
     scheme, mark, rest = address.partition('://')
     host = re.split('[/?#;]', rest)[0]
     path = rest[len(host):]
@@ -186,10 +171,8 @@ def shortened(items, separator=', '):
 
 
 def describe_differences(found, wanted, others=()):
-    """Return one line on how `found`, name -> shape, differs from `wanted`.
-
-    `others` are further differences; the line has the first three and a count,
-    or is empty.
+    """Return one line on how `found`, name -> shape, differs from `wanted`, and
+    on `others`, further differences; empty if there are none.
     """
     lines = [f'{name} {wanted[name]} is missing'
              for name in sorted(wanted.keys() - found.keys())]

@@ -62,9 +62,8 @@ def atomic_path(path, replace=True, part=None):
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """Give an empty temporary folder beside `path`, for the caller to rename.
-
-    It is removed at the end if it is still there, with all files in it.
+    """Give an empty temporary folder beside `path`, for the caller to rename;
+    if it is still there at the end, it is removed.
     """
     final = pathlib.Path(os.path.realpath(path))
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -74,10 +73,8 @@ def atomic_folder(path):
 
 @contextlib.contextmanager
 def _temporary_folder(path):
-    """Give a locked folder beside `path`; remove it at the end, and before it
-    those of killed processes. Its name is short: that of `path` may be as long
-    as a name can be.
-    """
+    """Give a locked folder; remove those of killed processes before."""
+    # A short name: that of `path` may be as long as a name can be.
     start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
     for left in path.parent.glob(f'{start}-*.tmp'):
         if TEMPORARY.fullmatch(left.name):
@@ -106,10 +103,8 @@ def _open(folder):
 
 
 def check_target(path, force, inputs=()):
-    """Refuse a file that may not be written, before the work.
-
-    Raise InputError where it is one of the `inputs`, or exists and `force` is
-    false; OSError as `atomic_path`.
+    """Raise InputError where a file is one of the `inputs`, or exists and
+    `force` is false; OSError as `atomic_path`.
     """
     final, mode = _replaceable(path)
     for each in inputs:
@@ -122,9 +117,7 @@ def check_target(path, force, inputs=()):
 
 
 def _replaceable(path):
-    """Return where a file is written, behind all links, and the mode of what
-    is there, or None.
-    """
+    """Return the path behind all links, and the mode of what is there."""
     final = pathlib.Path(os.path.realpath(path))
     try:
         mode = os.stat(final).st_mode
@@ -163,26 +156,23 @@ def part_path(path):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Let one process at a time work on a file, which need not exist.
-
-    The lock is a file beside it; it ends with its process. Wait for another
-    process, or, if `wait` is false, raise InputError.
+    """Let one process at a time work on a file, which need not exist: wait for
+    another, or raise InputError. The lock, a file beside it, ends with its
+    process.
     """
     import filelock
     lock = filelock.FileLock(path.with_name(f'.{path.name[:60]}.lock'))
     try:
-        lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except filelock.Timeout:
         if not wait:
             raise InputError(f'another process works on {path}: wait until it '
                              'ends, or name another folder') from None
         print(f'waiting for another process that works on {path.name}',
               file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+        acquired = lock.acquire()
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def sha256(*paths):
@@ -190,6 +180,5 @@ def sha256(*paths):
     digest = hashlib.sha256()
     for path in paths:
         with open(path, 'rb') as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
