@@ -41,7 +41,7 @@ def atomic_path(path, replace=True, part=None):
     final, mode = _replaceable(path)
     try:
         with _temporary_folder(final) as folder:
-            temporary = folder / 'file'
+            temporary = folder / '.file'  # hidden from those who look deeper
             temporary.touch()
             yield temporary
             with open(temporary, 'rb') as written:
