@@ -4,11 +4,10 @@
 
 The model takes 'image' (B, 3, H, W), float32, RGB, pixel * 2 / 255 - 1, and
 gives 'logits' (B, n_class, ceil(H/4), ceil(W/4)), for any B, H and W. Its
-metadata name the task, the classes, the output stride and the smallest input
-size. With --end-to-end it replaces the official frozen graph: 'ImageTensor' (1,
-H, W, 3), uint8, RGB, to 'SemanticPredictions' (1, H, W), int64. ONNX Runtime
-runs the file, and its output is compared with the link's, before the file gets
-its name.
+metadata name the dataset (as 'task'), the classes, the output stride and the
+smallest input size. With --end-to-end it replaces the official frozen graph:
+'ImageTensor' (1, H, W, 3), uint8, RGB, to 'SemanticPredictions' (1, H, W),
+int64. The file gets its name once ONNX Runtime's output is the link's.
 """
 import argparse
 import json
@@ -27,9 +26,8 @@ def parse_args():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        'source', metavar='NPZ',
-        help=f'an npz file, or one of {", ".join(DATASETS)}')
+    parser.add_argument('source', metavar='NPZ',
+                        help=f'an npz file, or one of {", ".join(DATASETS)}')
     parser.add_argument('target', metavar='ONNX', help='the file to write')
     parser.add_argument(
         '--output-stride', type=int, choices=OUTPUT_STRIDES,
@@ -42,12 +40,10 @@ def parse_args():
     parser.add_argument('--force', action='store_true',
                         help='overwrite the file if it exists')
     form = parser.add_mutually_exclusive_group()
-    form.add_argument(
-        '--probabilities', action='store_true',
-        help="give 'probabilities' (B, n_class, H, W) instead of logits")
-    form.add_argument(
-        '--end-to-end', action='store_true',
-        help='from pixels to labels, as the official frozen graph')
+    form.add_argument('--probabilities', action='store_true',
+                      help="'probabilities' (B, n_class, H, W), not logits")
+    form.add_argument('--end-to-end', action='store_true',
+                      help='from pixels to labels, as the frozen graph')
     args = parser.parse_args()
     if args.size and args.end_to_end:
         parser.error('--size is not for --end-to-end, which pads by itself')
@@ -62,91 +58,72 @@ def main():
         from models.utils.files import atomic_path, check_target
         check_target(args.target, args.force, [args.source])
         with atomic_path(args.target) as temporary:
-            link = DeepLabV3plusXception65(
-                pretrained_model=fetch(args.source),
-                output_stride=args.output_stride)
+            link = DeepLabV3plusXception65(pretrained_model=fetch(args.source),
+                                           output_stride=args.output_stride)
             temporary.write_bytes(link.onnx_model(
-                metadata(link), probabilities=args.probabilities,
-                end_to_end=args.end_to_end, size=args.size))
-            agreement = (compare_labels(temporary, link) if args.end_to_end
-                         else compare(temporary, link, args))
-            size = temporary.stat().st_size
+                metadata(link), args.probabilities, args.end_to_end, args.size))
+            agreement, is_enough = (
+                compare_labels(temporary, link) if args.end_to_end else
+                compare(temporary, link, args.size, args.probabilities))
+            if not is_enough:
+                raise InputError(f'{agreement}: the weights may be damaged, or '
+                                 'too large for finite outputs')
         print(f'{args.target}: {link.n_class} classes, output stride '
-              f'{link.output_stride}, {size / 1e6:.0f} MB; {agreement}')
+              f'{link.output_stride}, {os.path.getsize(args.target) / 1e6:.0f} '
+              f'MB; {agreement}')
 
 
 def metadata(link):
     """Return what a user of the file needs to know: str -> str."""
     from models.classes import dataset_of, labels_of, numbered_names
-    result = {
+    names, colors = labels_of(link)
+    has_names = names != numbered_names(link.n_class)
+    known = {
         'input': 'RGB, pixel * scale + offset; pad smaller images to '
                  'min_input_size with 0, at the bottom and on the right',
-        'scale': repr(SCALE),
-        'offset': repr(-OFFSET),
+        'scale': repr(SCALE), 'offset': repr(-OFFSET),
         'min_input_size': json.dumps(link.min_input_size),
         'output_stride': str(link.output_stride),
+        'resize_range': link.resize_range and str(link.resize_range),
+        'task': link.metadata.get('task') or dataset_of(link.n_class),
+        'class_names': has_names and json.dumps(names),
+        'class_colors': has_names and json.dumps(colors.tolist()),
     }
-    if link.resize_range is not None:
-        result['resize_range'] = str(link.resize_range)
-    task = link.metadata.get('task') or dataset_of(link.n_class)
-    if task is not None:
-        result['task'] = task
-    names, colors = labels_of(link)
-    if names != numbered_names(link.n_class):
-        result['class_names'] = json.dumps(names)
-        result['class_colors'] = json.dumps(colors.tolist())
-    return result
+    return {key: value for key, value in known.items() if value}
 
 
-def compare(path, link, args):
-    """Return how far they differ, relative to the largest output, as text.
-
-    Raise InputError where that is more than `TOLERANCE`.
-    """
-    import chainer
+def compare(path, link, size, probabilities):
+    """Return how far the outputs differ, as text; whether that is little."""
     import chainer.functions as F
     import numpy as np
-    batch, size = (1, args.size) if args.size else (2, CHECK_SIZE)
+    batch, size = (1, size) if size else (2, CHECK_SIZE)
     x = np.random.default_rng(0).uniform(
         -1, 1, (batch, 3, *size)).astype(np.float32)
-    with (chainer.using_config('train', False), chainer.no_backprop_mode(),
-          np.errstate(over='ignore', invalid='ignore')):
-        expected = link(x)
-        if args.probabilities:
-            expected = F.softmax(F.resize_images(expected, size))
-    found = run(path, {'image': x})
-    with np.errstate(invalid='ignore'):  # infinity less infinity
-        difference = (np.abs(found - expected.array).max()
-                      / np.abs(expected.array).max())
-    if not difference <= TOLERANCE:
-        raise InputError(
-            f'ONNX Runtime and Chainer differ by {difference:.1e} of the '
-            f'largest output, more than {TOLERANCE}: the weights may be too '
-            'large for finite outputs')
-    return ('ONNX Runtime and Chainer differ by at most '
-            f'{difference:.1e} of the largest output')
+    with np.errstate(over='ignore', invalid='ignore'):
+        expected = link.to_chainer().compile()(x)
+        if probabilities:
+            expected = F.softmax(F.resize_images(expected, size)).array
+        difference = (np.abs(run(path, {'image': x}) - expected).max()
+                      / np.abs(expected).max())
+    return (f'ONNX Runtime and Chainer differ by at most {difference:.1e} of '
+            'the largest output', difference <= TOLERANCE)
 
 
 def compare_labels(path, link):
-    """Return the share of labels that are those of `predict`, as text.
-
-    Raise InputError where that is less than `MIN_EQUAL_LABELS`.
+    """Return how many labels are those of `predict`, as text; whether enough.
     """
     import numpy as np
     pixels = np.random.default_rng(0).integers(
         0, 256, (*CHECK_SIZE, 3), np.uint8)
     label, = link.predict([pixels.transpose(2, 0, 1)])
-    found = run(path, {'ImageTensor': pixels[np.newaxis]})
-    equal = float((found[0] == label).mean())
-    if equal < MIN_EQUAL_LABELS:
-        raise InputError(f'only {equal:.2%} of the labels of ONNX Runtime are '
-                         'those of the npz: the weights may be damaged')
-    return f'labels {100 * equal:.3f} % equal to those of the npz'
+    equal = np.mean(run(path, {'ImageTensor': pixels[np.newaxis]})[0] == label)
+    return (f'labels {100 * equal:.3f} % equal to those of the npz',
+            equal >= MIN_EQUAL_LABELS)
 
 
 def run(path, inputs):
     """Return the first output of a file in ONNX Runtime."""
-    # It would report its use, and warn where there is no home folder.
+    # Telemetry would also warn where there is no home folder.
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime
     session = onnxruntime.InferenceSession(

@@ -165,7 +165,8 @@ def verdict(found):
 def main():
     from models.utils.errors import InputError, report_errors
     with report_errors():
-        import models  # noqa: F401  (before Chainer)
+        from models.chainer_compat import load_cuda_libraries
+        load_cuda_libraries()  # before Chainer
         if sys.argv[1:2] == [MEASURE]:
             measure(pathlib.Path(sys.argv[2]))
             return

@@ -122,7 +122,7 @@ def run_in_pytorch(nodes, tensors):
                 x, others[-1][2:].tolist(), mode='bilinear',
                 align_corners=True),
             'Relu': torch.relu, 'Add': torch.add,
-            'Expand': lambda x, size: x.expand(-1, -1, *size[2:].tolist()),
+            'Expand': lambda x, size: x.expand(-1, -1, *size.tolist()),
             'GlobalAveragePool': lambda x: x.mean((2, 3), keepdim=True),
             'Identity': lambda x: x}[node.op_type](x, *others)
         for name in node.input:

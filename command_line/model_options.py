@@ -1,6 +1,5 @@
 """Options that several scripts share: which model to load, what runs it."""
 import argparse
-import os
 import re
 import sys
 
@@ -83,25 +82,16 @@ def check_model_options(parser, args):
     """Refuse combinations that cannot work."""
     if args.threads is not None and args.threads < 1:
         parser.error(f'--threads is {args.threads}, and must be positive')
-    if args.tf32:
-        if args.gpu < 0:
-            parser.error('--tf32 is for --gpu')
-        _restart_with_tf32()
+    if args.tf32 and args.gpu < 0:
+        parser.error('--tf32 is for --gpu')
     if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
         parser.error('--backend and --threads are for a CPU, not for --gpu')
     if args.precision != 'float32' and (
             args.gpu >= 0 or args.backend == 'chainer'):
         parser.error(f'--precision {args.precision} is for OpenVINO on a CPU')
-
-
-def _restart_with_tf32():
-    """Run this command anew where the environment does not allow TF32:
-    NVIDIA's libraries look there when they are loaded, as they are by now.
-    """
-    from models.chainer_compat import TF32
-    if os.environ.get(TF32) != '1':
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]],
-                  {**os.environ, TF32: '1'})
+    if args.gpu >= 0:
+        from models.chainer_compat import load_cuda_libraries
+        load_cuda_libraries(args.tf32)  # before anything imports Chainer
 
 
 def model_settings(args):

@@ -3,9 +3,11 @@
     from models import DeepLabV3plusXception65
 
 This package needs nothing else of the project: copied under any name, it works
-in another. Import it before Chainer: it makes `import chainer` work on today's
-Python and NumPy (chainer_compat.py). Chainer itself is loaded at the first use
-of the link, so that `--help` of the scripts is instant.
+in another. Import it before Chainer: it gives back the few names that Chainer
+misses on today's Python and NumPy, and changes nothing else. Chainer is loaded
+at the first use of the link, so that `--help` of the scripts is instant; before
+it, where CuPy is installed, the CUDA libraries, with TF32 switched off unless
+the environment allows it (chainer_compat.py).
 
 The network is written down four times, and each one checks another: as a link
 (xception.py, head.py, deeplab_v3_plus.py), as a graph for ONNX and OpenVINO
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = ['DeepLabV3plusXception65']
 
-chainer_compat.prepare()
+chainer_compat.restore_names()
 
 
 def __getattr__(name):
     if name == 'DeepLabV3plusXception65':
+        chainer_compat.load_cuda_libraries()
         from .deeplab_v3_plus import DeepLabV3plusXception65
         return DeepLabV3plusXception65
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -20,11 +20,12 @@ import chainer.functions as F
 import numpy as np
 from chainer.backends.cuda import GpuDevice
 
-from . import memory
+from . import gpu, memory
 from .constants import (
     LOGITS_STRIDE,
     MAX_INPUT_SIDE,
     MAX_RATE,
+    MAX_SCALE,
     OFFSET,
     OUTPUT_STRIDES,
     PAD_VALUE,
@@ -36,7 +37,7 @@ from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
 from .resize_range import resize_image, resize_labels
 from .utils.errors import BackendError, InputError
-from .weights import NoWeights, WeightsFile, leave_unset
+from .weights import WeightsFile, leave_unset
 from .xception import Xception65
 
 
@@ -88,29 +89,34 @@ class DeepLabV3plusXception65(chainer.Chain):
                  flip: bool | None = None, *, output_stride: int | None = None,
                  initialW=None, atrous_rates: Sequence[int] | None = None):
         super().__init__()
-        known = NoWeights()
+        known = WeightsFile()
         if pretrained_model is not None:
             known = WeightsFile(
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
-        self.metadata, self._is_frozen = known.metadata, False
-        self.n_class = check_class_count(n_class, known.n_class)
-        self.min_input_size = check_height_and_width(
-            _either(min_input_size, known.min_input_size))
-        self.scales = check_scales(_either(scales, known.scales))
+        self.metadata, self.resize_range = known.metadata, known.resize_range
+        self.n_class = _either(n_class, known.n_class)
+        if known.n_class not in {None, self.n_class}:
+            raise InputError(f'n_class is {n_class}, but the pretrained model '
+                             f'has {known.n_class} classes: leave n_class out')
+        size = _either(min_input_size, known.min_input_size)
+        self.min_input_size = tuple(size) if np.ndim(size) else (size, size)
+        self.scales = tuple(_either(scales, known.scales))
         self.flip = bool(_either(flip, known.flip))
-        self.resize_range = known.resize_range
-        self.output_stride = check_output_stride(
-            _either(output_stride, known.output_stride))
+        self.output_stride = _either(output_stride, known.output_stride)
+        check_settings(self)
         if atrous_rates is None:
             atrous_rates = known.atrous_rates(self.output_stride)
+        rates = tuple(atrous_rates)
+        check('atrous_rates', rates, are_integers(rates, 3, MAX_RATE),
+              f'three integers, 1 to {MAX_RATE}')
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
-            self.aspp = SeparableASPP(
-                2048, 256, check_atrous_rates(atrous_rates), initialW)
+            self.aspp = SeparableASPP(2048, 256, rates, initialW)
             self.decoder = Decoder(256, self.n_class, initialW=initialW)
         self.cleargrads()
-        known.load_into(self)
+        if pretrained_model is not None:
+            known.load_into(self)
         self.to_openvino(required=False)
 
     @property
@@ -182,8 +188,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                 is free, or a required backend is unavailable.
         """
         network = self.compile()
-        with _inference():
-            return [self._predict_one(img, network) for img in imgs]
+        return [self._predict_one(img, network) for img in imgs]
 
     def to_openvino(self, threads: int | None = None, required: bool = True,
                     precision: str = 'float32') -> 'DeepLabV3plusXception65':
@@ -224,8 +229,7 @@ class DeepLabV3plusXception65(chainer.Chain):
     def in_float32(self):
         """In the body, have `predict` compute in float32."""
         engine = self._engine
-        if engine is not None:
-            self._engine = engine.in_float32()
+        self._engine = engine and engine.in_float32()
         try:
             yield
         finally:
@@ -237,21 +241,23 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Where `predict` runs on Chainer or a GPU, this does nothing.
         """
-        if self.compile() is self._engine and not self._is_frozen:
+        if self.compile() is self._engine and not self._is_frozen():
             for name in list(self._children):
                 delattr(self, name)
-            self._is_frozen = True
+            self._children = FrozenChildren()
         return self
+
+    def _is_frozen(self):
+        return isinstance(self._children, FrozenChildren)
 
     def compile(self):
         """Return the network on the chosen backend, with present weights.
 
         It is a callable from a prepared image (1, 3, H, W) to logits (1,
         n_class, ceil(H/4), ceil(W/4)), both arrays, float32, and never in
-        training mode.
-        Raise BackendError, see `to_openvino`.
+        training mode. Raise BackendError, see `to_openvino`.
         """
-        if self._is_frozen:
+        if self._is_frozen():
             return self._engine
         if self._engine is not None and self.xp is np:
             try:
@@ -266,13 +272,11 @@ class DeepLabV3plusXception65(chainer.Chain):
                 self.to_chainer()
         return self._run_chainer
 
-    def onnx_model(self, metadata: dict[str, str] | None = None,
-                   **options) -> bytes:
+    def onnx_model(self, *args, **kwargs) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
-        self._check_not_frozen()
         self._check_forward()
-        return onnx_model(self, metadata, **options)
+        return onnx_model(self, *args, **kwargs)
 
     def memory_needed(self, height: int, width: int) -> float:
         """Return about how many more bytes `predict` takes for an image.
@@ -287,16 +291,13 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def device_resident_accept(self, visitor):
         """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
-        self._check_not_frozen()
         super().device_resident_accept(visitor)
         if isinstance(self.device, GpuDevice):
-            from . import gpu
             with chainer.using_device(self.device):
                 gpu.set_up()
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""
-        self._check_not_frozen()
         link = super().copy(mode)
         link._engine = copy.copy(self._engine)
         return link
@@ -307,46 +308,15 @@ class DeepLabV3plusXception65(chainer.Chain):
                                'own, which has no form as a graph')
 
     def _check_not_frozen(self):
-        if self._is_frozen:
-            raise InputError('the link was frozen, and can only predict: load '
-                             'it again')
-
-    def __reduce_ex__(self, protocol):
-        """Pickle, or copy deeply, as Chainer does."""
-        self._check_not_frozen()
-        return super().__reduce_ex__(protocol)
-
-    def serialize(self, serializer):
-        """Save or load the weights as Chainer does."""
-        self._check_not_frozen()
-        super().serialize(serializer)
-
-    def copyparams(self, link, copy_persistent=True):
-        """Take another link's weights as Chainer does."""
-        self._check_not_frozen()
-        super().copyparams(link, copy_persistent)
-
-    def addgrads(self, link):
-        """Add another link's gradients as Chainer does."""
-        self._check_not_frozen()
-        super().addgrads(link)
-
-    def params(self, include_uninit=True):
-        """Yield the parameters as Chainer does, for optimizers say."""
-        self._check_not_frozen()
-        yield from super().params(include_uninit)
-
-    def namedparams(self, include_uninit=True):
-        """Yield the parameters with their paths as Chainer does."""
-        self._check_not_frozen()
-        yield from super().namedparams(include_uninit)
+        if self._is_frozen():
+            self._children.refuse()
 
     def _run_chainer(self, x):
         if self.xp is np:
             height, width = x.shape[2:]
             memory.check_memory(f'an image of {height} x {width} pixels',
                                 memory.chainer_memory(self, height, width))
-        with _inference():
+        with chainer.using_config('train', False), chainer.no_backprop_mode():
             return self(x).array
 
     def _predict_one(self, img, network):
@@ -371,6 +341,18 @@ class DeepLabV3plusXception65(chainer.Chain):
                 yield y[0]
 
 
+class FrozenChildren:
+    """In place of the names of a frozen link's children: refuses all that
+    Chainer, pickle and copy do with them.
+    """
+
+    def refuse(self):
+        raise InputError('the link was frozen, and can only predict: load it '
+                         'again')
+
+    __iter__ = __reduce__ = refuse
+
+
 def check_weights(path):
     """Raise InputError where the weights in an npz do not fit the link."""
     DeepLabV3plusXception65(pretrained_model=path)
@@ -380,58 +362,27 @@ def _either(given, known):
     return known if given is None else given
 
 
-@contextlib.contextmanager
-def _inference():
-    with chainer.using_config('train', False), chainer.no_backprop_mode():
-        yield
+def check_settings(link):
+    """Raise InputError for values that no network has."""
+    check('n_class', link.n_class, are_integers([link.n_class], 1, math.inf),
+          'a positive integer, or that of a pretrained model')
+    check('min_input_size', link.min_input_size,
+          are_integers(link.min_input_size, 2, MAX_INPUT_SIDE),
+          f'one integer or two, 1 to {MAX_INPUT_SIDE} pixels')
+    check('scales', link.scales, link.scales and all(
+        0 < scale <= MAX_SCALE for scale in link.scales),
+        f'one or more positive numbers up to {MAX_SCALE}')
+    check('output_stride', link.output_stride,
+          link.output_stride in OUTPUT_STRIDES,
+          ' or '.join(map(str, OUTPUT_STRIDES)))
 
 
-def check_class_count(n_class, known):
-    """Take n_class, else the known count of the pretrained model."""
-    if n_class is None and known is None:
-        raise InputError('n_class is needed without a pretrained model')
-    if n_class is not None and not _is_count(n_class):
-        raise InputError(f'n_class is {n_class}, and must be a positive '
-                         'integer')
-    if None not in (n_class, known) and n_class != known:
-        raise InputError(f'n_class is {n_class}, but the pretrained model has '
-                         f'{known} classes: leave n_class out')
-    return known if n_class is None else n_class
+def check(name, value, is_valid, form):
+    if not is_valid:
+        raise InputError(f'{name} is {value}, and must be {form}')
 
 
-def check_height_and_width(size):
-    sides = tuple(size) if np.ndim(size) else (size, size)
-    if len(sides) != 2 or not all(
-            _is_count(side) and side <= MAX_INPUT_SIDE for side in sides):
-        raise InputError(
-            f'min_input_size is {size}, and must be one integer or two, 1 to '
-            f'{MAX_INPUT_SIDE} pixels')
-    return int(sides[0]), int(sides[1])
-
-
-def _is_count(value):
-    return isinstance(value, numbers.Integral) and value > 0
-
-
-def check_scales(scales):
-    scales = tuple(scales)
-    if not scales or not all(0 < scale < math.inf for scale in scales):
-        raise InputError(f'scales are {scales}, and must be one or more '
-                         'positive numbers')
-    return scales
-
-
-def check_atrous_rates(rates):
-    rates = tuple(rates)
-    if len(rates) != 3 or not all(
-            _is_count(rate) and rate <= MAX_RATE for rate in rates):
-        raise InputError(f'atrous_rates are {rates}, and must be three '
-                         f'integers, 1 to {MAX_RATE}')
-    return rates
-
-
-def check_output_stride(output_stride):
-    if output_stride not in OUTPUT_STRIDES:
-        raise InputError(f'output_stride is {output_stride}, and must be '
-                         f'{" or ".join(map(str, OUTPUT_STRIDES))}')
-    return output_stride
+def are_integers(values, count, maximum):
+    return len(values) == count and all(
+        isinstance(value, numbers.Integral) and 0 < value <= maximum
+        for value in values)

@@ -1,6 +1,7 @@
 """Chainer on an NVIDIA GPU: whether it can be used, and its settings.
 
-All but `check_gpu` is for the current device. Figures are those of CuPy 13.6
+All but `check_gpu` is for the current device. CuPy's libraries must be loaded
+before (`chainer_compat.load_cuda_libraries`). Figures are those of CuPy 13.6
 with cuDNN 8.9.
 """
 import os
@@ -40,7 +41,7 @@ def check_gpu(gpu):
                              f'{count - 1}')
         runtime.setDevice(gpu)
         runtime.free(0)  # makes the context
-        capability = int(cuda.cupy.cuda.Device(gpu).compute_capability)
+        capability = compute_capability()
     except runtime.CUDARuntimeError as error:
         reason = ERRORS.get(error.status, f'cannot be used ({error})')
         raise InputError(f'GPU {gpu} {reason}; {ADVICE}') from None
@@ -50,16 +51,20 @@ def check_gpu(gpu):
             f'needs {OLDEST_CARD / 10}: {ADVICE}')
 
 
-def set_up():
-    """Choose Chainer's settings for the current GPU; a user's own are kept.
+def compute_capability():
+    """Return ten times the card's compute capability: 86 for 8.6."""
+    return int(cuda.cupy.cuda.Device().compute_capability)
 
-    Warn where the card cannot be used with cuDNN.
+
+def set_up():
+    """Choose Chainer's settings for the card; a user's own are kept. Warn where
+    cuDNN has no code for it.
     """
     if not cuda.cudnn_enabled or chainer.config.use_cudnn == 'never':
         return
     if cuda.get_max_workspace_size() == CHAINER_WORKSPACE:
         cuda.set_max_workspace_size(WORKSPACE)
-    capability = int(cuda.cupy.cuda.Device().compute_capability)
+    capability = compute_capability()
     version = cuda.cupy.cuda.cudnn.getVersion()
     if capability >= BLACKWELL and version < CUDNN_OF_BLACKWELL:
         chainer.global_config.use_cudnn = 'never'
@@ -70,8 +75,7 @@ def set_up():
 
 
 def uses_tf32():
-    """Return whether float32 may be computed in TF32, of 10 bits instead of 23:
-    on cards since Ampere, where the environment allows it.
+    """Return whether float32 may be computed in TF32: on cards since Ampere,
+    where the environment allows it.
     """
-    return (os.environ.get(TF32) != '0' and int(
-        cuda.cupy.cuda.Device().compute_capability) >= AMPERE)
+    return os.environ.get(TF32) != '0' and compute_capability() >= AMPERE

@@ -24,10 +24,9 @@ def label_map(logits, size, crop):
     """
     if get_array_module(logits[0]) is not np:
         return to_cpu(_whole_label_map(logits, size, crop))
-    resized = [_ResizedRows(each, size, crop) for each in logits]
     label = np.empty(crop, np.int32)
-    for y in range(crop[0]):
-        rows = [each[y] for each in resized]  # each (crop W, n_class)
+    resized = [_resized_rows(each, size, crop) for each in logits]
+    for y, rows in enumerate(zip(*resized, strict=True)):
         scores = rows[0] if len(rows) == 1 else sum(map(_softmax, rows))
         label[y] = scores.argmax(axis=1)
     return label
@@ -45,48 +44,31 @@ def _softmax(scores):
     return scores / scores.sum(axis=1, keepdims=True)
 
 
-class _ResizedRows:
-    """Rows of resized logits; fast when read from top to bottom.
+def _resized_rows(logits, size, crop):
+    """Yield each row (crop W, n_class), which the next one overwrites."""
+    logits = np.ascontiguousarray(logits.transpose(1, 2, 0))  # (h, w, n_class)
+    h, w, n_class = logits.shape
+    xs, x_fractions = _corners(w, size[1], crop[1])
+    x_fractions = np.repeat(x_fractions, n_class).reshape(-1, n_class)
+    row = np.empty_like(x_fractions)
 
-    A row between two rows of the logits, both resized to width W, is `above`
-    + fraction * `below`, where `below` is the difference of the two.
-    """
-
-    def __init__(self, logits, size, crop):
-        self.logits = np.ascontiguousarray(logits.transpose(1, 2, 0))  # HWC
-        h, w, n_class = self.logits.shape
-        self.ys, self.y_fractions = _corners(h, size[0], crop[0])
-        self.xs, x_fractions = _corners(w, size[1], crop[1])
-        shape = crop[1], n_class
-        self.x_fractions = np.repeat(x_fractions, n_class).reshape(shape)
-        self.above, self.next, self.below, self.row = np.empty(
-            (4, *shape), np.float32)
-        self.y = None  # row of the logits that `above` was made from
-
-    def __getitem__(self, y):
-        """Return row y, (crop W, n_class); overwritten by the next call."""
-        if self.ys[y] != self.y:
-            self._move_to(self.ys[y])
-        np.multiply(self.below, self.y_fractions[y], out=self.row)
-        self.row += self.above
-        return self.row
-
-    def _move_to(self, y):
-        self.above, self.next = self.next, self.above
-        if self.y is None or y != self.y + 1:
-            self._widen(y, self.above)
-        self._widen(y + 1, self.next)
-        np.subtract(self.next, self.above, out=self.below)
-        self.y = y
-
-    def _widen(self, y, out):
-        line = self.logits[min(y, len(self.logits) - 1)]  # (w, n_class)
+    def widened(y):
+        line = logits[min(y, h - 1)]  # (w, n_class)
         steps = np.diff(line, axis=0, append=line[-1:])
-        # mode='clip' writes to `out` directly; no index is out of range.
-        steps.take(self.xs, axis=0, out=out, mode='clip')
-        out *= self.x_fractions
-        line.take(self.xs, axis=0, out=self.row, mode='clip')
-        out += self.row
+        result = steps.take(xs, axis=0)
+        result *= x_fractions
+        result += line.take(xs, axis=0, out=row, mode='clip')
+        return result
+
+    last, below = -1, widened(0)
+    for y, y_fraction in zip(*_corners(h, size[0], crop[0]), strict=True):
+        if y != last:  # else between the same two rows of the logits
+            above = below if y == last + 1 else widened(y)
+            below = widened(y + 1)
+            step, last = below - above, y
+        np.multiply(step, y_fraction, out=row)
+        row += above
+        yield row
 
 
 def _corners(n, resized, count):

@@ -20,11 +20,14 @@ MAX_NUMBERS = 1 << 31  # of an array on a GPU: cuDNN 8 takes no more
 NUMBERS_PER_PIXEL = 32  # of the backbone's largest arrays
 GB = 1e9
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc
-# Files of a control group with its limit and its usage, and the line of
-# memory.stat with the part of that usage which the kernel can reclaim.
-V2_FILES = 'memory.max', 'memory.current', 'inactive_file'
-V1_FILES = ('memory.limit_in_bytes', 'memory.usage_in_bytes',
-            'total_inactive_file')
+# Control groups, by controller ('' in version 2): their folder, the files with
+# a group's limit and usage, and the line of memory.stat with the part of the
+# usage that the kernel can reclaim.
+CONTROL_GROUPS = {
+    '': ('', 'memory.max', 'memory.current', 'inactive_file'),
+    'memory': ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes',
+               'total_inactive_file'),
+}
 
 
 def memory_needed(link, engine, height, width):
@@ -36,7 +39,7 @@ def memory_needed(link, engine, height, width):
         link.resized_size(height, width), link.min_input_size, strict=True)]
     scaled = [int(side * max(link.scales)) for side in padded]
     if link.xp is not np:
-        return _gpu_memory(link, *padded, *scaled)
+        return _gpu_memory(link, math.prod(padded), math.prod(scaled))
     network = (chainer_memory(link, *scaled) if engine is None else
                engine.memory_needed(*scaled))
     return network + logits_memory(link, *padded)
@@ -55,22 +58,21 @@ def logits_memory(link, height, width):
     return 2 * 4 * link.n_class * pixels * (2 if link.flip else 1)
 
 
-def _gpu_memory(link, height, width, scaled_height, scaled_width):
-    numbers = link.n_class * height * width
-    scaled = scaled_height * scaled_width
-    if max(numbers, scaled * max(NUMBERS_PER_PIXEL, link.n_class
-                                 / LOGITS_STRIDE ** 2)) >= MAX_NUMBERS:
+def _gpu_memory(link, pixels, scaled_pixels):
+    numbers = link.n_class * pixels
+    per_pixel = max(NUMBERS_PER_PIXEL, link.n_class / LOGITS_STRIDE ** 2)
+    if max(numbers, scaled_pixels * per_pixel) >= MAX_NUMBERS:
         return math.inf
     fixed, per_pixel = (
         GPU_MEMORY if cuda.cudnn_enabled and chainer.config.use_cudnn != 'never'
         else GPU_MEMORY_WITHOUT_CUDNN)
     n_maps = len(link.scales) * (2 if link.flip else 1) + 2
-    return fixed + per_pixel * scaled + n_maps * 4 * numbers
+    return fixed + per_pixel * scaled_pixels + n_maps * 4 * numbers
 
 
 def free_memory(link):
     """Return the bytes that are free where the link is; on a GPU, with those
-    that CuPy keeps for later.
+    that CuPy keeps for reuse.
     """
     if link.xp is np:
         return available_memory()
@@ -79,9 +81,8 @@ def free_memory(link):
 
 
 def make_room(needed):
-    """Give back what CuPy keeps for later where so many bytes do not fit
-    beside it: after images of other sizes. Raise InputError where nothing
-    would help.
+    """Have CuPy free what it keeps for reuse, on a GPU that has fewer bytes
+    left than are needed. Raise InputError where `needed` is infinite.
     """
     if needed == math.inf:
         raise InputError('the image is too large for a GPU: an array would '
@@ -89,15 +90,6 @@ def make_room(needed):
                          'in tiles)')
     if needed > cuda.cupy.cuda.runtime.memGetInfo()[0]:
         cuda.cupy.get_default_memory_pool().free_all_blocks()
-
-
-def available_memory():
-    """Return how many bytes this process can still allocate.
-
-    The least of: free memory of the machine, and what the limits of control
-    groups (containers, SLURM, systemd) and of `ulimit -v` leave.
-    """
-    return max(0, min(_machine(), _cgroup(), _address_space()))
 
 
 def check_memory(what, needed, advice='free some, or take a smaller image'):
@@ -109,81 +101,65 @@ def check_memory(what, needed, advice='free some, or take a smaller image'):
             f'{available / GB:.1f} GB are free: {advice}')
 
 
-def give_back():
-    """Return freed memory to the system; glibc would keep much of it."""
-    with contextlib.suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+def available_memory():
+    """Return how many bytes this process can still allocate.
+
+    The least of: free memory of the machine, and what the limits of control
+    groups (containers, SLURM, systemd) and of `ulimit -v` leave.
+    """
+    import psutil  # 6 ms, which a conversion does not need
+    left = min(psutil.virtual_memory().available, left_in_control_groups())
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        left = min(left, limit - psutil.Process().memory_info().vms)
+    return max(0, left)
 
 
-@contextlib.contextmanager
-def giving_back():
-    """In the body, blocks of a megabyte and more are given back when freed."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):  # another C library
-        yield
-        return
-    mallopt(M_MMAP_THRESHOLD, 1 << 20)
-    try:
-        yield
-    finally:
-        mallopt(M_MMAP_THRESHOLD, 1 << 25)  # what glibc goes up to by itself
-
-
-def _machine():
-    import psutil
-    return psutil.virtual_memory().available
-
-
-def _cgroup(root=pathlib.Path('/sys/fs/cgroup'),
-            own=pathlib.Path('/proc/self/cgroup')):
-    """What the limits of this process's group, and of all above it, leave.
+def left_in_control_groups(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
+    """Return the bytes that the limits of this process's control group, and of
+    all above it, leave; infinity without a limit.
 
     SLURM and systemd limit the group itself; a container sees its own limit at
     the root. Lines of `own` are 'number:controllers:path', without controllers
     in version 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
     """
-    left = float('inf')
+    left = [math.inf]
+    with contextlib.suppress(OSError):  # not Linux
+        for line in pathlib.Path(own).read_text().splitlines():
+            _, controllers, path = line.split(':', 2)
+            for each in CONTROL_GROUPS.keys() & set(controllers.split(',')):
+                folder, *files = CONTROL_GROUPS[each]
+                group = pathlib.Path(root, folder, path.strip('/'))
+                left += [_left(above, *files)
+                         for above in (group, *group.parents)]
+    return min(left)
+
+
+def _left(group, limit, usage, reclaimable):
     try:
-        lines = own.read_text().splitlines()
-    except OSError:  # not Linux
-        return left
-    for line in lines:
-        _, controllers, path = line.split(':', 2)
-        if not controllers:
-            top, files = root, V2_FILES
-        elif 'memory' in controllers.split(','):
-            top, files = root / 'memory', V1_FILES
-        else:
-            continue
-        group = top / path.strip('/')
-        for folder in (group, *group.parents):
-            if top in (folder, *folder.parents):
-                left = min(left, _left(folder, *files))
-    return left
+        stat = dict(line.split(maxsplit=1) for line in (
+            group / 'memory.stat').read_text().splitlines())
+        return (int((group / limit).read_text()) + int(stat[reclaimable])
+                - int((group / usage).read_text()))
+    except (OSError, ValueError, KeyError):  # no group, or no limit ("max")
+        return math.inf
 
 
-def _left(folder, limit, usage, reclaimable):
+def give_back():
+    """Return freed memory to the system; glibc would keep much of it."""
+    _glibc('malloc_trim', 0)
+
+
+@contextlib.contextmanager
+def giving_back():
+    """In the body, blocks of a megabyte and more are given back when freed."""
+    _glibc('mallopt', M_MMAP_THRESHOLD, 1 << 20)
     try:
-        used = int((folder / usage).read_text())
-        return (int((folder / limit).read_text()) - used
-                + _field(folder / 'memory.stat', reclaimable))
-    except (OSError, ValueError):  # no such file, or no limit ("max")
-        return float('inf')
+        yield
+    finally:  # what glibc goes up to by itself
+        _glibc('mallopt', M_MMAP_THRESHOLD, 1 << 25)
 
 
-def _address_space():
-    import psutil
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit == resource.RLIM_INFINITY:
-        return float('inf')
-    return limit - psutil.Process().memory_info().vms
-
-
-def _field(path, name):
-    """Return the number after `name` in a file of 'name number' lines."""
-    for line in path.read_text().splitlines():
-        words = line.split()
-        if words[0] == name:
-            return int(words[1])
-    raise ValueError(f'{path} has no {name}')
+def _glibc(name, *args):
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        getattr(ctypes.CDLL(None), name)(*args)

@@ -3,7 +3,6 @@
 The link stays the definition. Its graph is compiled at the first use and again
 after the link has changed.
 """
-import importlib
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,6 @@ from .network_graph import NetworkGraph
 from .utils.errors import BackendError, InputError
 from .weights import named_arrays
 
-MODULES = ('openvino', 'xxhash')  # needed besides Chainer
 # A network for any size runs images of up to so many pixels. A larger image
 # gets its own (half a second), which takes a third less memory.
 SHARED_PIXELS = 1 << 20
@@ -36,12 +34,11 @@ OPTIONS = {
     'CPU_RUNTIME_CACHE_CAPACITY': '0',
 }
 CHANNELS, SIDES = 1, [2, 3]  # axes
+ANY_SIZE = -1, -1  # OpenVINO's height and width of a free shape
 
 
 class OpenVINOEngine:
-    """Computes logits with OpenVINO, on one thread for each core by default, in
-    one of `PRECISIONS`.
-    """
+    """Computes logits in one of `PRECISIONS`; by default on all cores."""
 
     def __init__(self, threads=None, precision='float32'):
         if precision not in PRECISIONS:
@@ -49,15 +46,13 @@ class OpenVINOEngine:
                              f'{", ".join(PRECISIONS)}')
         if threads is not None and threads < 1:
             raise InputError(f'threads is {threads}, and must be positive')
-        self.threads = threads
-        self.precision = precision
+        self.threads, self.precision = threads, precision
         self._options = {
-            **OPTIONS, 'INFERENCE_PRECISION_HINT': PRECISIONS[precision]}
-        if threads is not None:
-            self._options['INFERENCE_NUM_THREADS'] = threads
+            **OPTIONS, 'INFERENCE_PRECISION_HINT': PRECISIONS[precision],
+            **({} if threads is None else {'INFERENCE_NUM_THREADS': threads})}
         self._lock = threading.Lock()
         self._fingerprint = self._model = None  # of the weights it has
-        self._requests = {}  # (H, W) or 'any' -> openvino.InferRequest
+        self._requests = {}  # (H, W) or `ANY_SIZE` -> openvino.InferRequest
         self._largest = 0  # pixels of the largest image so far
 
     def __reduce__(self):
@@ -71,16 +66,13 @@ class OpenVINOEngine:
         return engine
 
     def check_usable(self):
-        """Raise BackendError unless `MODULES` can be imported, and the
-        processor has the precision.
-        """
-        for name in MODULES:
-            try:
-                importlib.import_module(name)
-            except Exception as error:  # broken ones fail in many ways
-                raise BackendError(
-                    f'OpenVINO cannot be used ({error}): install '
-                    'requirements.txt') from None
+        """Raise BackendError where OpenVINO or the precision is missing."""
+        try:
+            import openvino  # noqa: F401
+            import xxhash  # noqa: F401
+        except Exception as error:  # broken ones fail in many ways
+            raise BackendError(f'OpenVINO cannot be used ({error}): install '
+                               'requirements.txt') from None
         if self.precision == 'bfloat16' and not has_bfloat16():
             raise BackendError(
                 'this processor has no bfloat16 (AVX-512 BF16 or AMX): take '
@@ -89,26 +81,29 @@ class OpenVINOEngine:
     def update(self, link):
         """Take a link's weights; quick when they have not changed.
 
-        Raise BackendError where OpenVINO is not installed or the link has no
-        ONNX form, and InputError where the memory is too small.
+        Raise BackendError as `check_usable` or where the link has no form as a
+        graph, and InputError where the memory is too small.
         """
         self.check_usable()
         with self._lock:
             fingerprint = _fingerprint(link)
-            if fingerprint != self._fingerprint:
-                self._requests, self._largest = {}, 0
-                self._fingerprint = self._model = None
-                self._model = _read_model(link)
-                self._fingerprint = fingerprint
+            if fingerprint == self._fingerprint:
+                return
+            self._fingerprint = self._model = None
+            self._requests, self._largest = {}, 0
+            check_memory('compiling the network',
+                         GRAPH_MEMORY + COMPILED_MEMORY,
+                         'free some, or run it on Chainer')
+            self._model = openvino_model(link)
+            self._fingerprint = fingerprint
 
     def __call__(self, x):
         """Return logits (1, n_class, ceil(H/4), ceil(W/4)) of a prepared image
         (1, 3, H, W), float32; raise InputError where the memory is too small.
         """
         with self._lock:
-            request = self._request(*x.shape[2:])
-            return request.infer([np.ascontiguousarray(x)],
-                                 share_inputs=True)[0]
+            return self._request(*x.shape[2:]).infer(
+                [np.ascontiguousarray(x)], share_inputs=True)[0]
 
     def memory_needed(self, height, width):
         """Return about how many more bytes an image takes."""
@@ -124,36 +119,31 @@ class OpenVINOEngine:
         The first size has a network of its own, which is a few percent faster;
         so has a large one. Other sizes share one.
         """
-        pixels, key = height * width, (height, width)
-        if key not in self._requests and self._requests and (
+        pixels, size = height * width, (height, width)
+        if size not in self._requests and self._requests and (
                 pixels <= SHARED_PIXELS):
-            key = 'any'
-        if pixels > self._largest or key not in self._requests:
+            size = ANY_SIZE
+        if pixels > self._largest or size not in self._requests:
             check_memory(f'an image of {height} x {width} pixels',
                          self.memory_needed(height, width))
-        if key not in self._requests:
-            self._drop_others(key)
-            self._requests[key] = self._compiled(
-                (-1, -1) if key == 'any' else key)
+        if size not in self._requests:
+            self._compile(size)
         self._largest = max(pixels, self._largest)
-        return self._requests[key]
+        return self._requests[size]
 
-    def _drop_others(self, key):
-        """Keep the shared network and one for a large size, before another is
-        compiled: each holds the weights.
-        """
-        self._requests = {
-            size: request for size, request in self._requests.items()
-            if (math.prod(size) > SHARED_PIXELS if key == 'any'
-                else size == 'any')}
-        self._largest = min(self._largest, SHARED_PIXELS
-                            if self._requests else 0)
-
-    def _compiled(self, size):
+    def _compile(self, size):
+        """Compile the network for a size."""
         import openvino
+        # Each holds the weights: keep the shared one and one for a large size.
+        self._requests = {
+            other: request for other, request in self._requests.items()
+            if (math.prod(other) > SHARED_PIXELS if size == ANY_SIZE
+                else other == ANY_SIZE)}
+        self._largest = min(self._largest,
+                            SHARED_PIXELS if self._requests else 0)
         give_back()
         self._model.reshape([1, 3, *size])
-        return openvino.compile_model(
+        self._requests[size] = openvino.compile_model(
             self._model, 'CPU', self._options).create_infer_request()
 
 
@@ -164,21 +154,10 @@ def has_bfloat16():
         'CPU', 'OPTIMIZATION_CAPABILITIES')
 
 
-def _read_model(link):
-    from .openvino_engine import openvino_model
-    check_memory('compiling the network', GRAPH_MEMORY + COMPILED_MEMORY,
-                 'free some, or run it on Chainer')
-    return openvino_model(link)
-
-
 def _fingerprint(link):
     """Return a digest of all that affects the network's output."""
     from xxhash import xxh3_128
-    settings = [(path, type(child), [vars(child).get(key) for key in SETTINGS])
-                for path, child in link.namedlinks()]
     arrays = named_arrays(link)
-    shapes = [(name, array.dtype.str, array.shape)
-              for name, array in arrays.items()]
 
     def digest(part):
         digest = xxh3_128()
@@ -188,8 +167,12 @@ def _fingerprint(link):
 
     values = list(arrays.values())
     with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
-        return repr((settings, shapes)), *pool.map(
-            digest, (values[::2], values[1::2]))
+        digests = list(pool.map(digest, (values[::2], values[1::2])))
+    return digests, repr([
+        [(name, array.dtype.str, array.shape)
+         for name, array in arrays.items()],
+        [(path, type(child), [vars(child).get(key) for key in SETTINGS])
+         for path, child in link.namedlinks()]])
 
 
 def openvino_model(link):

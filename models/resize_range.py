@@ -56,18 +56,17 @@ def resize_image(image, size):
     """Resize an image (C, H, W) to a size (H, W): bilinear, corners aligned,
     each number as TensorFlow's `ResizeBilinear` has it; float32.
     """
-    (top, bottom, y), (left, right, x) = (
-        _neighbours(*sides) for sides in zip(image.shape[1:], size,
-                                             strict=True))
-    image, y = image.astype(np.float32), y[:, np.newaxis]
-
-    def row(rows):
-        pixels = image[:, rows]
-        return pixels[:, :, left] + (
-            pixels[:, :, right] - pixels[:, :, left]) * x
-
-    above = row(top)
-    return above + (row(bottom) - above) * y
+    image = image.astype(np.float32)
+    for axis in (2, 1):
+        n = image.shape[axis]
+        position = _positions(n, size[axis - 1])
+        before = position.astype(int)
+        fraction = position - before.astype(np.float32)
+        low = image.take(before, axis)
+        high = image.take(np.minimum(before + 1, n - 1), axis)
+        image = low + (high - low) * (
+            fraction if axis == 2 else fraction[:, np.newaxis])
+    return image
 
 
 def resize_labels(label, size):
@@ -81,14 +80,6 @@ def resize_labels(label, size):
                    sides[0] - 1)
         for sides in zip(label.shape, size, strict=True))
     return label[rows[:, np.newaxis], columns]
-
-
-def _neighbours(n, resized):
-    """Return the pixels before and after each position, and how far it is."""
-    position = _positions(n, resized)
-    before = position.astype(int)
-    return (before, np.minimum(before + 1, n - 1),
-            position - before.astype(np.float32))
 
 
 def _positions(n, resized):

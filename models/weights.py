@@ -6,6 +6,7 @@ ChainerCV's names ('aspp/proj/conv/W', ...), which
 what the weights are for (see `METADATA_FORMS`); they are optional.
 """
 import contextlib
+import itertools
 import pathlib
 import struct
 import tokenize
@@ -18,8 +19,6 @@ from .classes import dataset_of
 from .constants import (
     DATASETS,
     MAX_INPUT_SIDE,
-    MAX_RATE,
-    MAX_SCALE,
     MIN_INPUT_SIZE,
     OUTPUT_STRIDE,
     OUTPUT_STRIDES,
@@ -68,56 +67,35 @@ def write_npz(path, arrays, metadata):
     """
     version = (LATEST_VERSION if metadata.keys() & set(SINCE_2)
                else FORMAT_VERSION)
-    metadata = {'format_version': version, **metadata}
+    known = {METADATA + name: np.asarray(value) for name, value in {
+        'format_version': version, **metadata}.items()}
+    for name, array in known.items():
+        if array.nbytes > METADATA_LIMIT:
+            raise InputError(f'{name} takes {array.nbytes} bytes, and an npz '
+                             f'holds at most {METADATA_LIMIT}')
     with zipfile.ZipFile(path, 'w') as archive:
-        for name, value in metadata.items():
-            array = np.asarray(value)
-            if array.nbytes > METADATA_LIMIT:
-                raise InputError(f'{name} takes {array.nbytes} bytes, and an '
-                                 f'npz holds at most {METADATA_LIMIT}')
-            _write_array(archive, METADATA + name, array)
-        for name, array in arrays:
-            _write_array(archive, name, array)
-
-
-def _write_array(archive, name, array):
-    # ZipInfo's fixed date makes equal weights equal files.
-    array = np.asarray(array, order='C')
-    with archive.open(zipfile.ZipInfo(name + '.npy'), 'w',
-                      force_zip64=True) as file:
-        np.lib.format.write_array_header_1_0(
-            file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.reshape(-1).view(np.uint8))
-
-
-class NoWeights:
-    """What `WeightsFile` says, for a link without a file."""
-
-    n_class = resize_range = None
-    min_input_size, scales, flip = MIN_INPUT_SIZE, (1.,), False
-    output_stride = OUTPUT_STRIDE
-
-    def __init__(self):
-        self.metadata = {}
-
-    def atrous_rates(self, output_stride):
-        return OUTPUT_STRIDES[output_stride]['aspp']
-
-    def load_into(self, link):
-        """Leave the weights as they are."""
+        for name, value in itertools.chain(known.items(), arrays):
+            # ZipInfo's fixed date makes equal weights equal files.
+            with archive.open(zipfile.ZipInfo(f'{name}.npy'), 'w',
+                              force_zip64=True) as file:
+                array = np.asarray(value, order='C')
+                np.lib.format.write_array_header_1_0(
+                    file, np.lib.format.header_data_from_array_1_0(array))
+                file.write(array.reshape(-1).view(np.uint8))
 
 
 class WeightsFile:
-    """An npz file of weights: its metadata; the rest on demand.
+    """What an npz file says of its weights; the weights on demand.
 
     Args:
-        path (str or pathlib.Path): the npz file.
+        path (str or pathlib.Path): the npz file. By default there is none, and
+            the attributes are those of a link without a pretrained model.
 
     Attributes:
         path (pathlib.Path): the same.
         metadata (dict): a name of `METADATA_FORMS` -> int, str or list; empty
             for a file that was not written by `write_npz`.
-        n_class (int): number of classes.
+        n_class (int): number of classes; None without a file.
         output_stride (int): of the exported graph, else the default.
         min_input_size (pair of int): height and width in pixels to which
             smaller images are padded: the file's own, else that of the
@@ -131,20 +109,28 @@ class WeightsFile:
         OSError: it cannot be opened.
     """
 
-    def __init__(self, path):
-        self.path = pathlib.Path(path)
-        with self._opened() as npz:
-            self.metadata = self._read_metadata(npz)
-            self._check_metadata()
-            self.n_class = self._count_classes(npz)
-        self.output_stride = self.metadata.get('output_stride', OUTPUT_STRIDE)
-        dataset = dataset_of(self.n_class, self.metadata.get('task'))
-        self.min_input_size = self.metadata.get(
+    def __init__(self, path=None):
+        self.path, self.metadata, self.n_class = path, {}, None
+        if path is not None:
+            self.path = pathlib.Path(path)
+            with self._opened() as npz:
+                shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
+                if len(shape) != 4:
+                    raise InputError(
+                        f'{path} does not hold a DeepLabV3+ Xception65: it has '
+                        f'no {LOGITS} with four axes')
+                self.n_class = shape[0]
+                self.metadata = self._read_metadata(npz)
+                self._check_metadata(self.n_class)
+        known = self.metadata
+        dataset = dataset_of(self.n_class, known.get('task'))
+        self.min_input_size = known.get(
             'min_input_size',
             DATASETS[dataset]['min_input_size'] if dataset else MIN_INPUT_SIZE)
-        self.scales = tuple(self.metadata.get('scales', (1.,)))
-        self.flip = self.metadata.get('flip', False)
-        resize_range = self.metadata.get('resize_range')
+        self.output_stride = known.get('output_stride', OUTPUT_STRIDE)
+        self.scales = tuple(known.get('scales', (1.,)))
+        self.flip = known.get('flip', False)
+        resize_range = known.get('resize_range')
         self.resize_range = resize_range and ResizeRange(*resize_range)
 
     def atrous_rates(self, output_stride):
@@ -174,7 +160,12 @@ class WeightsFile:
         with self._opened() as npz:
             arrays = {name: _array(npz, name) for name in npz.files
                       if not name.startswith(METADATA)}
-        self._check_names(arrays, named_arrays(link))
+        differences = describe_differences(
+            {name: array.shape for name, array in arrays.items()},
+            {name: array.shape for name, array in named_arrays(link).items()})
+        if differences:
+            raise InputError(f'{self.path} does not hold the weights of this '
+                             f'DeepLabV3+ Xception65: {differences}')
         for name, array in arrays.items():
             self._check_values(name, array)
         for path, param in link.namedparams():  # without a copy
@@ -190,7 +181,7 @@ class WeightsFile:
             if not zipfile.is_zipfile(self.path):
                 raise ValueError('it is no zip archive, or cut off')
             with np.load(self.path, allow_pickle=False) as npz:
-                self._check_sizes(npz)
+                _check_sizes(npz)
                 yield npz
         except InputError:
             raise
@@ -204,34 +195,43 @@ class WeightsFile:
                              'convert it with tf2npz.py, or download it again'
                              ) from None
 
-    def _check_sizes(self, npz):
-        members = npz.zip.infolist()
-        if len(set(npz.files)) < len(members):
-            raise ValueError('two arrays have one name')
-        too_large = sum(each.file_size for each in members) > MAX_BYTES or any(
-            each.file_size > 2 * METADATA_LIMIT for each in members
-            if each.filename.startswith(METADATA))
-        if too_large:
-            raise ValueError(f'it unpacks to more than {MAX_BYTES} bytes, or '
-                             f'{METADATA_LIMIT} of metadata')
-
     def _read_metadata(self, npz):
         """Return the known metadata; others are of a later version."""
         result = {}
         for key, (kind, sides) in METADATA_FORMS.items():
-            if METADATA + key in npz.files:
-                array = _array(npz, METADATA + key)
-                self._check_form(METADATA + key, array, kind, sides)
-                result[key] = array.tolist()
+            name = METADATA + key
+            if name not in npz.files:
+                continue
+            array = _array(npz, name)
+            if not (np.issubdtype(array.dtype, kind) and 0 not in array.shape
+                    and len(array.shape) == len(sides) and all(
+                        wanted in {None, side} for side, wanted in zip(
+                            array.shape, sides, strict=True))):
+                raise InputError(
+                    f'{self.path}: {name} is {array.dtype} of shape '
+                    f'{array.shape}, which this program never writes')
+            result[key] = array.tolist()
         return result
 
-    def _check_form(self, name, array, kind, sides):
-        if not (np.issubdtype(array.dtype, kind) and array.ndim == len(sides)
-                and all(side == wanted or (wanted is None and side > 0)
-                        for side, wanted in zip(array.shape, sides,
-                                                strict=True))):
-            raise InputError(f'{self.path}: {name} is {array.dtype} of shape '
-                             f'{array.shape}, which this program never writes')
+    def _check_metadata(self, n_class):
+        known = self.metadata
+        version = known.get('format_version', FORMAT_VERSION)
+        resize_range = known.get('resize_range', [1, 0, 0, 0])
+        shortest, *others, rounds_up = resize_range
+        for problem, is_valid in (
+                (f'format version {version}, and this program reads '
+                 f'{FORMAT_VERSION} to {LATEST_VERSION}',
+                 FORMAT_VERSION <= version <= LATEST_VERSION),
+                (f'{n_class} classes, and says {known.get("n_class")}',
+                 known.get('n_class', n_class) == n_class),
+                ('not a colour for each of its class names',
+                 len(known.get('class_names', []))
+                 == len(known.get('class_colors', []))),
+                (f'the resize range {resize_range}, which is invalid',
+                 0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1} and all(
+                     0 <= number <= MAX_INPUT_SIDE for number in others))):
+            if not is_valid:
+                raise InputError(f'{self.path} has {problem}: convert it again')
 
     def _check_values(self, name, array):
         kinds = 'iu' if name.endswith('/N') else 'fiu'  # N: a count of batches
@@ -242,43 +242,16 @@ class WeightsFile:
             raise InputError(f'{self.path}: {name} holds a value that is not '
                              'finite')
 
-    def _check_metadata(self):
-        version = self.metadata.get('format_version', FORMAT_VERSION)
-        if not FORMAT_VERSION <= version <= LATEST_VERSION:
-            raise InputError(
-                f'{self.path} has format version {version}, and this program '
-                f'reads {FORMAT_VERSION} to {LATEST_VERSION}: convert it again')
-        check_metadata_values(self.path, self.metadata)
-        if len(self.metadata.get('class_names', [])) != len(
-                self.metadata.get('class_colors', [])):
-            raise InputError(f'{self.path} does not have a colour for each of '
-                             'its class names: convert it again')
 
-    def _count_classes(self, npz):
-        shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
-        if len(shape) != 4:
-            raise InputError(f'{self.path} does not hold a DeepLabV3+ '
-                             f'Xception65: it has no {LOGITS} with four axes')
-        n_class = self.metadata.get('n_class', shape[0])
-        if n_class != shape[0]:
-            raise InputError(f'{self.path} says that it has {n_class} classes '
-                             f'and has {shape[0]}: convert it again')
-        return n_class
-
-    def _check_names(self, found, expected):
-        differences = describe_differences(
-            [(name, expected[name].shape)
-             for name in sorted(expected.keys() - found.keys())],
-            [(name, found[name].shape)
-             for name in sorted(found.keys() - expected.keys())],
-            expected,
-            [f'{name} has shape {found[name].shape} where the link has '
-             f'{expected[name].shape}'
-             for name in sorted(expected.keys() & found.keys())
-             if found[name].shape != expected[name].shape])
-        if differences:
-            raise InputError(f'{self.path} does not hold the weights of this '
-                             f'DeepLabV3+ Xception65: {differences}')
+def _check_sizes(npz):
+    members = npz.zip.infolist()
+    if len(set(npz.files)) < len(members):
+        raise ValueError('two arrays have one name')
+    if sum(each.file_size for each in members) > MAX_BYTES or any(
+            each.file_size > 2 * METADATA_LIMIT for each in members
+            if each.filename.startswith(METADATA)):
+        raise ValueError(f'it unpacks to more than {MAX_BYTES} bytes, or '
+                         f'{METADATA_LIMIT} of metadata')
 
 
 def _array(npz, name):
@@ -286,22 +259,6 @@ def _array(npz, name):
     if not isinstance(array, np.ndarray):  # NumPy's answer to other files
         raise ValueError(f'{name} is no array')
     return array
-
-
-def check_metadata_values(path, metadata):
-    """Raise InputError for numbers that no network has."""
-    rates, scales = (metadata.get(name, [1])
-                     for name in ('atrous_rates', 'scales'))
-    if not (all(0 < rate <= MAX_RATE for rate in rates)
-            and all(0 < scale <= MAX_SCALE for scale in scales)):
-        raise InputError(f'{path} has atrous rates {rates} and scales '
-                         f'{scales}, which are invalid: convert it again')
-    shortest, *others, rounds_up = resize_range = metadata.get(
-        'resize_range', [1, 0, 0, 0])
-    if not (0 < shortest <= MAX_INPUT_SIDE and rounds_up in {0, 1}
-            and all(0 <= number <= MAX_INPUT_SIDE for number in others)):
-        raise InputError(f'{path} has the resize range {resize_range}, which '
-                         'is invalid: convert it again')
 
 
 def leave_unset(array):

@@ -5,9 +5,10 @@ they are asked to (`get`), and do not work together with NumPy's. Chainer's own
 functions are taken as they are: what goes into one must lie on the device, and
 what comes out of it does.
 """
+import _ctypes
 import math
 import os
-import pathlib
+import shutil
 import subprocess
 import sys
 import warnings
@@ -17,14 +18,14 @@ import chainer
 import numpy as np
 import pytest
 from chainer.backends import cuda
-from conftest import ROOT
+from conftest import ROOT, linux_only
 from fixture_images import patches, write_image, write_tree
 
 from evaluation.labelled_images import LabelledImages
 from evaluation.run import State, evaluate
 from media.images import read_image
 from media.segmentation import Segmenter
-from models import DeepLabV3plusXception65, chainer_compat, gpu, label_map
+from models import DeepLabV3plusXception65, gpu, label_map
 from models.classes import label_names
 from models.utils.errors import InputError
 
@@ -287,64 +288,52 @@ def test_settings_of_cards(monkeypatch, capability, cudnn, use_cudnn, size,
 
 
 @pytest.mark.parametrize(('setting', 'capability', 'used'), [
-    (None, '90', False), ('1', '90', True), ('1', '75', False)])
-def test_tf32_is_off_unless_the_environment_allows_it(monkeypatch, setting,
-                                                      capability, used):
-    environment = {name: value for name, value in os.environ.items()
-                   if name != 'NVIDIA_TF32_OVERRIDE'}
-    if setting is not None:
-        environment['NVIDIA_TF32_OVERRIDE'] = setting
-    found = subprocess.run(
-        [sys.executable, '-c', 'import models, os; print(os.environ['
-         '"NVIDIA_TF32_OVERRIDE"])'], cwd=ROOT, env=environment, text=True,
-        capture_output=True, check=True).stdout.strip()
-    assert found == (setting or '0')
-    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', found)
+    ('0', '90', False), ('1', '90', True), ('1', '75', False)])
+def test_tf32_needs_the_environment_and_the_card(monkeypatch, setting,
+                                                 capability, used):
+    monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', setting)
     card(monkeypatch, capability)
     assert gpu.uses_tf32() is used
 
 
-def test_tf32_restarts_the_command(tmp_path):
-    """Once, with the same arguments."""
-    (tmp_path / 'script.py').write_text(f"""
-import argparse, os, sys
-sys.path.insert(0, {str(ROOT)!r})
+FROM_PYTHON = 'from models import DeepLabV3plusXception65'
+FROM_A_SCRIPT = """
+import argparse, sys
 from command_line.model_options import add_model_options, check_model_options
-print('started', os.environ.get('NVIDIA_TF32_OVERRIDE'), flush=True)
 parser = argparse.ArgumentParser()
 add_model_options(parser, 'voc')
-args = parser.parse_args()
-check_model_options(parser, args)
-print(args.gpu, args.pretrained_model)
+check_model_options(parser, parser.parse_args())
+import chainer
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(('code', 'options', 'setting', 'found'), [
+    (FROM_PYTHON, [], None, '0'), (FROM_PYTHON, [], '1', '1'),
+    (FROM_A_SCRIPT, ['--gpu', '1'], None, '0'),
+    (FROM_A_SCRIPT, ['--gpu', '1'], '1', '1'),
+    (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], None, '1'),
+    (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], '0', '1'),
+])
+def test_what_cupy_finds(tmp_path, code, options, setting, found):
+    """Chainer imports CuPy: by then pip's libraries are loaded, and it is
+    settled whether they may compute in TF32.
+    """
+    library = tmp_path / 'nvidia/cublas/lib/libcublas.so.12'
+    library.parent.mkdir(parents=True)
+    shutil.copy(_ctypes.__file__, library)  # any that can be loaded
+    (tmp_path / 'cupy.py').write_text("""
+import os
+print(os.environ['NVIDIA_TF32_OVERRIDE'], open('/proc/self/maps').read())
+raise ImportError
 """)
     environment = {name: value for name, value in os.environ.items()
                    if name != 'NVIDIA_TF32_OVERRIDE'}
-    lines = subprocess.run(
-        [sys.executable, tmp_path / 'script.py', '--gpu', '1', '--tf32',
-         '--pretrained-model', 'a b'], env=environment, text=True,
-        capture_output=True, check=True).stdout.splitlines()
-    assert lines == ['started 0', 'started 1', '1 a b']
-
-
-def test_cuda_libraries_that_pip_installed(monkeypatch, tmp_path):
-    loaded = []
-
-    def load(path):
-        if not pathlib.Path(path).is_file():
-            raise OSError(path)
-        loaded.append(str(pathlib.Path(path).relative_to(tmp_path)))
-
-    names = ('nvidia/cublas/lib/libcublasLt.so.12',
-             'nvidia/cublas/lib/libcublas.so.12')
-    for name in (*names, 'nvidia/cublas/lib/libcublas.so.13'):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    specs = {'cupy': None, 'nvidia': SimpleNamespace(
-        submodule_search_locations=[tmp_path / 'nvidia'])}
-    monkeypatch.setattr(chainer_compat.importlib.util, 'find_spec', specs.get)
-    monkeypatch.setattr(chainer_compat.ctypes, 'CDLL', load)
-    chainer_compat._load_cuda_libraries()
-    assert not loaded  # who has no CuPy wants none
-    specs['cupy'] = 'is there'
-    chainer_compat._load_cuda_libraries()
-    assert set(loaded) == set(names)
+    if setting is not None:
+        environment['NVIDIA_TF32_OVERRIDE'] = setting
+    said = subprocess.run(
+        [sys.executable, '-c', code, *options], cwd=ROOT, text=True,
+        env={**environment, 'PYTHONPATH': str(tmp_path)},
+        capture_output=True, check=True).stdout
+    assert said.split()[0] == found
+    assert str(library) in said

@@ -16,17 +16,11 @@ ENDING_SIGNALS = signal.SIGTERM, signal.SIGHUP  # treated as Ctrl-C
 
 
 class InputError(ValueError):
-    """The user's input is invalid.
-
-    The message is one line: what was given, what is allowed, what to do.
-    """
+    """What was given, what is allowed, what to do: in one line, for a user."""
 
 
 class Interrupted(InputError):  # noqa: N818  (not an error)
-    """A signal ended the work; the message says what was done.
-
-    `code` is the exit code, see `exit_code`.
-    """
+    """A signal ended the work: what was done; `code` is the exit code."""
 
     def __init__(self, message, code):
         super().__init__(message)
@@ -46,13 +40,15 @@ def report_errors():
     """End a script with one line on stderr for an error its user can fix.
 
     Other errors keep their traceback. Warnings take one line as well. SIGTERM
-    and SIGHUP do what Ctrl-C does. A standard stream that is closed or cannot
-    be written costs nothing but what it would have shown.
+    and SIGHUP do what Ctrl-C does. Where a standard stream is closed or cannot
+    be written, the script works on without it.
     """
     for name in 'matplotlib', 'urllib3':  # their log lines help no user
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.formatwarning = lambda message, *args, **kwargs: (
         f'warning: {_joined(message)}\n')
+    warnings.filterwarnings(  # of Chainer's own code, which no user can fix
+        'ignore', category=SyntaxWarning, module='.*chainer')
     _open_streams()
     _heed_signals()
     try:
@@ -60,36 +56,24 @@ def report_errors():
     except Interrupted as error:
         print(error_line(error), file=sys.stderr)
         sys.exit(error.code)
-    except InputError as error:
-        sys.exit(error_line(error))
-    except ModuleNotFoundError as error:
-        sys.exit(error_line(
-            f'{sys.executable} has no module {error.name!r}: run `make setup` '
-            'and use .venv/bin/python, or install requirements.txt'))
-    except MemoryError as error:
-        sys.exit(error_line(describe(error)))
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        sys.exit(error_line(describe(error)))
     except KeyboardInterrupt as error:
         print('interrupted', file=sys.stderr)
         sys.exit(exit_code(error))
+    except (InputError, ModuleNotFoundError, MemoryError, OSError) as error:
+        if isinstance(error, OSError) and not (error.filename or error.errno):
+            raise
+        sys.exit(error_line(describe(error)))
 
 
 def exit_code(interrupt):
-    """Return the exit code after a KeyboardInterrupt, as shells have it: 128
-    and the number of the signal.
-    """
+    """Return what shells give after a KeyboardInterrupt: 128 + the signal."""
     return 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
 
 
 def _heed_signals():
-    """Have the first of `ENDING_SIGNALS` raise KeyboardInterrupt; those that
-    follow are ignored, so that they do not end the tidying up.
-    """
+    """Have the first of `ENDING_SIGNALS` raise KeyboardInterrupt."""
     def interrupt(number, frame):
-        for each in ENDING_SIGNALS:
+        for each in ENDING_SIGNALS:  # later ones must not end the tidying up
             signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt(number)
 
@@ -115,14 +99,12 @@ def _open_streams():
 
 
 class _Output(io.FileIO):
-    """A standard stream that is given up where it cannot be written: its
-    reader has left, its terminal is gone or its disk is full.
-    """
+    """A standard stream whose output is dropped once it cannot be written."""
 
     def write(self, data):
         try:
             return super().write(data)
-        except OSError as error:
+        except OSError as error:  # the reader has left, the disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
             if self.fileno() == 1 and error.errno != errno.EPIPE:
                 print(f'warning: standard output: {error.strerror}',
@@ -131,26 +113,31 @@ class _Output(io.FileIO):
 
 
 def _printable(error):
-    """Encode what a stream cannot: bytes of a file's name as they are, other
-    characters as question marks.
+    """Encode one character that a stream cannot: as the byte of a file's name
+    that it stands for, else as a question mark.
     """
-    text = error.object[error.start:error.end]
-    return b''.join(bytes([ord(each) - 0xdc00]) if 0xdc80 <= ord(each) <= 0xdcff
-                    else b'?' for each in text), error.end
+    error.end = error.start + 1
+    is_byte = '\udc80' <= error.object[error.start] <= '\udcff'
+    return codecs.lookup_error('surrogateescape' if is_byte else 'replace')(
+        error)
 
 
 def describe(error, name=''):
-    """Return an error as text, with the name of what it is about; of an
-    `OSError`, 'path: reason'.
-    """
-    if isinstance(error, OSError):
-        text = error.strerror or str(error)
-        text = f'{error.filename}: {text}' if error.filename else text
-    elif isinstance(error, MemoryError):
-        text = f'out of memory {error}'
-    else:
-        text = str(error) if isinstance(error, InputError) else (
-            f'{type(error).__name__}: {error}')
+    """Return an error as text, with the name of what it is about."""
+    match error:
+        case InputError():
+            text = str(error)
+        case OSError():
+            text = error.strerror or str(error)
+            text = f'{error.filename}: {text}' if error.filename else text
+        case MemoryError():
+            text = f'out of memory {error}'
+        case ModuleNotFoundError():
+            text = (f'{sys.executable} has no module {error.name!r}: run `make '
+                    'setup` and use .venv/bin/python, or install '
+                    'requirements.txt')
+        case _:
+            text = f'{type(error).__name__}: {error}'
     return text if name in text else f'{name}: {text}'
 
 
@@ -160,9 +147,7 @@ def error_line(message):
 
 
 def without_secrets(address):
-    """Return an address without what may give access: user, password and all
-    from a question mark on.
-    """
+    """Return an address without user, password and all after a '?'."""
     scheme, mark, rest = address.partition('://')
     host = re.split('[/?#;]', rest)[0]
     path = rest[len(host):]
@@ -185,16 +170,18 @@ def shortened(items, separator=', '):
         f'{separator}and {more} more' if more > 0 else '')
 
 
-def describe_differences(missing, unknown, known, others):
-    """Return one line on missing and unknown (name, shape) pairs.
-
-    `known` are candidates for an unknown name, `others` further differences;
-    the line has the first three and a count, or is empty.
+def describe_differences(found, wanted, others=()):
+    """Return one line on how `found`, name -> shape, differs from `wanted`, and
+    on `others`, further differences; empty if there are none.
     """
-    lines = [f'{name} {shape} is missing' for name, shape in missing]
-    for name, shape in unknown:
-        near = difflib.get_close_matches(name, known, 1) if (
+    lines = [f'{name} {wanted[name]} is missing'
+             for name in sorted(wanted.keys() - found.keys())]
+    for name in sorted(found.keys() - wanted.keys()):
+        near = difflib.get_close_matches(name, wanted, 1) if (
             len(lines) < SHOWN) else []  # slow
-        lines.append(f'{name} {shape} is unknown' + (
+        lines.append(f'{name} {found[name]} is unknown' + (
             f' (nearest name: {near[0]})' if near else ''))
-    return shortened(lines + others, '; ')
+    lines += [f'{name} has shape {found[name]}, and must have {wanted[name]}'
+              for name in sorted(wanted.keys() & found.keys())
+              if found[name] != wanted[name]]
+    return shortened([*lines, *others], '; ')

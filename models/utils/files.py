@@ -21,10 +21,10 @@ TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-[0-9a-f]{8}\.tmp')
 def atomic_path(path, replace=True, part=None):
     """Give the path of a temporary file that becomes `path` on success.
 
-    The temporary file is in the same folder, so that it takes its name at once,
-    and its content is on the disk by then. When the body raises, it is removed
-    and `path` is left as it was. A link is followed, and stays; the mode of a
-    file that is replaced is kept.
+    It is in a folder beside `path`, so that it takes its name at once, and its
+    content is on the disk by then. When the body raises, it is removed and
+    `path` is left as it was. A link is followed, and stays; the mode of a file
+    that is replaced is kept.
 
     Args:
         path (str or pathlib.Path): the final name.
@@ -40,22 +40,20 @@ def atomic_path(path, replace=True, part=None):
     """
     final, mode = _replaceable(path)
     try:
-        file, temporary = _open_temporary(final)
-        with file:
+        with _temporary_folder(final) as folder:
+            temporary = folder / '.file'  # hidden from those who look deeper
+            temporary.touch()
+            yield temporary
+            with open(temporary, 'rb') as written:
+                os.fsync(written.fileno())
+            if mode is not None:
+                os.chmod(temporary, mode)
             try:
-                yield temporary
-                with open(temporary, 'rb') as written:
-                    os.fsync(written.fileno())
-                if mode is not None:
-                    os.chmod(temporary, mode)
-                try:
-                    _take_name(temporary, final, replace)
-                except FileExistsError:
-                    if part is not None:
-                        os.replace(temporary, part)
-                    raise
-            finally:
-                temporary.unlink(missing_ok=True)
+                _take_name(temporary, final, replace)
+            except FileExistsError:
+                if part is not None:
+                    os.replace(temporary, part)
+                raise
     except OSError as error:  # name the file, not its temporary one
         if error.filename is None or TEMPORARY.search(str(error.filename)):
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -64,25 +62,49 @@ def atomic_path(path, replace=True, part=None):
 
 @contextlib.contextmanager
 def atomic_folder(path):
-    """Give an empty temporary folder beside `path`, for the caller to rename.
-
-    It is removed at the end if it is still there, with all files in it.
+    """Give an empty temporary folder beside `path`, for the caller to rename;
+    if it is still there at the end, it is removed.
     """
     final = pathlib.Path(os.path.realpath(path))
     final.parent.mkdir(parents=True, exist_ok=True)
-    file, temporary = _open_temporary(final, is_folder=True)
-    try:
+    with _temporary_folder(final) as temporary:
         yield temporary
+
+
+@contextlib.contextmanager
+def _temporary_folder(path):
+    """Give a locked folder; remove those of killed processes before."""
+    # A short name: that of `path` may be as long as a name can be.
+    start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
+    for left in path.parent.glob(f'{start}-*.tmp'):
+        if TEMPORARY.fullmatch(left.name):
+            with contextlib.suppress(OSError), _open(left) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
+    temporary.mkdir()
+    with _open(temporary) as file:
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        temporary.mkdir(exist_ok=True)  # another process was faster
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _open(folder):
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        yield file
     finally:
         os.close(file)
-        _remove(temporary)
 
 
 def check_target(path, force, inputs=()):
-    """Refuse a file that may not be written, before the work.
-
-    Raise InputError where it is one of the `inputs`, or exists and `force` is
-    false; OSError as `atomic_path`.
+    """Raise InputError where a file is one of the `inputs`, or exists and
+    `force` is false; OSError as `atomic_path`.
     """
     final, mode = _replaceable(path)
     for each in inputs:
@@ -95,9 +117,7 @@ def check_target(path, force, inputs=()):
 
 
 def _replaceable(path):
-    """Return where a file is written, behind all links, and the mode of what
-    is there, or None.
-    """
+    """Return the path behind all links, and the mode of what is there."""
     final = pathlib.Path(os.path.realpath(path))
     try:
         mode = os.stat(final).st_mode
@@ -124,43 +144,6 @@ def _take_name(temporary, final, replace):
     os.replace(temporary, final)
 
 
-def _open_temporary(path, is_folder=False):
-    """Make a locked file or folder beside `path`; remove those of killed
-    processes.
-
-    Its name is short, since that of `path` may be as long as a name can be.
-    """
-    start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
-    for left in path.parent.glob(f'{start}-*.tmp'):
-        if TEMPORARY.fullmatch(left.name):
-            with contextlib.suppress(OSError):
-                file = os.open(left, os.O_RDONLY)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _remove(left)
-                finally:
-                    os.close(file)
-    while True:
-        temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
-        if is_folder:
-            temporary.mkdir()
-            file = os.open(temporary, os.O_RDONLY)
-        else:
-            file = open(temporary, 'xb')  # noqa: SIM115  (it is returned)
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if temporary.exists():
-            return file, temporary
-        os.close(file) if is_folder else file.close()  # removed by another
-
-
-def _remove(temporary):
-    if temporary.is_dir():
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        temporary.unlink(missing_ok=True)
-
-
 def part_path(path):
     """Return the name of a result that is not whole, beside where it is."""
     if path.is_symlink():
@@ -173,26 +156,23 @@ def part_path(path):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Let one process at a time work on a file, which need not exist.
-
-    The lock is a file beside it; it ends with its process. Wait for another
-    process, or, if `wait` is false, raise InputError.
+    """Let one process at a time work on a file, which need not exist: wait for
+    another, or raise InputError. The lock, a file beside it, ends with its
+    process.
     """
     import filelock
     lock = filelock.FileLock(path.with_name(f'.{path.name[:60]}.lock'))
     try:
-        lock.acquire(timeout=0)
+        acquired = lock.acquire(timeout=0)
     except filelock.Timeout:
         if not wait:
             raise InputError(f'another process works on {path}: wait until it '
                              'ends, or name another folder') from None
         print(f'waiting for another process that works on {path.name}',
               file=sys.stderr, flush=True)
-        lock.acquire()
-    try:
+        acquired = lock.acquire()
+    with acquired:
         yield
-    finally:
-        lock.release()
 
 
 def sha256(*paths):
@@ -200,6 +180,5 @@ def sha256(*paths):
     digest = hashlib.sha256()
     for path in paths:
         with open(path, 'rb') as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

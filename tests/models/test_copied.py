@@ -7,8 +7,6 @@ import sys
 import pytest
 from conftest import ROOT
 
-from models import chainer_compat
-
 SCRIPT = '''
 import models, datasets  # the other project's own
 assert models.NAME == datasets.NAME == 'mine'
@@ -39,7 +37,15 @@ def test_predicts_under_another_name(tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_prepares_twice():
-    """On Python 3.12 and later, the second call met the first one's work."""
-    chainer_compat.prepare()
-    chainer_compat.prepare()
+def test_importing_it_restores_names_alone():
+    """Also a second time, which once failed on Python 3.12."""
+    subprocess.run([sys.executable, '-c', """
+import os, sys, warnings
+import numpy
+before = dict(os.environ), list(warnings.filters)
+import models
+models.chainer_compat.restore_names()
+assert (dict(os.environ), list(warnings.filters)) == before
+assert numpy.float is float
+assert 'chainer' not in sys.modules
+"""], cwd=ROOT, check=True)

@@ -144,7 +144,7 @@ def test_prepare():
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
-    ({}, 'n_class is needed'),
+    ({}, 'n_class is None, and must be a positive integer, or that of'),
     ({'n_class': 2, 'output_stride': 4}, 'must be 8 or 16'),
     ({'n_class': 2, 'scales': ()}, 'must be one or more positive'),
     ({'n_class': 2, 'min_input_size': (0, 5)}, '1 to 16384 pixels'),

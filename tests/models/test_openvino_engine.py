@@ -1,11 +1,13 @@
 """`predict` through OpenVINO against Chainer, and when it must not be used."""
 import copy
+import gc
 import pickle
 import sys
 import warnings
 
 import chainer
 import numpy as np
+import openvino
 import pytest
 from chainer import links as L
 from chainer import optimizers, serializers
@@ -67,10 +69,17 @@ def test_agrees_at_scales_and_mirrored(model):
     assert (fast == slow).mean() >= 0.999
 
 
+def n_networks():
+    """How many compiled networks are held: each has the weights."""
+    return sum(isinstance(each, openvino.InferRequest)
+               for each in gc.get_objects())
+
+
 @pytest.mark.slow
 def test_sizes_in_turn(model, monkeypatch):
     """Sizes of one compilation and of their own, back and forth."""
     monkeypatch.setattr(openvino_engine, 'SHARED_PIXELS', 80 * 80)
+    others = n_networks()
     engine = OpenVINOEngine()
     engine.update(model)
     for size in (65, 65), (97, 81), (33, 50), (81, 97), (97, 81):
@@ -78,7 +87,7 @@ def test_sizes_in_turn(model, monkeypatch):
         with chainer.using_config('train', False), chainer.no_backprop_mode():
             expected = model(x).array
         np.testing.assert_allclose(engine(x), expected, rtol=0, atol=1e-3)
-        assert len(engine._requests) <= 2
+        assert n_networks() - others <= 2
 
 
 def change_bias(model):
@@ -142,7 +151,6 @@ def test_copies_and_pickles(model):
                   pickle.loads(pickle.dumps(model))):
         change_bias(other)
         assert (other.predict([image(65, 65)])[0] == 3).all()
-        assert other._engine is not model._engine
     np.testing.assert_array_equal(model.predict([image(65, 65)])[0], expected)
 
 
@@ -173,7 +181,6 @@ def test_a_frozen_link_only_predicts(model, tmp_path):
     assert model.freeze() is model
     for label, wanted in zip(model.predict(images), expected, strict=True):
         np.testing.assert_array_equal(label, wanted)
-    assert list(model.children()) == []
     assert model.freeze() is model
     for use in (lambda: model(np.zeros((1, 3, 65, 65), 'f')), model.to_chainer,
                 model.to_openvino, model.copy, model.to_cpu, model.onnx_model,
@@ -216,12 +223,10 @@ def test_bfloat16(model):
 def test_float32_beside_another_precision(model):
     with model.in_float32():  # before all else
         expected, = model.predict([image(65, 65)])
-    engine = model.freeze()._engine
+    model.freeze()
     with model.in_float32():
-        assert model._engine is not engine
         label, = model.predict([image(65, 65)])
     np.testing.assert_array_equal(label, expected)
-    assert model._engine is engine
 
 
 def test_refuses_an_unknown_precision():

@@ -37,7 +37,7 @@ def test_round_trip(tmp_path, arrays):
                                  'missing'),
     ({'aspp/proj/conv/V': np.zeros(3)}, r'aspp/proj/conv/V \(3,\) is unknown '
                                         r'\(nearest name: aspp/proj/conv/W\)'),
-    ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\) where the link has '
+    ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\), and must have '
                                          r'\(256,\)'),
     ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not numbers'),
     ({'aspp/proj/bn/N': np.array(0.5)}, 'holds float64, not integers'),
@@ -62,9 +62,10 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
      'metadata/class_colors is int64'),
     ({'format_version': 3}, 'has format version 3'),
-    ({'scales': [0.5, 0.]}, r'scales \[0.5, 0.0\], which are invalid'),
-    ({'scales': [float('nan')]}, 'which are invalid'),
-    ({'atrous_rates': [6, 12, 1 << 40]}, 'which are invalid'),
+    ({'scales': [0.5, 0.]}, r'scales is \(0.5, 0.0\), and must be'),
+    ({'scales': [float('nan')]}, 'and must be one or more positive numbers'),
+    ({'scales': [9.]}, 'positive numbers up to 8'),
+    ({'atrous_rates': [6, 12, 1 << 40]}, 'must be three integers, 1 to 1024'),
     ({'resize_range': [0, 0, 0, 0]}, r'resize range \[0, 0, 0, 0\]'),
     ({'resize_range': [65, -1, 0, 0]}, 'is invalid'),
     ({'resize_range': [65, 0, 0, 2]}, 'is invalid'),
