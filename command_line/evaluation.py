@@ -11,7 +11,7 @@ from command_line.model_options import (
     model_settings,
     set_backend,
 )
-from command_line.processes import cores, with_processes
+from command_line.processes import with_processes
 from models.utils.errors import InputError
 
 
@@ -104,7 +104,7 @@ def run(dataset, args, processes):
     if processes.rank > 0:
         return None
     if processes.size > 1 and args.gpu < 0:  # the others are done
-        set_backend(model, args.backend, args.precision, cores())
+        set_backend(model, args.backend, args.precision, args.threads)
     return report(args.output, str(args.pretrained_model), settings, images,
                   merged(states), model, names, colors)
 

@@ -147,9 +147,10 @@ def _say_settings(model, scales=None, flip=None, **_):
 
 def set_backend(model, backend, precision, threads):
     """Choose what runs the link on a CPU, with how many threads."""
-    if threads is not None:
-        from threadpoolctl import threadpool_limits
-        threadpool_limits(threads)  # of NumPy's matrix products
+    from threadpoolctl import threadpool_limits
+
+    from models.memory import cores
+    threadpool_limits(threads or cores())  # of NumPy's matrix products
     if backend == 'chainer':
         model.to_chainer()
     else:

@@ -134,22 +134,15 @@ def with_processes(run):
 
 def share_of_machine(processes, gpu, threads):
     """Return the number of the GPU (-1: none) and of the threads that this
-    process takes, where `gpu` and `threads` are as given; None: one for each
-    core.
+    process takes, where `gpu` and `threads` are as given, or None.
     """
-    if processes.size > 1 and gpu >= 0:
-        if gpu > 0:
-            raise InputError(
-                f'--gpu is {gpu}, and of several processes each takes the GPU '
-                'of its own number: give --gpu 0')
-        gpu = processes.local_rank
-    elif processes.size > 1 and threads is None:
+    if processes.size > 1 and gpu > 0:
+        raise InputError(
+            f'--gpu is {gpu}, and of several processes each takes the GPU of '
+            'its own number: give --gpu 0')
+    if processes.size > 1 and gpu == 0:
+        return processes.local_rank, threads
+    if processes.size > 1 and threads is None:
+        from models.memory import cores
         threads = max(1, cores() // processes.local_size)
     return gpu, threads
-
-
-def cores():
-    """Return how many cores this process may use."""
-    if hasattr(os, 'sched_getaffinity'):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()  # macOS

@@ -1,7 +1,8 @@
-"""Memory: what an image needs, and what is free, on each backend."""
+"""What an image needs of a machine, and what is free: memory, and cores."""
 import contextlib
 import ctypes
 import math
+import os
 import pathlib
 import resource
 
@@ -20,14 +21,12 @@ MAX_NUMBERS = 1 << 31  # of an array on a GPU: cuDNN 8 takes no more
 NUMBERS_PER_PIXEL = 32  # of the backbone's largest arrays
 GB = 1e9
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc
-# Control groups, by controller ('' in version 2): their folder, the files with
-# a group's limit and usage, and the line of memory.stat with the part of the
-# usage that the kernel can reclaim.
-CONTROL_GROUPS = {
-    '': ('', 'memory.max', 'memory.current', 'inactive_file'),
-    'memory': ('memory', 'memory.limit_in_bytes', 'memory.usage_in_bytes',
-               'total_inactive_file'),
-}
+GROUPS, OWN_GROUPS = '/sys/fs/cgroup', '/proc/self/cgroup'
+# Files of a control group, in version 2 and 1: its limit of memory, its usage,
+# and the line of memory.stat with the part that the kernel can reclaim.
+LIMITS = [('memory.max', 'memory.current', 'inactive_file'),
+          ('memory.limit_in_bytes', 'memory.usage_in_bytes',
+           'total_inactive_file')]
 
 
 def memory_needed(link, engine, height, width):
@@ -115,34 +114,57 @@ def available_memory():
     return max(0, left)
 
 
-def left_in_control_groups(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
+def left_in_control_groups(root=GROUPS, own=OWN_GROUPS):
     """Return the bytes that the limits of this process's control group, and of
     all above it, leave; infinity without a limit.
+    """
+    left = [math.inf]
+    for group in _control_groups('memory', root, own):
+        for limit, usage, reclaimable in LIMITS:
+            with contextlib.suppress(OSError, ValueError, KeyError):  # no limit
+                stat = dict(line.split(maxsplit=1) for line in (
+                    group / 'memory.stat').read_text().splitlines())
+                left.append(int((group / limit).read_text())
+                            + int(stat[reclaimable])
+                            - int((group / usage).read_text()))
+    return min(left)
+
+
+def cores():
+    """Return how many cores this process may use."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(
+        os, 'sched_getaffinity') else os.cpu_count()  # macOS
+    return min(bound, quota_of_cores() or bound)
+
+
+def quota_of_cores(root=GROUPS, own=OWN_GROUPS):
+    """Return the cores that this process's control group, and all above it, may
+    use, rounded up; 0 without a quota.
+    """
+    found = []
+    for group in _control_groups('cpu', root, own):
+        for names in ['cpu.max'], ['cpu.cfs_quota_us', 'cpu.cfs_period_us']:
+            with contextlib.suppress(OSError, ValueError):  # no quota
+                quota, period = map(int, ' '.join(
+                    (group / name).read_text() for name in names).split())
+                found.append(math.ceil(quota / period))
+    return min((each for each in found if each > 0), default=0)
+
+
+def _control_groups(controller, root, own):
+    """Yield the folder of this process's control group, and those above.
 
     SLURM and systemd limit the group itself; a container sees its own limit at
     the root. Lines of `own` are 'number:controllers:path', without controllers
     in version 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
     """
-    left = [math.inf]
     with contextlib.suppress(OSError):  # not Linux
         for line in pathlib.Path(own).read_text().splitlines():
             _, controllers, path = line.split(':', 2)
-            for each in CONTROL_GROUPS.keys() & set(controllers.split(',')):
-                folder, *files = CONTROL_GROUPS[each]
-                group = pathlib.Path(root, folder, path.strip('/'))
-                left += [_left(above, *files)
-                         for above in (group, *group.parents)]
-    return min(left)
-
-
-def _left(group, limit, usage, reclaimable):
-    try:
-        stat = dict(line.split(maxsplit=1) for line in (
-            group / 'memory.stat').read_text().splitlines())
-        return (int((group / limit).read_text()) + int(stat[reclaimable])
-                - int((group / usage).read_text()))
-    except (OSError, ValueError, KeyError):  # no group, or no limit ("max")
-        return math.inf
+            if not controllers or controller in controllers.split(','):
+                group = pathlib.Path(root, controller if controllers else '',
+                                     path.strip('/'))
+                yield from (group, *group.parents)
 
 
 def give_back():

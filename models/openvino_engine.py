@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .memory import check_memory, give_back
+from .memory import check_memory, cores, give_back, quota_of_cores
 from .network_graph import NetworkGraph
 from .utils.errors import BackendError, InputError
 from .weights import named_arrays
@@ -49,7 +49,8 @@ class OpenVINOEngine:
         self.threads, self.precision = threads, precision
         self._options = {
             **OPTIONS, 'INFERENCE_PRECISION_HINT': PRECISIONS[precision],
-            **({} if threads is None else {'INFERENCE_NUM_THREADS': threads})}
+            'INFERENCE_NUM_THREADS': threads or (  # 0: OpenVINO's choice
+                cores() if quota_of_cores() else 0)}
         self._lock = threading.Lock()
         self._fingerprint = self._model = None  # of the weights it has
         self._requests = {}  # (H, W) or `ANY_SIZE` -> openvino.InferRequest

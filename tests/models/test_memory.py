@@ -52,7 +52,27 @@ def test_limits_of_control_groups(tmp_path, own, files, left):
         tmp_path / 'root', tmp_path / 'own') == left
 
 
+@pytest.mark.parametrize(('own', 'files', 'quota'), [
+    ('0::/\n', {'cpu.max': '150000 100000'}, 2),
+    ('0::/\n', {'cpu.max': 'max 100000'}, 0),
+    ('0::/a/b\n', {'cpu.max': 'max 100000', 'a/cpu.max': '400000 100000',
+                   'a/b/cpu.max': '50000 100000'}, 1),
+    ('3:cpu,cpuacct:/a\n', {'cpu/a/cpu.cfs_quota_us': '800000',
+                            'cpu/a/cpu.cfs_period_us': '100000'}, 8),
+    ('3:cpu:/\n', {'cpu/cpu.cfs_quota_us': '-1',
+                   'cpu/cpu.cfs_period_us': '100000'}, 0),
+])
+def test_quota_of_control_groups(tmp_path, own, files, quota):
+    (tmp_path / 'own').write_text(own)
+    for name, text in files.items():
+        path = tmp_path / 'root' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f'{text}\n')
+    assert memory.quota_of_cores(tmp_path / 'root', tmp_path / 'own') == quota
+
+
 def test_without_control_groups(tmp_path):
+    assert memory.quota_of_cores(tmp_path, tmp_path / 'none') == 0
     assert memory.left_in_control_groups(
         tmp_path, tmp_path / 'none') == math.inf
 
