@@ -10,17 +10,18 @@ import pytest
 from filelock import FileLock
 from fixture_graph import FixtureGraph
 from fixture_host import Host
-from fixture_weights import palette_weights, random_weights, write_palette_graph
+from fixture_weights import (
+    convert,
+    palette_weights,
+    write_palette_graph,
+    write_random_graph,
+)
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
 import models  # before Chainer is imported
-from convert.conversion import check, write
-from convert.sources import open_source
 from media.images import read_image
 from models.classes import label_colors
-from models.constants import DATASETS
 from models.utils import download
-from models.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
@@ -32,19 +33,6 @@ SMALL = 129, 129
 needs_tensorflow = pytest.mark.skipif(
     sys.version_info >= (3, 14),
     reason='TensorFlow has no wheel for Python 3.14')
-
-
-def n_outputs(dataset):
-    known = DATASETS[dataset]
-    return known['n_class'] + known['background_offset']
-
-
-def convert(source, dataset, target):
-    """Convert as tf2npz.py does, in this process."""
-    conversion = check(open_source(source), dataset)
-    with atomic_path(target) as temporary:
-        write(conversion, temporary)
-    return conversion
 
 
 @pytest.fixture(scope='session')
@@ -74,14 +62,10 @@ def random_graphs(graphs):
     """Return a function (dataset, output stride, era, crop) -> (.pb, .npz)."""
 
     def get(dataset, output_stride=8, era=2018, crop=CROP):
-        def write_graph(pb):
-            n_output = n_outputs(dataset)
-            graph = FixtureGraph(random_weights(n_output), n_output, crop,
-                                 output_stride, era).graph
-            pb.write_bytes(graph.SerializeToString())
-
-        return graphs(f'random_{dataset}_{output_stride}_{era}_{crop[0]}',
-                      dataset, write_graph)
+        return graphs(
+            f'random_{dataset}_{output_stride}_{era}_{crop[0]}', dataset,
+            lambda pb: write_random_graph(pb, dataset, crop, era=era,
+                                          output_stride=output_stride))
 
     return get
 
