@@ -6,7 +6,6 @@ Prints each figure beside its bound: at most so much, if not said otherwise. The
 best of several runs counts; whole processes with their start-up, at 513 x 513.
 """
 import contextlib
-import functools
 import os
 import pathlib
 import runpy
@@ -21,19 +20,21 @@ from speed import ROOT, run_apart, timed
 ROUNDS, IMAGES, MANY, FRAMES = 3, 12, 200, 2000
 
 
-def best(folder, *command):
-    """Return the least seconds and the most bytes of a command."""
-    seconds, memory = [], []
+def best(folder, *commands):
+    """Run commands in turn; return the least seconds and most bytes of each."""
+    seconds, memory = [[[] for _ in commands] for _ in range(2)]
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), cwd=folder,
-                                   stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f'{command[1:3]} failed')
-        seconds.append(time.perf_counter() - begun)
-        memory.append(usage.ru_maxrss * 1024)
-    return min(seconds), max(memory)
+        for i, command in enumerate(commands):
+            begun = time.perf_counter()
+            process = subprocess.Popen(list(map(str, command)), cwd=folder,
+                                       stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f'{command[1:3]} failed')
+            seconds[i].append(time.perf_counter() - begun)
+            memory[i].append(usage.ru_maxrss * 1024)
+    return list(zip(map(min, seconds), map(max, memory), strict=True))
 
 
 def report(what, value, bound):
@@ -86,19 +87,22 @@ def predict_seconds(folder, paths):
 
 
 def whole_commands(folder):
-    python = functools.partial(best, folder, sys.executable)
-    tf2npz = functools.partial(python, ROOT / 'tf2npz.py')
-    convert, memory = tf2npz('voc', 'graph.pb', 'model.npz', '--force')
-    archive, more = tf2npz('voc', 'model.tar.gz', 'archive.npz', '--force')
-    untar, _ = best(folder, 'sh', '-c', 'tar xzf model.tar.gz -O > unpacked')
-    inspect, _ = tf2npz('--inspect', 'graph.pb')
-    read, _ = python('-c', "open('graph.pb', 'rb').read()")
+    python = sys.executable
+    tf2npz = python, ROOT / 'tf2npz.py'
+    ((read, _), (chainer, _), (convert, memory), (untar, _), (archive, more),
+     (inspect, _), (demo, _)) = best(
+        folder,
+        (python, '-c', "open('graph.pb', 'rb').read()"),
+        ('env', f'PYTHONPATH={ROOT}', python, '-c', 'import models, chainer'),
+        (*tf2npz, 'voc', 'graph.pb', 'model.npz', '--force'),
+        ('sh', '-c', 'tar xzf model.tar.gz -O > unpacked'),
+        (*tf2npz, 'voc', 'model.tar.gz', 'archive.npz', '--force'),
+        (*tf2npz, '--inspect', 'graph.pb'),
+        (python, ROOT / 'demo.py', '--pretrained-model', 'model.npz',
+         '--force', '--output', 'out.png', 'film.png'))
     save = min(run_apart(save_seconds, folder) for _ in range(ROUNDS))
-    chainer, _ = best(ROOT, sys.executable, '-c', 'import models, chainer')
     predict = min(run_apart(predict_seconds, folder, [folder / 'film.png'])
                   for _ in range(ROUNDS))
-    demo, _ = python(ROOT / 'demo.py', '--pretrained-model', 'model.npz',
-                     '--force', '--output', 'out.png', 'film.png')
     peak = max(memory, more)
     print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
           f'{chainer:.2f}, tf2npz {convert:.2f}, predict {predict:.2f}, demo '
@@ -115,18 +119,13 @@ def whole_commands(folder):
 
 
 def two_processes(folder):
-    def seconds(output, *mpiexec):
-        command = [*mpiexec, sys.executable, ROOT / 'eval_voc.py',
-                   '--data-dir', folder, '--pretrained-model', 'model.npz',
-                   '--limit', 4 * IMAGES, '--output', output]
-        return timed(lambda: subprocess.run(
-            list(map(str, command)), cwd=folder, capture_output=True,
-            check=True))[0]
-
+    command = (sys.executable, ROOT / 'eval_voc.py', '--data-dir', folder,
+               '--pretrained-model', 'model.npz', '--limit', 4 * IMAGES,
+               '--force', '--output')
     mpiexec = pathlib.Path(sys.executable).with_name('mpiexec')
-    one, two = zip(*((seconds(f'one{i}'), seconds(
-        f'two{i}', mpiexec, '-n', 2)) for i in range(ROUNDS)), strict=True)
-    report('two processes / one', min(two) / min(one), 1.15)
+    (one, _), (two, _) = best(folder, (*command, 'one'),
+                              (mpiexec, '-n', 2, *command, 'two'))
+    report('two processes / one', two / one, 1.15)
 
 
 def watch(folder, script, *args):

@@ -108,13 +108,13 @@ def versions():
 
 def table_of(found):
     """Return the figures, lists of rows by precision, as Markdown."""
-    return table(
-        ('| | precision | seconds | labels like the CPU | peak | pool |',
-         '|---|---|---:|---:|---:|---:|'),
-        [(row['configuration'], precision, f'{row["seconds"]:.3f}',
-          f'{row["equal_labels"]:.3%}', f'{row["peak_bytes"] / 1e9:.2f} GB',
-          f'{row["pool_bytes"] / 1e9:.2f} GB')
-         for precision, rows in found.items() for row in rows])
+    head = ('| | precision | seconds | labels like the CPU | peak | pool |',
+            '|---|---|---:|---:|---:|---:|')
+    return table(head, [(
+        row['configuration'], precision, f'{row["seconds"]:.3f}',
+        f'{row["equal_labels"]:.3%}', f'{row["peak_bytes"] / 1e9:.2f} GB',
+        f'{row["pool_bytes"] / 1e9:.2f} GB')
+        for precision, rows in found.items() for row in rows])
 
 
 def verdict(found):

@@ -23,7 +23,7 @@ ROWS = 'voc', 'cityscapes', 'ade20k'  # below this head in README.md
 ORDER = 'voc', 'ade20k', 'cityscapes'  # as long as they take
 
 
-def parse(argv=None):
+def parse():
     """Return the output folder, and the arguments of each evaluation."""
     parser = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
@@ -35,7 +35,7 @@ def parse(argv=None):
     for dataset in ORDER:
         parser.add_argument(f'--{dataset}', metavar='DIR', help='where it was '
                             'unpacked, if elsewhere')
-    args, options = parser.parse_known_args(argv)
+    args, options = parser.parse_known_args()
     for name in {option.partition('=')[0] for option in options} & {
             '--data-dir', '--images', '--labels', '--split',
             '--pretrained-model'}:
@@ -79,19 +79,16 @@ def say(processes, line, file=None):
 def say_how_long(jobs, processes):
     total = 0
     for dataset, job in jobs.items():
-        left = len(job.share) - job.state.done
-        seconds = max(processes.share(left and left * seconds_of_one(job)))
-        total += seconds
+        left, seconds = len(job.share) - job.state.done, 0
+        if left:
+            image, *_ = job.share.read(job.state.done)
+            job.model.predict([image])  # compiles
+            seconds = left * timed(job.model.predict, [image])[0]
+        slowest = max(processes.share(seconds))
+        total += slowest
         say(processes, f'{dataset}: {job.n_images} images, about '
-            f'{duration(seconds)} left')
+            f'{duration(slowest)} left')
     say(processes, f'together about {duration(total)}')
-
-
-def seconds_of_one(job):
-    """Time an image, after a first run, for which the network is compiled."""
-    image, *_ = job.share.read(job.state.done)
-    job.model.predict([image])
-    return timed(job.model.predict, [image])[0]
 
 
 def duration(seconds):

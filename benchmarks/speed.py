@@ -67,14 +67,15 @@ def table(head, rows):
 
 
 # Contenders: each loads model.pb, model.npz or model.onnx of a folder, and
-# returns a function from an image, float32 CHW RGB, to labels (H, W).
+# returns what works as `predict`: a list of one image, float32 CHW RGB, in, a
+# list of its labels (H, W) out.
 
 def openvino(folder):
-    return _predict(_ours(folder).to_openvino().freeze())
+    return _ours(folder).to_openvino().freeze().predict
 
 
 def chainer(folder):
-    return _predict(_ours(folder).to_chainer())
+    return _ours(folder).to_chainer().predict
 
 
 def chainercv(folder):
@@ -88,10 +89,10 @@ def chainercv(folder):
     head = {'bn_kwargs': {'eps': HEAD_EPS}}
     npz = folder / 'model.npz'
     known = WeightsFile(npz)
-    return _predict(DeepLabV3plusXception65(
+    return DeepLabV3plusXception65(
         known.n_class, npz, known.min_input_size,
         extractor_kwargs={'bn_kwargs': {'eps': BACKBONE_EPS}},
-        aspp_kwargs=head, decoder_kwargs=head))
+        aspp_kwargs=head, decoder_kwargs=head).predict
 
 
 def tensorflow(folder):
@@ -102,8 +103,8 @@ def tensorflow(folder):
         tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
             (folder / 'model.pb').read_bytes()), name='')
     session = tf.compat.v1.Session(graph=graph)
-    return lambda image: session.run('SemanticPredictions:0', {
-        'ImageTensor:0': image.transpose(1, 2, 0)[None].astype(np.uint8)})[0]
+    return lambda imgs: session.run('SemanticPredictions:0', {
+        'ImageTensor:0': imgs[0].transpose(1, 2, 0)[None].astype(np.uint8)})
 
 
 def onnxruntime(folder):
@@ -113,9 +114,9 @@ def onnxruntime(folder):
     from models.label_map import label_map
     session = ort.InferenceSession(
         folder / 'model.onnx', providers=['CPUExecutionProvider'])
-    return lambda image: label_map(
-        [session.run(None, {'image': _prepared(image)})[0][0]],
-        image.shape[1:], image.shape[1:])
+    return lambda imgs: [label_map(
+        [session.run(None, {'image': _prepared(imgs[0])})[0][0]],
+        imgs[0].shape[1:], imgs[0].shape[1:])]
 
 
 def pytorch(folder):
@@ -127,12 +128,12 @@ def pytorch(folder):
         for tensor in graph.initializer}
 
     @torch.inference_mode()
-    def run(image):
-        x = torch.from_numpy(_prepared(image))
+    def run(imgs):
+        x = torch.from_numpy(_prepared(imgs[0]))
         logits = run_in_pytorch(graph.node, {**constants, 'image': x})
         return torch.nn.functional.interpolate(
             logits, x.shape[2:], mode='bilinear', align_corners=True
-            )[0].argmax(0).numpy()
+            ).argmax(1).numpy()
 
     return run
 
@@ -172,9 +173,10 @@ def floor(folder):
     products = [(rng.random((m, k), np.float32), rng.random((k, n), np.float32),
                  np.empty((m, n), 'f')) for m, k, n in matrix_products(folder)]
 
-    def run(image):
+    def run(imgs):
         for left, right, out in products:
             np.matmul(left, right, out=out)
+        return [None]
 
     return run
 
@@ -201,10 +203,6 @@ def _ours(folder):
     return DeepLabV3plusXception65(pretrained_model=folder / 'model.npz')
 
 
-def _predict(link):
-    return lambda image: link.predict([image])[0]
-
-
 def _prepared(image):
     return (image * np.float32(2 / 255) - 1)[None]
 
@@ -223,15 +221,15 @@ CONTENDERS = {  # in the order of the table
 
 @functools.cache
 def loaded(make, folder, size):
-    return make(folder), image_of(size)
+    return make(folder), [image_of(size)]
 
 
 def run_once(*contender):
     """Run a contender, which is loaded once in a process; return seconds, peak
     bytes and labels.
     """
-    seconds, label = timed(*loaded(*contender))
-    return seconds, peak_memory(), label
+    seconds, labels = timed(*loaded(*contender))
+    return seconds, peak_memory(), labels[0]
 
 
 def peak_memory():

@@ -96,12 +96,13 @@ def skeleton():
         'voc')), 21, CROP).graph).SerializeToString()
 
 
-def start_script(script, *args, **options):
+def start_script(script, *args, before=(), **options):
     """Start a script that heeds SIGINT even where the tests ignore it, as in
-    the background; its stderr is text in a pipe.
+    the background; its stderr is text in a pipe. `before` is the command that
+    runs it, if any.
     """
     return subprocess.Popen(
-        [sys.executable, ROOT / script, *map(str, args)], text=True,
+        [*before, sys.executable, ROOT / script, *map(str, args)], text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options,
         preexec_fn=lambda: signal.signal(  # noqa: PLW1509  (no threads here)
             signal.SIGINT, signal.SIG_DFL))
