@@ -42,7 +42,7 @@ def report(what, value, bound):
 
 
 def write_inputs(folder):
-    """Write a graph, an npz, images, films and a dataset."""
+    """Write a graph, an npz, an image, videos and a dataset."""
     import numpy as np
     from fixture_images import write_film
     from fixture_weights import convert, smooth_image, write_palette_graph
@@ -61,10 +61,10 @@ def write_inputs(folder):
         image = Image.fromarray(smooth_image(513, 513, i % IMAGES))
         image.save(base / f'JPEGImages/{i:03}.jpg')
         Image.fromarray(label).save(base / f'SegmentationClass/{i:03}.png')
-    image.save(folder / 'film.png')
+    image.save(folder / 'one.png')
     (base / 'ImageSets/Segmentation/val.txt').write_text(
         '\n'.join(f'{i:03}' for i in range(MANY)))
-    for name, side, n_frames in ('film', 513, IMAGES), ('long', 65, FRAMES):
+    for name, side, n_frames in ('short', 513, IMAGES), ('long', 65, FRAMES):
         write_film(folder / f'{name}.mp4', [
             smooth_image(side, side, i % IMAGES) for i in range(n_frames)])
 
@@ -99,9 +99,9 @@ def whole_commands(folder):
         (*tf2npz, 'voc', 'model.tar.gz', 'archive.npz', '--force'),
         (*tf2npz, '--inspect', 'graph.pb'),
         (python, ROOT / 'demo.py', '--pretrained-model', 'model.npz',
-         '--force', '--output', 'out.png', 'film.png'))
+         '--force', '--output', 'out.png', 'one.png'))
     save = min(run_apart(save_seconds, folder) for _ in range(ROUNDS))
-    predict = min(run_apart(predict_seconds, folder, [folder / 'film.png'])
+    predict = min(run_apart(predict_seconds, folder, [folder / 'one.png'])
                   for _ in range(ROUNDS))
     peak = max(memory, more)
     print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
@@ -156,7 +156,7 @@ def rates(folder, paths):
     for what, bound, *command in (
             ('the demo / of predict, images', 0.95, 'demo.py', *paths),
             ('the demo / of predict, video', 0.95, 'demo.py',
-             folder / 'film.mp4'),
+             folder / 'short.mp4'),
             ('an evaluation / of predict', 0.97, 'eval_voc.py',
              '--data-dir', folder, '--limit', IMAGES)):
         bare, whole = [], []

@@ -37,9 +37,9 @@ needs_tensorflow = pytest.mark.skipif(
 
 @pytest.fixture(scope='session')
 def graphs(tmp_path_factory, worker_id):
-    """Return a function (name, dataset, write) -> (.pb, .npz).
+    """Return a function (name, dataset, write_graph) -> (.pb, .npz).
 
-    `write` is called with the .pb file's path where it is not there yet; the
+    `write_graph` is called with the path of the .pb file if it is missing; the
     workers of pytest-xdist share the files.
     """
     folder = tmp_path_factory.getbasetemp()
@@ -79,7 +79,7 @@ def palette_graphs(graphs):
 
 
 def thinned(graph):
-    """Let each large constant of a graph hold one value for all: 1 MB."""
+    """Give each large constant of a graph one value for all: 1 MB."""
     for node in graph.node:
         tensor = node.attr['value'].tensor
         if len(tensor.tensor_content) > 1000:
@@ -91,15 +91,14 @@ def thinned(graph):
 
 @pytest.fixture(scope='session')
 def skeleton():
-    """A graph that is quickly read."""
+    """A small graph, quick to read."""
     return thinned(FixtureGraph(palette_weights(label_colors(
         'voc')), 21, CROP).graph).SerializeToString()
 
 
 def start_script(script, *args, before=(), **options):
-    """Start a script that heeds SIGINT even where the tests ignore it, as in
-    the background; its stderr is text in a pipe. `before` is the command that
-    runs it, if any.
+    """Start a script, behind the words of `before` if any; its stderr is text
+    in a pipe. It heeds SIGINT even if the tests, in the background, ignore it.
     """
     return subprocess.Popen(
         [*before, sys.executable, ROOT / script, *map(str, args)], text=True,
@@ -130,7 +129,7 @@ def run_script(tmp_path):
 @pytest.fixture
 def demo(palette_graphs, run_script):
     """Return a function that runs the demo with the stand-in; and `predict`,
-    what it must come to for a picture.
+    what it must come to for an image.
     """
     _, npz = palette_graphs('cityscapes')
 
@@ -187,7 +186,7 @@ def fails(run_script):
 
 @pytest.fixture
 def host(monkeypatch):
-    """A server on loopback, of which nothing is awaited for long."""
+    """A server on loopback, with short waits for it."""
     monkeypatch.setattr(download, 'TIMEOUT', 0.5)
     monkeypatch.setattr(download, 'BACKOFF', 0.01)
     host = Host()

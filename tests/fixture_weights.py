@@ -1,4 +1,4 @@
-"""Weights for the graphs of fixture_graph.py; write a stand-in graph.
+"""Weights for the graphs of fixture_graph.py; write and convert a graph.
 
     python tests/fixture_weights.py cityscapes standin.pb
 
@@ -6,7 +6,7 @@ There are two sets:
 
 - `palette_weights`, closed form: RGB passes unchanged through the backbone's
   first layers to the decoder, and a pixel's label is the class with the
-  nearest palette colour. It makes a picture worth looking at without trained
+  nearest palette colour. It makes an image worth looking at without trained
   weights, and it knows the right answer. This is what the command writes.
 - `random_weights`, with batch norm statistics measured so that activations
   stay near 1: every swapped tensor, stride or epsilon shows.

@@ -1,4 +1,4 @@
-"""That the longer benchmarks run: no time is judged here."""
+"""The longer benchmarks run; times are not checked."""
 import importlib
 
 import pytest
