@@ -2,67 +2,39 @@
 
     python benchmarks/commands.py
 
-The best of several runs counts, of whole processes with their start-up. Bounds:
-
-- tf2npz.py takes at most 2.2 times as long as reading the graph, writing the
-  same arrays with `np.savez` and importing Chainer, in at most 2.2 times the
-  graph's size of memory; an archive at most 1 second more than `tar` and the
-  work on what it unpacks; --inspect at most 1 second more than Chainer.
-- demo.py on a 513 x 513 image takes, beside the network in a warm `predict`, at
-  most 1.5 seconds, or 4 times the import of Chainer on a slow machine. Images
-  and frames of a video run at 0.95 of the rate of `predict` or better.
-- An image of an evaluation takes at most 1.03 times as long as in `predict`;
-  two MPI processes of one thread at most 1.15 times as long as one of two.
-- From image 10 to 200, and frame 100 to 2000, memory grows by at most 50 MB.
+Prints each figure beside its bound: at most so much, if not said otherwise. The
+best of several runs counts; whole processes with their start-up, at 513 x 513.
 """
-import multiprocessing
+import contextlib
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+from speed import ROOT, run_apart, timed
+
 ROUNDS, IMAGES, MANY, FRAMES = 3, 12, 200, 2000
-SAVE = '''
-import time, numpy as np
-arrays = dict(np.load('model.npz'))
-begun = time.perf_counter()
-np.savez('copy.npz', **arrays)
-print(time.perf_counter() - begun)
-'''
-CHAINER = f'import sys; sys.path[:0] = [{str(ROOT)!r}]\nimport models, chainer'
-PREDICT = f'''{CHAINER}
-import time
-from media.images import read_image
-model = models.DeepLabV3plusXception65(pretrained_model='model.npz')
-image = read_image('film.png')
-model.predict([image])  # compiles
-begun = time.perf_counter()
-model.predict([image])
-print(time.perf_counter() - begun)
-'''
 
 
-def best(folder, *command, printed=False):
-    """Return the least seconds (the process's own if printed), and the most
-    bytes.
-    """
-    seconds, memory = [], []
+def best(folder, *commands):
+    """Run commands in turn; return the least seconds and most bytes of each."""
+    seconds, memory = [[[] for _ in commands] for _ in range(2)]
     for _ in range(ROUNDS):
-        begun = time.perf_counter()
-        process = subprocess.Popen(list(map(str, command)), cwd=folder,
-                                   stdout=subprocess.PIPE, text=True)
-        text = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            sys.exit(f'{command[1:3]} failed')
-        seconds.append(float(text) if printed else time.perf_counter() - begun)
-        memory.append(usage.ru_maxrss * 1024)
-    return min(seconds), max(memory)
+        for i, command in enumerate(commands):
+            begun = time.perf_counter()
+            process = subprocess.Popen(list(map(str, command)), cwd=folder,
+                                       stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit(f'{command[1:3]} failed')
+            seconds[i].append(time.perf_counter() - begun)
+            memory[i].append(usage.ru_maxrss * 1024)
+    return list(zip(map(min, seconds), map(max, memory), strict=True))
 
 
 def report(what, value, bound):
@@ -70,11 +42,10 @@ def report(what, value, bound):
 
 
 def write_inputs(folder):
-    """Write a graph, an npz, images, films and a dataset."""
+    """Write a graph, an npz, an image, videos and a dataset."""
     import numpy as np
-    from conftest import convert
     from fixture_images import write_film
-    from fixture_weights import smooth_image, write_palette_graph
+    from fixture_weights import convert, smooth_image, write_palette_graph
     from PIL import Image
     write_palette_graph(folder / 'graph.pb', 'voc', (513, 513))
     convert(folder / 'graph.pb', 'voc', folder / 'model.npz')
@@ -90,35 +61,56 @@ def write_inputs(folder):
         image = Image.fromarray(smooth_image(513, 513, i % IMAGES))
         image.save(base / f'JPEGImages/{i:03}.jpg')
         Image.fromarray(label).save(base / f'SegmentationClass/{i:03}.png')
-    image.save(folder / 'film.png')
+    image.save(folder / 'one.png')
     (base / 'ImageSets/Segmentation/val.txt').write_text(
         '\n'.join(f'{i:03}' for i in range(MANY)))
-    for name, side, n_frames in ('film', 513, IMAGES), ('long', 65, FRAMES):
+    for name, side, n_frames in ('short', 513, IMAGES), ('long', 65, FRAMES):
         write_film(folder / f'{name}.mp4', [
             smooth_image(side, side, i % IMAGES) for i in range(n_frames)])
 
 
+def save_seconds(folder):
+    import numpy as np
+    with np.load(folder / 'model.npz') as file:
+        arrays = dict(file)
+    return timed(lambda: np.savez(folder / 'copy.npz', **arrays))[0]
+
+
+def predict_seconds(folder, paths):
+    """Return the seconds of a warm `predict` of images."""
+    from media.images import read_image
+    from models import DeepLabV3plusXception65
+    model = DeepLabV3plusXception65(pretrained_model=folder / 'model.npz')
+    images = [read_image(path) for path in paths]
+    model.predict(images[:1])  # compiles
+    return timed(model.predict, images)[0]
+
+
 def whole_commands(folder):
-    python, size = sys.executable, (folder / 'graph.pb').stat().st_size
-    convert, memory = best(folder, python, ROOT / 'tf2npz.py', 'voc',
-                           'graph.pb', 'model.npz', '--force')
-    archive, more = best(folder, python, ROOT / 'tf2npz.py', 'voc',
-                         'model.tar.gz', 'archive.npz', '--force')
-    untar, _ = best(folder, 'sh', '-c', 'tar xzf model.tar.gz -O > unpacked')
-    inspect, _ = best(folder, python, ROOT / 'tf2npz.py', '--inspect',
-                      'graph.pb')
-    read, _ = best(folder, python, '-c', "open('graph.pb', 'rb').read()")
-    save, _ = best(folder, python, '-c', SAVE, printed=True)
-    chainer, _ = best(folder, python, '-c', CHAINER)
-    predict, _ = best(folder, python, '-c', PREDICT, printed=True)
-    demo, _ = best(folder, python, ROOT / 'demo.py', '--pretrained-model',
-                   'model.npz', '--force', '--output', 'out.png', 'film.png')
+    python = sys.executable
+    tf2npz = python, ROOT / 'tf2npz.py'
+    ((read, _), (chainer, _), (convert, memory), (untar, _), (archive, more),
+     (inspect, _), (demo, _)) = best(
+        folder,
+        (python, '-c', "open('graph.pb', 'rb').read()"),
+        ('env', f'PYTHONPATH={ROOT}', python, '-c', 'import models, chainer'),
+        (*tf2npz, 'voc', 'graph.pb', 'model.npz', '--force'),
+        ('sh', '-c', 'tar xzf model.tar.gz -O > unpacked'),
+        (*tf2npz, 'voc', 'model.tar.gz', 'archive.npz', '--force'),
+        (*tf2npz, '--inspect', 'graph.pb'),
+        (python, ROOT / 'demo.py', '--pretrained-model', 'model.npz',
+         '--force', '--output', 'out.png', 'one.png'))
+    save = min(run_apart(save_seconds, folder) for _ in range(ROUNDS))
+    predict = min(run_apart(predict_seconds, folder, [folder / 'one.png'])
+                  for _ in range(ROUNDS))
+    peak = max(memory, more)
     print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
           f'{chainer:.2f}, tf2npz {convert:.2f}, predict {predict:.2f}, demo '
-          f'{demo:.2f}; tf2npz peak {max(memory, more) / 1e6:.0f} MB')
+          f'{demo:.2f}; tf2npz peak {peak / 1e6:.0f} MB')
     report('tf2npz / (read + savez + import chainer)',
            convert / (read + save + chainer), 2.2)
-    report('tf2npz peak memory / graph', max(memory, more) / size, 2.2)
+    report('tf2npz peak memory / graph',
+           peak / (folder / 'graph.pb').stat().st_size, 2.2)
     report('tf2npz of an archive - tar - tf2npz, seconds',
            archive - untar - convert, 1)
     report('inspection - import chainer, seconds', inspect - chainer, 1)
@@ -126,98 +118,78 @@ def whole_commands(folder):
            f'1.5, or {4 * chainer:.2f}')
 
 
-def evaluations(folder):
-    def seconds(output, *mpiexec):
-        begun = time.perf_counter()
-        subprocess.run(
-            [*mpiexec, sys.executable, ROOT / 'eval_voc.py', '--data-dir',
-             folder, '--pretrained-model', folder / 'model.npz', '--limit',
-             str(4 * IMAGES), '--output', folder / output],
-            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        return time.perf_counter() - begun
-
-    mpiexec = pathlib.Path(sys.executable).parent / 'mpiexec'
-    one, two = zip(*((seconds(f'one{i}'), seconds(
-        f'two{i}', mpiexec, '-n', '2')) for i in range(ROUNDS)), strict=True)
-    report('two processes / one', min(two) / min(one), 1.15)
+def two_processes(folder):
+    command = (sys.executable, ROOT / 'eval_voc.py', '--data-dir', folder,
+               '--pretrained-model', 'model.npz', '--limit', 4 * IMAGES,
+               '--force', '--output')
+    mpiexec = pathlib.Path(sys.executable).with_name('mpiexec')
+    (one, _), (two, _) = best(folder, (*command, 'one'),
+                              (mpiexec, '-n', 2, *command, 'two'))
+    report('two processes / one', two / one, 1.15)
 
 
-def within_a_process(folder, images):
-    """Compare the demo and an evaluation with bare `predict`; watch memory."""
+def watch(folder, script, *args):
+    """Run a script; return (seconds, bytes in use) after each `predict`."""
     import psutil
 
-    from evaluation.labelled_images import LabelledImages, Subset
-    from evaluation.run import State, evaluate
-    from media.batch import Batch
-    from media.inputs import find_inputs
-    from media.outputs import DEFAULT, plan_outputs
-    from media.segmentation import Segmenter
     from models import DeepLabV3plusXception65
-    from models.classes import labels_of
-    data = LabelledImages('voc', folder, 'val')
-    held = [data.read(i).image for i in range(IMAGES)]
+    predict, seen = DeepLabV3plusXception65.predict, []
 
-    class Watched(DeepLabV3plusXception65):
-        """Keeps how much memory was in use after each image."""
+    def watched(self, imgs):
+        result = predict(self, imgs)
+        seen.append((time.perf_counter(), psutil.Process().memory_info().rss))
+        return result
 
-        def predict(self, imgs):
-            result = super().predict(imgs)
-            self.memory.append(psutil.Process().memory_info().rss)
-            return result
+    DeepLabV3plusXception65.predict = watched
+    output = folder / f'results of {script}'
+    output.mkdir(exist_ok=True)
+    sys.argv = [script, '--pretrained-model', str(folder / 'model.npz'),
+                '--output', str(output), '--force', *map(str, args)]
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(
+            nowhere), contextlib.redirect_stderr(nowhere):
+        runpy.run_path(str(ROOT / script), run_name='__main__')
+    return seen
 
-    def run_demo(model, source, output):
-        inputs, _, _ = find_inputs(list(map(str, source)))
-        results = plan_outputs(DEFAULT, str(folder / output), inputs).results
-        batch = Batch(Segmenter(model, *labels_of(model, 'voc')), results)
-        assert not any(outcome.error for outcome in batch.run())
 
-    def seconds(work, *arguments):
-        begun = time.perf_counter()
-        work(*arguments)
-        return time.perf_counter() - begun
+def rates(folder, paths):
+    """Compare the demo and an evaluation with bare `predict` of images."""
+    for what, bound, *command in (
+            ('the demo / of predict, images', 0.95, 'demo.py', *paths),
+            ('the demo / of predict, video', 0.95, 'demo.py',
+             folder / 'short.mp4'),
+            ('an evaluation / of predict', 0.97, 'eval_voc.py',
+             '--data-dir', folder, '--limit', IMAGES)):
+        bare, whole = [], []
+        for _ in range(ROUNDS):
+            bare.append(run_apart(predict_seconds, folder, paths) / IMAGES)
+            seen = run_apart(watch, folder, *command)[:IMAGES]
+            whole.append((seen[-1][0] - seen[0][0]) / (IMAGES - 1))
+        report(f'rate of {what}', min(bare) / min(whole), f'at least {bound}')
 
-    model = DeepLabV3plusXception65(pretrained_model=folder / 'model.npz')
-    model.predict(held[:1])
-    some = sorted(images.iterdir())[:IMAGES]
-    works = {
-        'rate of the demo / of predict, images': lambda i: run_demo(
-            model, some, f'images{i}'),
-        'rate of the demo / of predict, video': lambda i: run_demo(
-            model, [folder / 'film.mp4'], f'film{i}'),
-        'rate of an evaluation / of predict': lambda i: evaluate(
-            Subset(data, range(IMAGES)), model, State(21), lambda: None,
-            show=False)}
-    for what, work in works.items():
-        bare, whole = zip(*((seconds(model.predict, held), seconds(work, i))
-                            for i in range(ROUNDS)), strict=True)
-        report(what, min(bare) / min(whole), 'at least '
-               + ('0.97' if 'evaluation' in what else '0.95'))
-    model = Watched(pretrained_model=folder / 'model.npz', output_stride=16,
-                    min_input_size=65)
-    for what, first, work in (
-            ('frame', 100, lambda: run_demo(model, [folder / 'long.mp4'], 'a')),
-            ('image', 10, lambda: run_demo(model, [images], 'b')),
-            ('image of an evaluation', 10, lambda: evaluate(
-                data, model, State(21), lambda: None, show=False))):
-        model.memory = []
-        work()
-        report(f'growth from {what} {first} to {len(model.memory)}, MB',
-               (model.memory[-1] - model.memory[first - 1]) / 1e6,
-               'at most 50')
+
+def growth(folder, images):
+    """Watch the memory over many frames and images."""
+    small = '--output-stride', 16, '--input-size', 65
+    for what, first, last, *command in (
+            ('frame', 100, FRAMES, 'demo.py', folder / 'long.mp4'),
+            ('image', 10, MANY, 'demo.py', images),
+            ('image of an evaluation', 10, MANY, 'eval_voc.py', '--data-dir',
+             folder)):
+        held = [size for _, size in run_apart(watch, folder, *command, *small)]
+        report(f'growth from {what} {first} to {last}, MB',
+               (held[last - 1] - held[first - 1]) / 1e6, 'at most 50')
 
 
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        # In a process of its own: what this one has held counts as its
-        # children's memory.
-        process = multiprocessing.get_context('spawn').Process(
-            target=write_inputs, args=(folder,))
-        process.start()
-        process.join()
+        # What this process has held counts as its children's memory.
+        run_apart(write_inputs, folder)
+        images = folder / 'VOCdevkit/VOC2012/JPEGImages'
         whole_commands(folder)
-        evaluations(folder)
-        within_a_process(folder, folder / 'VOCdevkit/VOC2012/JPEGImages')
+        two_processes(folder)
+        rates(folder, sorted(images.iterdir())[:IMAGES])
+        growth(folder, images)
 
 
 if __name__ == '__main__':

@@ -8,78 +8,56 @@ it should be, and writes gpu.json beside: please send both. Needs CuPy (make
 setup-gpu); takes some minutes, most of them on the CPU.
 """
 import gc
-import itertools
 import json
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
+import numpy as np
+from speed import image_of, run_apart, table, timed
+
 SIZES = {'voc': (513, 513), 'cityscapes': (1025, 2049)}
-SCALES = {'1': {'scales': (1.,), 'flip': False},
-          '0.75, 1, 1.25, mirrored': {'scales': (0.75, 1., 1.25),
-                                      'flip': True}}
+SCALES = {'scales': (0.75, 1., 1.25), 'flip': True}
+CONFIGURATIONS = [(dataset, {'output_stride': output_stride, **scales})
+                  for dataset in SIZES for output_stride in (8, 16)
+                  for scales in ({}, SCALES) if dataset == 'voc' or not scales]
 ROUNDS = 5
 PRECISIONS = {'float32': '0', 'TF32': '1'}  # NVIDIA_TF32_OVERRIDE
 MIN_EQUAL_LABELS = 0.9999  # of float32
-MEASURE = '--measure'  # what the processes of their own are started with
 
 
-def configurations():
-    """Yield dataset, output stride and name of the scales."""
-    for dataset, stride in itertools.product(SIZES, (8, 16)):
-        for scales in SCALES:
-            if dataset == 'voc' or scales == '1':
-                yield dataset, stride, scales
+def describe(dataset, output_stride, scales=(1.,), flip=False):
+    height, width = SIZES[dataset]
+    return (f'{height}x{width}, output stride {output_stride}, scales '
+            f'{", ".join(f"{scale:g}" for scale in scales)}'
+            f'{", mirrored" if flip else ""}')
 
 
-def load(folder, dataset, stride, scales):
-    """Return the link of a configuration, and its image."""
-    from fixture_weights import smooth_image
-
+def load(folder, dataset, options):
     from models import DeepLabV3plusXception65
-    size = SIZES[dataset]
     return DeepLabV3plusXception65(
-        pretrained_model=folder / f'{dataset}.npz', output_stride=stride,
-        min_input_size=size, **SCALES[scales]), smooth_image(
-            *size).transpose(2, 0, 1).astype('f')
+        pretrained_model=folder / f'{dataset}.npz', **options)
 
 
 def write_expected(folder):
     """Write the weights, and the labels of the CPU."""
-    import numpy as np
-    from fixture_graph import FixtureGraph
-    from fixture_weights import random_weights
-
-    from convert.conversion import check, write
-    from convert.sources import open_source
-    from models.constants import DATASETS
+    from fixture_weights import convert, write_random_graph
     for dataset, size in SIZES.items():
-        n_output = DATASETS[dataset]['n_class']
-        pb = folder / f'{dataset}.pb'
-        pb.write_bytes(FixtureGraph(random_weights(n_output), n_output,
-                                    size).graph.SerializeToString())
-        write(check(open_source(pb), dataset), folder / f'{dataset}.npz')
-    for i, each in enumerate(configurations()):
-        print(f'on the CPU: {describe(*each)}', file=sys.stderr, flush=True)
-        model, image = load(folder, *each)
-        np.save(folder / f'{i}.npy', model.predict([image])[0])
-
-
-def describe(dataset, stride, scales):
-    height, width = SIZES[dataset]
-    return f'{height}x{width}, output stride {stride}, scales {scales}'
+        write_random_graph(folder / 'a.pb', dataset, size)
+        convert(folder / 'a.pb', dataset, folder / f'{dataset}.npz')
+    for i, (dataset, options) in enumerate(CONFIGURATIONS):
+        print(f'on the CPU: {describe(dataset, **options)}', file=sys.stderr,
+              flush=True)
+        np.save(folder / f'{i}.npy', load(folder, dataset, options).predict(
+            [image_of(SIZES[dataset])])[0])
 
 
 def measure(folder):
-    """Print what is measured of each configuration, a line of JSON each."""
+    """Return the figures of each configuration."""
+    import models  # noqa: F401, I001  (before Chainer)
     import cupy
-    import numpy as np
 
     from models.gpu import check_gpu
     check_gpu(0)
@@ -91,33 +69,30 @@ def measure(folder):
         def malloc_postprocess(self, **kwargs):
             self.used = max(self.used, pool.used_bytes())
 
-    for i, each in enumerate(configurations()):
-        model, image = load(folder, *each)
+    rows = []
+    for i, (dataset, options) in enumerate(CONFIGURATIONS):
+        model, image = load(folder, dataset, options), image_of(SIZES[dataset])
         model.to_gpu(0)
         with Peak() as peak:
             label, = model.predict([image])
-        seconds = []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            model.predict([image])  # ends with labels on the CPU
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps({
-            'configuration': describe(*each), 'seconds': min(seconds),
-            'equal_labels': float((label == np.load(
-                folder / f'{i}.npy')).mean()),
+        # `predict` ends with labels on the CPU.
+        seconds = min(timed(model.predict, [image])[0] for _ in range(ROUNDS))
+        rows.append({
+            'configuration': describe(dataset, **options),
+            'seconds': seconds, 'equal_labels': float(
+                (label == np.load(folder / f'{i}.npy')).mean()),
             'peak_bytes': peak.used, 'pool_bytes': pool.total_bytes(),
-            'counted_bytes': model.memory_needed(*image.shape[1:])}),
-            flush=True)
+            'counted_bytes': model.memory_needed(*image.shape[1:])})
         del model
         gc.collect()
         pool.free_all_blocks()
+    return rows
 
 
 def versions():
     """Return what the figures depend on."""
     import chainer
     import cupy
-    import numpy as np
     runtime = cupy.cuda.runtime
     return {
         'card': runtime.getDeviceProperties(0)['name'].decode(),
@@ -131,18 +106,15 @@ def versions():
         'NumPy': np.__version__, 'Python': platform.python_version()}
 
 
-def table(found):
-    """Return the figures as a table of Markdown; `found` is what `measure`
-    prints, by precision.
-    """
-    lines = ['| | precision | seconds | labels like the CPU | peak | pool |',
-             '|---|---|---:|---:|---:|---:|']
-    for precision, rows in found.items():
-        lines += [
-            f'| {row["configuration"]} | {precision} | {row["seconds"]:.3f} | '
-            f'{row["equal_labels"]:.3%} | {row["peak_bytes"] / 1e9:.2f} GB | '
-            f'{row["pool_bytes"] / 1e9:.2f} GB |' for row in rows]
-    return '\n'.join(lines)
+def table_of(found):
+    """Return the figures, lists of rows by precision, as Markdown."""
+    head = ('| | precision | seconds | labels like the CPU | peak | pool |',
+            '|---|---|---:|---:|---:|---:|')
+    return table(head, [(
+        row['configuration'], precision, f'{row["seconds"]:.3f}',
+        f'{row["equal_labels"]:.3%}', f'{row["peak_bytes"] / 1e9:.2f} GB',
+        f'{row["pool_bytes"] / 1e9:.2f} GB')
+        for precision, rows in found.items() for row in rows])
 
 
 def verdict(found):
@@ -163,34 +135,23 @@ def verdict(found):
 
 
 def main():
-    from models.utils.errors import InputError, report_errors
-    with report_errors():
+    from models.utils.errors import report_errors
+    with report_errors(), tempfile.TemporaryDirectory() as name:
         from models.chainer_compat import load_cuda_libraries
         load_cuda_libraries()  # before Chainer
-        if sys.argv[1:2] == [MEASURE]:
-            measure(pathlib.Path(sys.argv[2]))
-            return
         from models.gpu import check_gpu
         check_gpu(0)
-        found = {}
-        with tempfile.TemporaryDirectory() as name:
-            write_expected(pathlib.Path(name))
-            for precision, override in PRECISIONS.items():
-                process = subprocess.run(
-                    [sys.executable, __file__, MEASURE, name], text=True,
-                    stdout=subprocess.PIPE, check=False, env={
-                        **os.environ, 'NVIDIA_TF32_OVERRIDE': override})
-                if process.returncode:
-                    raise InputError(f'the run in {precision} failed, see '
-                                     'above')
-                found[precision] = [json.loads(line) for line
-                                    in process.stdout.splitlines()]
+        folder, found = pathlib.Path(name), {}
+        write_expected(folder)
+        for precision, override in PRECISIONS.items():
+            os.environ['NVIDIA_TF32_OVERRIDE'] = override  # read at the start
+            found[precision] = run_apart(measure, folder)
         result = {'versions': versions(), 'found': found,
                   'verdict': verdict(found)}
         pathlib.Path('gpu.json').write_text(json.dumps(result, indent=1) + '\n')
         print(', '.join(f'{name} {value}' for name, value
                         in result['versions'].items()))
-        print(f'\n{table(found)}\n\n{result["verdict"]}')
+        print(f'\n{table_of(found)}\n\n{result["verdict"]}')
 
 
 if __name__ == '__main__':

@@ -16,7 +16,10 @@ output stride 16 is at least 2.8 times as fast as 8; a 1025x2049 image takes at
 most 1.8 GB. Linux only.
 """
 import argparse
+import concurrent.futures
 import contextlib
+import functools
+import math
 import multiprocessing
 import os
 import pathlib
@@ -29,74 +32,108 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-N_CLASS = {'513x513': 21, '1025x2049': 19}  # others: 21
+DATASET_OF = {'513x513': 'voc', '1025x2049': 'cityscapes'}  # others: voc
 PATIENCE = 60  # seconds: one that has taken longer is not run again
 
 
-# Contenders: each loads a model's files, and returns a function from an image,
-# float32 CHW RGB, to labels (H, W).
-
-def openvino(files):
-    return _predict(_ours(files).to_openvino().freeze())
-
-
-def chainer(files):
-    return _predict(_ours(files).to_chainer())
+def timed(function, *args):
+    """Return the seconds that a call takes, and what it returns."""
+    begun = time.perf_counter()
+    result = function(*args)
+    return time.perf_counter() - begun, result
 
 
-def chainercv(files):
+def own_process():
+    """Return an executor of one fresh process."""
+    return concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context('spawn'))
+
+
+def run_apart(function, *args):
+    """Return what a function returns in a process of its own."""
+    with own_process() as process:
+        return process.submit(function, *args).result()
+
+
+def image_of(size):
+    """Return an image (3, H, W), float32, RGB in [0, 255], smooth."""
+    from fixture_weights import smooth_image
+    return smooth_image(*size).transpose(2, 0, 1).astype('f')
+
+
+def table(head, rows):
+    """Return rows of cells as Markdown, below the lines of a head."""
+    return '\n'.join([*head, *(f'| {" | ".join(row)} |' for row in rows)])
+
+
+# Contenders: each loads model.pb, model.npz or model.onnx of a folder, and
+# returns what works as `predict`: a list of one image, float32 CHW RGB, in, a
+# list of its labels (H, W) out.
+
+def openvino(folder):
+    return _ours(folder).to_openvino().freeze().predict
+
+
+def chainer(folder):
+    return _ours(folder).to_chainer().predict
+
+
+def chainercv(folder):
     import models  # noqa: F401, I001  (before Chainer)
     import chainer
     from chainercv.links import DeepLabV3plusXception65
 
     from models.constants import BACKBONE_EPS, HEAD_EPS
+    from models.weights import WeightsFile
     chainer.config.train = False
     head = {'bn_kwargs': {'eps': HEAD_EPS}}
-    return _predict(DeepLabV3plusXception65(
-        files['n_class'], files['npz'], files['size'],
+    npz = folder / 'model.npz'
+    known = WeightsFile(npz)
+    return DeepLabV3plusXception65(
+        known.n_class, npz, known.min_input_size,
         extractor_kwargs={'bn_kwargs': {'eps': BACKBONE_EPS}},
-        aspp_kwargs=head, decoder_kwargs=head))
+        aspp_kwargs=head, decoder_kwargs=head).predict
 
 
-def tensorflow(files):
+def tensorflow(folder):
     from convert.verification import import_tensorflow
     tf = import_tensorflow('this', 'leave it out')
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
-            pathlib.Path(files['pb']).read_bytes()), name='')
+            (folder / 'model.pb').read_bytes()), name='')
     session = tf.compat.v1.Session(graph=graph)
-    return lambda image: session.run('SemanticPredictions:0', {
-        'ImageTensor:0': image.transpose(1, 2, 0)[None].astype(np.uint8)})[0]
+    return lambda imgs: session.run('SemanticPredictions:0', {
+        'ImageTensor:0': imgs[0].transpose(1, 2, 0)[None].astype(np.uint8)})
 
 
-def onnxruntime(files):
+def onnxruntime(folder):
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime as ort
 
     from models.label_map import label_map
     session = ort.InferenceSession(
-        files['onnx'], providers=['CPUExecutionProvider'])
-    return lambda image: label_map(
-        [session.run(None, {'image': prepared(image)})[0][0]],
-        image.shape[1:], image.shape[1:])
+        folder / 'model.onnx', providers=['CPUExecutionProvider'])
+    return lambda imgs: [label_map(
+        [session.run(None, {'image': _prepared(imgs[0])})[0][0]],
+        imgs[0].shape[1:], imgs[0].shape[1:])]
 
 
-def pytorch(files):
+def pytorch(folder):
     import onnx
     import torch
-    graph = onnx.load(files['onnx']).graph
+    graph = onnx.load(folder / 'model.onnx').graph
     constants = {
         tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
         for tensor in graph.initializer}
 
     @torch.inference_mode()
-    def run(image):
-        x = torch.from_numpy(prepared(image))
+    def run(imgs):
+        x = torch.from_numpy(_prepared(imgs[0]))
         logits = run_in_pytorch(graph.node, {**constants, 'image': x})
         return torch.nn.functional.interpolate(
             logits, x.shape[2:], mode='bilinear', align_corners=True
-            )[0].argmax(0).numpy()
+            ).argmax(1).numpy()
 
     return run
 
@@ -109,8 +146,8 @@ def run_in_pytorch(nodes, tensors):
     uses = {name: i for i, node in enumerate(nodes) for name in node.input}
     for i, node in enumerate(nodes):
         x, *others = (tensors.get(name) for name in node.input)
-        options = {attribute.name: onnx.helper.get_attribute_value(attribute)
-                   for attribute in node.attribute}
+        options = {each.name: onnx.helper.get_attribute_value(each)
+                   for each in node.attribute}
         tensors[node.output[0]] = y = {
             'Conv': lambda x, *others, o=options: F.conv2d(
                 x, *others, o['strides'], o['pads'][:2], o['dilations'],
@@ -131,50 +168,42 @@ def run_in_pytorch(nodes, tensors):
     return y
 
 
-def floor(files):
+def floor(folder):
     rng = np.random.default_rng(0)
     products = [(rng.random((m, k), np.float32), rng.random((k, n), np.float32),
-                 np.empty((m, n), 'f')) for m, k, n in matrix_products(files)]
-    return lambda image: [np.matmul(*product[:2], out=product[2])
-                          for product in products] and None
+                 np.empty((m, n), 'f')) for m, k, n in matrix_products(folder)]
+
+    def run(imgs):
+        for left, right, out in products:
+            np.matmul(left, right, out=out)
+        return [None]
+
+    return run
 
 
-def matrix_products(files):
+def matrix_products(folder):
     """Return (m, k, n) of each dense convolution, as a matrix product."""
-    from models.network_graph import NetworkGraph
-    found = []
-
-    class Products(NetworkGraph):
-        """A tensor is its channels, height and width."""
-
-        def conv(self, x, path, W, b, link):
-            size = [-(-side // stride) for side, stride in zip(
-                x[1:], link.stride, strict=True)]
-            if link.groups == 1:
-                found.append((len(W), W[0].size, size[0] * size[1]))
-            return len(W), *size
-
-        relu = staticmethod(lambda x: x)
-        total = staticmethod(lambda x, y: x)
-        mean = staticmethod(lambda x: (x[0], 1, 1))
-        expand = resize = staticmethod(lambda x, like: (x[0], *like[1:]))
-        concat = staticmethod(lambda *xs: (sum(x[0] for x in xs), *xs[0][1:]))
-
-    link = _ours(files)
-    Products(link).network(link, (3, *files['size']))
-    return found
+    import onnx
+    link = _ours(folder)
+    graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(
+        link.onnx_model(size=link.min_input_size))).graph
+    kernels = {each.name: each.dims for each in graph.initializer}
+    shapes = {each.name: [dim.dim_value for dim in
+                          each.type.tensor_type.shape.dim]
+              for each in (*graph.value_info, *graph.output)}
+    found = [(kernels[node.input[1]], shapes[node.output[0]])
+             for node in graph.node if node.op_type == 'Conv']
+    return [(out_channels, in_channels * math.prod(ksize), height * width)
+            for (out_channels, in_channels, *ksize), (*_, height, width)
+            in found if in_channels > 1]  # not depthwise
 
 
-def _ours(files):
+def _ours(folder):
     from models import DeepLabV3plusXception65
-    return DeepLabV3plusXception65(pretrained_model=files['npz'])
+    return DeepLabV3plusXception65(pretrained_model=folder / 'model.npz')
 
 
-def _predict(link):
-    return lambda image: link.predict([image])[0]
-
-
-def prepared(image):
+def _prepared(image):
     return (image * np.float32(2 / 255) - 1)[None]
 
 
@@ -190,105 +219,76 @@ CONTENDERS = {  # in the order of the table
 }
 
 
-def work(pipe, make, files):
-    """Load a contender and run it as often as asked, in its own process."""
-    from fixture_weights import smooth_image
+@functools.cache
+def loaded(make, folder, size):
+    return make(folder), [image_of(size)]
 
-    from models.utils.errors import InputError
-    try:
-        run = make(files)
-    except (ImportError, InputError) as error:
-        pipe.send(str(error))
-        return
-    pipe.send(None)
-    image = smooth_image(*files['size']).transpose(2, 0, 1).astype('f')
-    while pipe.recv() == 'run':
-        begun = time.perf_counter()
-        label = run(image)
-        pipe.send((time.perf_counter() - begun, label, peak_memory()))
+
+def run_once(*contender):
+    """Run a contender, which is loaded once in a process; return seconds, peak
+    bytes and labels.
+    """
+    seconds, labels = timed(*loaded(*contender))
+    return seconds, peak_memory(), labels[0]
 
 
 def peak_memory():
-    """Return the most bytes that this process has held (not what it has from
-    its parent, as `getrusage` would).
-    """
+    """Return the most bytes this process held; getrusage knows its parent's."""
     status = pathlib.Path('/proc/self/status').read_text()
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
 
 
-def write_files(pipe, files, output_stride):
-    """Write one network as frozen graph, npz and ONNX model."""
-    from conftest import convert
-    from fixture_graph import FixtureGraph
-    from fixture_weights import random_weights
-    n_class = files['n_class']
-    graph = FixtureGraph(random_weights(n_class), n_class, files['size'],
-                         output_stride)
-    pathlib.Path(files['pb']).write_bytes(graph.graph.SerializeToString())
-    convert(files['pb'], 'voc' if n_class == 21 else 'cityscapes',
-            pathlib.Path(files['npz']))
-    pathlib.Path(files['onnx']).write_bytes(_ours(files).onnx_model())
+def write_model(folder, size, dataset, output_stride):
+    from fixture_weights import convert, write_random_graph
+    write_random_graph(folder / 'model.pb', dataset, size,
+                       output_stride=output_stride)
+    convert(folder / 'model.pb', dataset, folder / 'model.npz')
+    (folder / 'model.onnx').write_bytes(_ours(folder).onnx_model())
 
 
-def start(function, *args):
-    """Run function(pipe, *args) in a fresh process; return pipe, process."""
-    context = multiprocessing.get_context('spawn')
-    ours, theirs = context.Pipe()
-    process = context.Process(target=function, args=(theirs, *args),
-                              daemon=True)  # ends with this one
-    process.start()
-    theirs.close()
-    return ours, process
-
-
-def measure(files, contenders, rounds):
+def measure(folder, size, contenders, rounds):
     """Return name -> (best seconds, peak bytes, labels)."""
+    from models.utils.errors import InputError
     runs = {name: [] for name in contenders}
     for name in contenders:
-        running = {each: start(work, contenders[each], files)
-                   for each in {name, *({OURS} & contenders.keys())}}
-        try:
-            if problem := [each for each in [
-                    pipe.recv() for pipe, _ in running.values()] if each]:
-                print(f'left out: {name}: {problem[0]}', flush=True)
-                continue
-            for _ in range(rounds):
-                for each, (pipe, _) in running.items():
+        pair = {name, *({OURS} & contenders.keys())}
+        with contextlib.ExitStack() as stack:
+            processes = {each: stack.enter_context(own_process())
+                         for each in pair}
+            try:
+                for each in rounds * [*pair]:
                     if sum(run[0] for run in runs[each]) < PATIENCE or (
                             each == OURS):
-                        pipe.send('run')
-                        runs[each].append(pipe.recv())
-        except EOFError:
-            print(f'left out: {name}: its process ended (out of memory?)',
-                  flush=True)
-        finally:
-            for pipe, process in running.values():
-                with contextlib.suppress(OSError):
-                    pipe.send('end')
-                process.join()
-    return {name: (min(run[0] for run in found), max(run[2] for run in found),
-                   found[0][1]) for name, found in runs.items() if found}
+                        runs[each].append(processes[each].submit(
+                            run_once, contenders[each], folder, size).result())
+            except (ImportError, InputError) as error:
+                print(f'left out: {name}: {error}', flush=True)
+            except concurrent.futures.process.BrokenProcessPool:
+                print(f'left out: {name}: its process ended (out of memory?)',
+                      flush=True)
+    return {name: (min(run[0] for run in found), max(run[1] for run in found),
+                   found[0][2]) for name, found in runs.items() if found}
 
 
-def report(size, output_stride, results):
+def report(results):
+    """Return the results as Markdown."""
     ours, bottom = results.get(OURS), results.get(FLOOR)
-    print(f'\n{size}, output stride {output_stride}\n')
-    print('| | seconds | of the floor | peak memory | labels like ours |')
-    print('|---|---:|---:|---:|---:|')
-    for name, (seconds, peak, label) in results.items():
-        ratio = f'{seconds / bottom[0]:.2f}' if bottom else ''
-        equal = ('' if label is None or ours is None
-                 else f'{(label == ours[2]).mean():.3%}')
-        held = '' if label is None else f'{peak / 1e9:.2f} GB'
-        print(f'| {name} | {seconds:.2f} | {ratio} | {held} | {equal} |')
-    print(flush=True)
+    return table(
+        ('| | seconds | of the floor | peak memory | labels like ours |',
+         '|---|---:|---:|---:|---:|'),
+        [(name, f'{seconds:.2f}',
+          f'{seconds / bottom[0]:.2f}' if bottom else '',
+          '' if label is None else f'{peak / 1e9:.2f} GB',
+          '' if label is None or ours is None
+          else f'{(label == ours[2]).mean():.3%}')
+         for name, (seconds, peak, label) in results.items()])
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', nargs='+', default=list(N_CLASS))
+    parser.add_argument('--sizes', nargs='+', default=list(DATASET_OF))
     parser.add_argument('--output-strides', nargs='+', type=int,
                         choices=[8, 16], default=[8, 16])
     parser.add_argument('--rounds', type=int, default=3)
@@ -299,17 +299,16 @@ def main():
                   if make.__name__ not in args.without}
     print(f'{platform.machine()}, {multiprocessing.cpu_count()} cores, '
           f'Python {platform.python_version()}', flush=True)
-    for size in args.sizes:
-        ours = {}
+    for sides in args.sizes:
+        size, ours = tuple(map(int, sides.split('x'))), {}
         for output_stride in args.output_strides:
-            with tempfile.TemporaryDirectory() as folder:
-                files = {'size': tuple(map(int, size.split('x'))),
-                         'n_class': N_CLASS.get(size, 21),
-                         **{kind: f'{folder}/model.{kind}'
-                            for kind in ('pb', 'npz', 'onnx')}}
-                start(write_files, files, output_stride)[1].join()
-                results = measure(files, contenders, args.rounds)
-            report(size, output_stride, results)
+            with tempfile.TemporaryDirectory() as name:
+                folder = pathlib.Path(name)
+                run_apart(write_model, folder, size,
+                          DATASET_OF.get(sides, 'voc'), output_stride)
+                results = measure(folder, size, contenders, args.rounds)
+            print(f'\n{sides}, output stride {output_stride}\n\n'
+                  f'{report(results)}\n', flush=True)
             ours[output_stride] = results.get(OURS)
         if ours.get(8) and ours.get(16):
             print(f'output stride 16 is {ours[8][0] / ours[16][0]:.2f} times '

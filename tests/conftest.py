@@ -10,17 +10,18 @@ import pytest
 from filelock import FileLock
 from fixture_graph import FixtureGraph
 from fixture_host import Host
-from fixture_weights import palette_weights, random_weights, write_palette_graph
+from fixture_weights import (
+    convert,
+    palette_weights,
+    write_palette_graph,
+    write_random_graph,
+)
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 
 import models  # before Chainer is imported
-from convert.conversion import check, write
-from convert.sources import open_source
 from media.images import read_image
 from models.classes import label_colors
-from models.constants import DATASETS
 from models.utils import download
-from models.utils.files import atomic_path
 
 ROOT = Path(__file__).parents[1]
 for variable in 'DISPLAY', 'WAYLAND_DISPLAY':  # no windows on a desktop
@@ -34,24 +35,11 @@ needs_tensorflow = pytest.mark.skipif(
     reason='TensorFlow has no wheel for Python 3.14')
 
 
-def n_outputs(dataset):
-    known = DATASETS[dataset]
-    return known['n_class'] + known['background_offset']
-
-
-def convert(source, dataset, target):
-    """Convert as tf2npz.py does, in this process."""
-    conversion = check(open_source(source), dataset)
-    with atomic_path(target) as temporary:
-        write(conversion, temporary)
-    return conversion
-
-
 @pytest.fixture(scope='session')
 def graphs(tmp_path_factory, worker_id):
-    """Return a function (name, dataset, write) -> (.pb, .npz).
+    """Return a function (name, dataset, write_graph) -> (.pb, .npz).
 
-    `write` is called with the .pb file's path where it is not there yet; the
+    `write_graph` is called with the path of the .pb file if it is missing; the
     workers of pytest-xdist share the files.
     """
     folder = tmp_path_factory.getbasetemp()
@@ -74,14 +62,10 @@ def random_graphs(graphs):
     """Return a function (dataset, output stride, era, crop) -> (.pb, .npz)."""
 
     def get(dataset, output_stride=8, era=2018, crop=CROP):
-        def write_graph(pb):
-            n_output = n_outputs(dataset)
-            graph = FixtureGraph(random_weights(n_output), n_output, crop,
-                                 output_stride, era).graph
-            pb.write_bytes(graph.SerializeToString())
-
-        return graphs(f'random_{dataset}_{output_stride}_{era}_{crop[0]}',
-                      dataset, write_graph)
+        return graphs(
+            f'random_{dataset}_{output_stride}_{era}_{crop[0]}', dataset,
+            lambda pb: write_random_graph(pb, dataset, crop, era=era,
+                                          output_stride=output_stride))
 
     return get
 
@@ -95,7 +79,7 @@ def palette_graphs(graphs):
 
 
 def thinned(graph):
-    """Let each large constant of a graph hold one value for all: 1 MB."""
+    """Give each large constant of a graph one value for all: 1 MB."""
     for node in graph.node:
         tensor = node.attr['value'].tensor
         if len(tensor.tensor_content) > 1000:
@@ -107,17 +91,17 @@ def thinned(graph):
 
 @pytest.fixture(scope='session')
 def skeleton():
-    """A graph that is quickly read."""
+    """A small graph, quick to read."""
     return thinned(FixtureGraph(palette_weights(label_colors(
         'voc')), 21, CROP).graph).SerializeToString()
 
 
-def start_script(script, *args, **options):
-    """Start a script that heeds SIGINT even where the tests ignore it, as in
-    the background; its stderr is text in a pipe.
+def start_script(script, *args, before=(), **options):
+    """Start a script, behind the words of `before` if any; its stderr is text
+    in a pipe. It heeds SIGINT even if the tests, in the background, ignore it.
     """
     return subprocess.Popen(
-        [sys.executable, ROOT / script, *map(str, args)], text=True,
+        [*before, sys.executable, ROOT / script, *map(str, args)], text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options,
         preexec_fn=lambda: signal.signal(  # noqa: PLW1509  (no threads here)
             signal.SIGINT, signal.SIG_DFL))
@@ -145,7 +129,7 @@ def run_script(tmp_path):
 @pytest.fixture
 def demo(palette_graphs, run_script):
     """Return a function that runs the demo with the stand-in; and `predict`,
-    what it must come to for a picture.
+    what it must come to for an image.
     """
     _, npz = palette_graphs('cityscapes')
 
@@ -202,7 +186,7 @@ def fails(run_script):
 
 @pytest.fixture
 def host(monkeypatch):
-    """A server on loopback, of which nothing is awaited for long."""
+    """A server on loopback, with short waits for it."""
     monkeypatch.setattr(download, 'TIMEOUT', 0.5)
     monkeypatch.setattr(download, 'BACKOFF', 0.01)
     host = Host()

@@ -28,9 +28,8 @@ class Host:
             ('127.0.0.1', 0), Handler)
         self.server.daemon_threads = True
         self.url = f'http://127.0.0.1:{self.server.server_port}'
-        self.thread = threading.Thread(target=self.server.serve_forever,
-                                       daemon=True)
-        self.thread.start()
+        threading.Thread(target=self.server.serve_forever, daemon=True,
+                         args=[0.01]).start()  # `stop` waits so many seconds
 
     def stop(self):
         self.server.shutdown()

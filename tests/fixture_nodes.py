@@ -22,6 +22,9 @@ DTYPES = {'float32': DType(types_pb2.DT_FLOAT),
           'uint8': DType(types_pb2.DT_UINT8),
           'bool': DType(types_pb2.DT_BOOL)}
 FLOAT, INT = {'T': DTYPES['float32']}, {'T': DTYPES['int32']}
+FIELDS = {bool: 'b', DType: 'type', int: 'i', float: 'f', bytes: 's',
+          tensor_shape_pb2.TensorShapeProto: 'shape',
+          tensor_pb2.TensorProto: 'tensor'}  # of an AttrValue
 
 
 class Nodes:
@@ -33,9 +36,8 @@ class Nodes:
 
     def node(self, name, op, inputs=(), **attributes):
         """Add a node of just this name."""
-        node = self.graph.node.add(name=name, op=op, input=inputs)
-        for key, value in attributes.items():
-            node.attr[key].CopyFrom(attribute(value))
+        set_attributes(self.graph.node.add(name=name, op=op, input=inputs),
+                       **attributes)
         return name
 
     def op(self, op, inputs, name=None, **attributes):
@@ -43,11 +45,8 @@ class Nodes:
         return self.node(self._unique(name or op), op, inputs, **attributes)
 
     def const(self, name, value, dtype='int32'):
-        array = np.asarray(value, dtype)
-        tensor = tensor_pb2.TensorProto(
-            dtype=DTYPES[dtype], tensor_content=array.tobytes(),
-            tensor_shape=shape_proto(array.shape))
-        return self.node(name, 'Const', dtype=DTYPES[dtype], value=tensor)
+        return self.node(name, 'Const', **const_attributes(
+            np.asarray(value, dtype), DTYPES[dtype]))
 
     def arithmetic(self, op, x, y, name, dtype='int32'):
         """Add a node that works on two tensors, or on one and a number."""
@@ -96,24 +95,19 @@ class Nodes:
         return f'{name}_{count}' if count else name
 
 
-def attribute(value):
-    if isinstance(value, bool):
-        return attr_value_pb2.AttrValue(b=value)
-    if isinstance(value, DType):
-        return attr_value_pb2.AttrValue(type=value)
-    if isinstance(value, int):
-        return attr_value_pb2.AttrValue(i=value)
-    if isinstance(value, float):
-        return attr_value_pb2.AttrValue(f=value)
-    if isinstance(value, bytes):
-        return attr_value_pb2.AttrValue(s=value)
-    if isinstance(value, tensor_shape_pb2.TensorShapeProto):
-        return attr_value_pb2.AttrValue(shape=value)
-    if isinstance(value, tensor_pb2.TensorProto):
-        return attr_value_pb2.AttrValue(tensor=value)
-    kind = 'type' if isinstance(value[0], DType) else 'i'
-    return attr_value_pb2.AttrValue(
-        list=attr_value_pb2.AttrValue.ListValue(**{kind: value}))
+def set_attributes(node, **attributes):
+    for key, value in attributes.items():
+        is_list = isinstance(value, list)
+        field = FIELDS[type(value[0] if is_list else value)]
+        node.attr[key].CopyFrom(attr_value_pb2.AttrValue(
+            list=attr_value_pb2.AttrValue.ListValue(**{field: value}))
+            if is_list else attr_value_pb2.AttrValue(**{field: value}))
+
+
+def const_attributes(array, dtype):
+    return {'dtype': dtype, 'value': tensor_pb2.TensorProto(
+        dtype=dtype, tensor_content=array.tobytes(),
+        tensor_shape=shape_proto(array.shape))}
 
 
 def shape_proto(shape):

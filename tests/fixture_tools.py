@@ -3,9 +3,14 @@
 Each function returns a changed copy of a GraphDef.
 """
 import numpy as np
-from fixture_nodes import DTYPES, FLOAT, DType, attribute, shape_proto
+from fixture_nodes import (
+    DTYPES,
+    FLOAT,
+    DType,
+    const_attributes,
+    set_attributes,
+)
 from tensorboard.compat.proto.graph_pb2 import GraphDef
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_QUINT8
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -18,15 +23,8 @@ def _const(name, value):
         value = value.astype(np.float32)
     dtype = QUINT8 if value.dtype == np.uint8 else DTYPES['float32']
     node = GraphDef().node.add(name=name, op='Const')
-    _set(node, dtype=dtype, value=TensorProto(
-        dtype=dtype, tensor_content=value.tobytes(),
-        tensor_shape=shape_proto(value.shape)))
+    set_attributes(node, **const_attributes(value, dtype))
     return node
-
-
-def _set(node, **attributes):
-    for key, value in attributes.items():
-        node.attr[key].CopyFrom(attribute(value))
 
 
 def without_identities(graph, keep=('SemanticPredictions',)):
@@ -76,7 +74,7 @@ def folded(graph, everywhere=False):
         bias_add = GraphDef().node.add(
             name=node.name, op='BiasAdd',
             input=[conv.name, f'{conv.name}_bn_offset'])
-        _set(bias_add, data_format=b'NHWC', **FLOAT)
+        set_attributes(bias_add, data_format=b'NHWC', **FLOAT)
         if space is not conv:
             bias_add.name = f'{conv.name}_biased'
             space.input[0] = bias_add.name
@@ -106,6 +104,7 @@ def quantized(graph):
         for name, value in zip(parts, (steps.astype(np.uint8), low, high),
                                strict=True):
             result.node.add().CopyFrom(_const(name, value))
-        _set(result.node.add(name=node.name, op='Dequantize', input=parts),
-             T=QUINT8, mode=b'MIN_FIRST')
+        set_attributes(
+            result.node.add(name=node.name, op='Dequantize', input=parts),
+            T=QUINT8, mode=b'MIN_FIRST')
     return result

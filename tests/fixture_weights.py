@@ -1,4 +1,4 @@
-"""Weights for the graphs of fixture_graph.py; write a stand-in graph.
+"""Weights for the graphs of fixture_graph.py; write and convert a graph.
 
     python tests/fixture_weights.py cityscapes standin.pb
 
@@ -6,7 +6,7 @@ There are two sets:
 
 - `palette_weights`, closed form: RGB passes unchanged through the backbone's
   first layers to the decoder, and a pixel's label is the class with the
-  nearest palette colour. It makes a picture worth looking at without trained
+  nearest palette colour. It makes an image worth looking at without trained
   weights, and it knows the right answer. This is what the command writes.
 - `random_weights`, with batch norm statistics measured so that activations
   stay near 1: every swapped tensor, stride or epsilon shows.
@@ -24,8 +24,9 @@ from PIL import Image
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from convert.conversion import tensorflow_shape
+from convert.conversion import check, tensorflow_shape, write
 from convert.name_table import weight_table
+from convert.sources import open_source
 from models.classes import label_colors
 from models.constants import DATASETS
 from models.utils.errors import report_errors
@@ -112,7 +113,7 @@ def _calibrated_weights():
 
     from models import DeepLabV3plusXception65
     from models.weights import named_arrays
-    link = DeepLabV3plusXception65(256, output_stride=16)
+    link = DeepLabV3plusXception65(256, output_stride=16, initialW=0)
     arrays, values = named_arrays(link), {}
     for name, (path, axes) in weight_table().items():
         shape = tensorflow_shape(name, arrays[path].shape, axes, 0)
@@ -167,13 +168,35 @@ def smooth_image(height, width, seed=0):
 
 def write_palette_graph(path, dataset, crop_size, **options):
     """Write a graph with palette weights for 'voc', 'cityscapes', 'ade20k'."""
-    n_other = 1 if dataset == 'ade20k' else 0
-    colors = label_colors(dataset)
-    weights = palette_weights(colors, n_other)
-    graph = FixtureGraph(weights, len(colors) + n_other, crop_size, **options)
+    weights = palette_weights(label_colors(dataset),
+                              DATASETS[dataset]['background_offset'])
+    write_graph(path, dataset, weights, crop_size, **options)
+
+
+def write_random_graph(path, dataset, crop_size, **options):
+    """Write a graph with random weights."""
+    weights = random_weights(n_outputs(dataset))
+    write_graph(path, dataset, weights, crop_size, **options)
+
+
+def write_graph(path, dataset, weights, crop_size, **options):
+    graph = FixtureGraph(weights, n_outputs(dataset), crop_size,
+                         **options).graph
     with atomic_path(path) as temporary:
-        temporary.write_bytes(
-            graph.graph.SerializeToString(deterministic=True))
+        temporary.write_bytes(graph.SerializeToString(deterministic=True))
+
+
+def n_outputs(dataset):
+    known = DATASETS[dataset]
+    return known['n_class'] + known['background_offset']
+
+
+def convert(source, dataset, target):
+    """Convert as tf2npz.py does, in this process."""
+    conversion = check(open_source(source), dataset)
+    with atomic_path(target) as temporary:
+        write(conversion, temporary)
+    return conversion
 
 
 def main():

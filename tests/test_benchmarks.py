@@ -1,16 +1,8 @@
-"""That the longer benchmarks run: no time is judged here."""
+"""The longer benchmarks run; times are not checked."""
 import importlib
 
 import pytest
 from conftest import ROOT
-
-
-def gpu_figures(**changes):
-    row = {'configuration': '513x513, output stride 8, scales 1',
-           'seconds': 0.1234, 'equal_labels': 0.99995, 'peak_bytes': 4e8,
-           'pool_bytes': 5e8, 'counted_bytes': 6e8}
-    return {'float32': [{**row, **changes}],
-            'TF32': [{**row, 'equal_labels': 0.97}]}
 
 
 @pytest.mark.parametrize(('changes', 'words'), [
@@ -21,10 +13,11 @@ def gpu_figures(**changes):
 ])
 def test_verdict_on_a_gpu(monkeypatch, changes, words):
     monkeypatch.syspath_prepend(ROOT / 'benchmarks')
-    gpu = importlib.import_module('gpu')
-    assert words in gpu.verdict(gpu_figures(**changes))
-    assert '| float32 | 0.123 | ' in gpu.table(gpu_figures(**changes))
-    assert len(list(gpu.configurations())) == 6
+    good = {'configuration': '513x513, output stride 8, scales 1',
+            'equal_labels': 0.99995, 'peak_bytes': 4e8, 'counted_bytes': 6e8}
+    assert words in importlib.import_module('gpu').verdict({
+        'float32': [{**good, **changes}],
+        'TF32': [{**good, 'equal_labels': 0.97}]})
 
 
 def test_no_gpu(fails):

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from conftest import ROOT, linux_only
+from conftest import ROOT, linux_only, start_script
 from fixture_images import patches, write_image, write_tree
 from PIL import Image
 
@@ -47,15 +47,19 @@ def commands(files):
     }
 
 
-def start(files, command, before=(), **options):
-    return subprocess.Popen(
-        [*before, sys.executable, ROOT / command[0], *map(str, command[1:])],
-        cwd=files['work'], stdout=subprocess.DEVNULL, text=True,
-        stderr=subprocess.PIPE, **options)
+def start(files, command, **options):
+    return start_script(*command, cwd=files['work'], **options)
 
 
-def limited(limit, files, command):
-    return start(files, command, ('sh', '-c', f'{limit}; exec "$@"', 'sh'))
+def run(files, command, **options):
+    """Return the exit code and what the command says on stderr."""
+    process = start(files, command, **options)
+    _, text = process.communicate(timeout=120)
+    return process.returncode, text
+
+
+def limited(limit):
+    return 'sh', '-c', f'{limit}; exec "$@"', 'sh'
 
 
 def check_whole(folder):
@@ -88,9 +92,8 @@ def test_kills(files):
         process.communicate()
         check_whole(files['work'])
     for command in todo.values():
-        process = start(files, command)
-        _, text = process.communicate(timeout=120)
-        assert process.returncode == 0, text
+        code, text = run(files, command)
+        assert code == 0, text
     check_whole(files['work'])
     assert not list(files['work'].rglob('.*.tmp'))  # killed ones' are removed
     assert (files['work'] / 'a.npz').read_bytes() == files['npz'].read_bytes()
@@ -100,8 +103,7 @@ def test_kills(files):
 def check_same_matrix(files):
     """An evaluation that was stopped ended as one that was not."""
     whole = files['root'] / 'whole'
-    process = start(files, [*commands(files)['eval'], '--output', whole])
-    process.communicate(timeout=120)
+    run(files, [*commands(files)['eval'], '--output', whole])
     name = 'confusion_matrix.csv'
     assert ((files['work'] / 'report' / name).read_bytes()
             == (whole / name).read_bytes())
@@ -153,9 +155,8 @@ def test_two_evaluations_in_one_folder(files):
     report.mkdir()
     with open(report / '.state.npz.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # as a first one would
-        process = start(files, commands(files)['eval'])
-        _, text = process.communicate(timeout=120)
-    assert process.returncode == 1
+        code, text = run(files, commands(files)['eval'])
+    assert code == 1
     assert text.startswith('error: another process works on report/state.npz')
     assert text.count('\n') == 1
 
@@ -163,16 +164,16 @@ def test_two_evaluations_in_one_folder(files):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['tf2npz', 'npz2onnx', 'eval'])
 def test_a_full_disk(files, name):
-    process = limited('ulimit -f 4', files, commands(files)[name])
-    _, text = process.communicate(timeout=120)
-    check_one_error(process, text)
+    code, text = run(files, commands(files)[name],
+                     before=limited('ulimit -f 4'))
+    check_one_error(code, text)
     check_whole(files['work'])
     assert not (files['work'] / 'a.npz').exists()
     assert not (files['work'] / 'a.onnx').exists()
 
 
-def check_one_error(process, text):
-    assert process.returncode == 1, text
+def check_one_error(code, text):
+    assert code == 1, text
     errors = [line for line in text.splitlines() if 'images, ' not in line]
     assert len(errors) == 1
     assert errors[0].startswith('error: ')
@@ -187,15 +188,14 @@ def test_a_full_tmpfs(files, name):
     small = ('unshare', '--map-root-user', '--mount', 'sh', '-c',
              'mount -t tmpfs -o size=8k tmpfs . && cd "$PWD" || exit 77; '
              '"$@"; code=$?; cp -r . "$KEPT"; exit $code', 'sh')
-    process = start(files, commands(files)[name], small,
-                    env={**os.environ, 'KEPT': str(kept)})
-    _, text = process.communicate(timeout=120)
-    if process.returncode == 77 or text.startswith('unshare: '):
+    code, text = run(files, commands(files)[name], before=small,
+                     env={**os.environ, 'KEPT': str(kept)})
+    if code == 77 or text.startswith('unshare: '):
         pytest.skip(f'no file system can be mounted here: {text.strip()}')
     if name == 'demo':  # a line for each image, and at last the JSON
         text = [line for line in text.splitlines() if 'error: ' in line][-1]
         assert 'error: a.json: ' in text
-    check_one_error(process, text)
+    check_one_error(code, text)
     assert 'No space left on device' in text
     check_whole(kept)
     assert not list(kept.rglob('.*.tmp'))
@@ -206,9 +206,9 @@ def test_a_full_tmpfs(files, name):
 @pytest.mark.parametrize(('limit', 'name'), [
     (250_000, 'tf2npz'), (700_000, 'demo'), (700_000, 'eval')])
 def test_little_memory(files, limit, name):
-    process = limited(f'ulimit -v {limit}', files, commands(files)[name])
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 1
+    code, text = run(files, commands(files)[name],
+                     before=limited(f'ulimit -v {limit}'))
+    assert code == 1
     assert text.startswith('error: ')
     assert 'memory' in text
     assert text.count('\n') == 1
@@ -220,20 +220,19 @@ def test_plain_locale(files):
     os.rename(files['root'] / 'in/0.png', files['root'] / 'in/ü ö.png')
     os.rename(os.fsencode(files['root'] / 'in/1.png'),
               os.fsencode(files['root'] / 'in') + b'/\xfc.png')
-    process = start(files, [*commands(files)['demo'], '--html', 'a.html'],
-                    env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0',
-                         'PYTHONCOERCECLOCALE': '0'}, errors='surrogateescape')
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 0, text
+    code, text = run(
+        files, [*commands(files)['demo'], '--html', 'a.html'],
+        env={**os.environ, 'LC_ALL': 'C', 'PYTHONUTF8': '0',
+             'PYTHONCOERCECLOCALE': '0'}, errors='surrogateescape')
+    assert code == 0, text
     assert len(os.listdir(files['work'] / 'out')) == 6
 
 
 def test_a_cache_that_cannot_be_written(files):
     (files['root'] / 'file').touch()
-    process = start(files, ['demo.py', files['root'] / 'in'], env={
+    code, text = run(files, ['demo.py', files['root'] / 'in'], env={
         **os.environ, 'CHAINER_DATASET_ROOT': str(files['root'] / 'file/x')})
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 1
+    assert code == 1
     assert text.startswith('error: ')
     assert text.count('\n') == 1
 
@@ -241,6 +240,5 @@ def test_a_cache_that_cannot_be_written(files):
 @pytest.mark.slow
 @pytest.mark.parametrize('threads', [1, 2])
 def test_threads(files, threads):
-    process = start(files, [*commands(files)['eval'], '--threads', threads])
-    _, text = process.communicate(timeout=120)
-    assert process.returncode == 0, text
+    code, text = run(files, [*commands(files)['eval'], '--threads', threads])
+    assert code == 0, text

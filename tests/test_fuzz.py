@@ -7,6 +7,7 @@ new in each run, where that is set. All within a bound of memory.
 """
 import contextlib
 import datetime
+import functools
 import gzip
 import io
 import os
@@ -158,6 +159,11 @@ def made(tool=lambda graph: graph, **options):
         lambda name, shape: np.ones(shape, 'f'), 21, SMALL, **options).graph))
 
 
+@functools.cache
+def plain_nodes():
+    return {(node.name, node.op) for node in made().node}
+
+
 FORMS = {
     'plain': made,
     'scales': lambda: made(scales=(1.0, 0.75), flip=True),
@@ -172,13 +178,12 @@ FORMS = {
 def test_graph_nodes(form):
     """What makes the form is changed; of the plain one, all."""
     graph = FORMS[form]()
-    plain = {(node.name, node.op) for node in made().node}
     wanted = [i for i, node in enumerate(graph.node)
-              if (node.name, node.op) not in plain]
+              if (node.name, node.op) not in plain_nodes()]
 
     def use(data):
-        for _ in converted_arrays(check(find_folded(
-                FrozenGraph(data, 'g.pb')), 'voc')):
+        source = find_folded(FrozenGraph(data, 'g.pb'))
+        for _ in converted_arrays(check(source, 'voc')):
             pass
 
     data = graph.SerializeToString()

@@ -1,5 +1,4 @@
 """`make scores`: models from a host on loopback, and data, to the table."""
-import importlib
 import os
 import shlex
 import shutil
@@ -66,8 +65,6 @@ def test_scores(mirror, tmp_path):
             'error: not all was measured: ade20k, cityscapes'):
         assert result.stderr.count(words) == 1
     assert 'ADEChallengeData2016.zip is not the official' in result.stderr
-    assert 'voc: 2 images, about ' in result.stdout
-    assert result.stdout.count('together about') == 1
     first = rows((tmp_path / 'two/scores.md').read_text())
     measured, verdict = first['VOC2012 val']
     assert 30 < float(measured.rstrip(' %')) < 90
@@ -90,10 +87,3 @@ def test_scores(mirror, tmp_path):
     second = rows(page)
     assert second['VOC2012 val'] == first['VOC2012 val']
     assert all('%' in measured for measured, _ in second.values())
-
-
-def test_readme_has_the_same_rows(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / 'benchmarks')
-    page = (ROOT / 'README.md').read_text()
-    for row in importlib.import_module('scores').TABLE.values():
-        assert f'| {" | ".join(row)} |' in page
