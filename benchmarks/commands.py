@@ -152,6 +152,7 @@ def within_a_process(folder, images):
     from media.inputs import find_inputs
     from media.outputs import DEFAULT, plan_outputs
     from media.segmentation import Segmenter
+    from media.visualization import Style
     from models import DeepLabV3plusXception65
     from models.classes import labels_of
     data = LabelledImages('voc', folder, 'val')
@@ -168,7 +169,8 @@ def within_a_process(folder, images):
     def run_demo(model, source, output):
         inputs, _, _ = find_inputs(list(map(str, source)))
         results = plan_outputs(DEFAULT, str(folder / output), inputs).results
-        batch = Batch(Segmenter(model, *labels_of(model, 'voc')), results)
+        batch = Batch(Segmenter(model), Style(*labels_of(model, 'voc')),
+                      results)
         assert not any(outcome.error for outcome in batch.run())
 
     def seconds(work, *arguments):

@@ -25,7 +25,6 @@ from evaluation.run import State, evaluate
 from media.images import read_image
 from media.segmentation import Segmenter
 from models import DeepLabV3plusXception65, chainer_compat, gpu, label_map
-from models.classes import label_names
 from models.utils.errors import InputError
 
 
@@ -163,7 +162,7 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
     expected, = model.predict([image])
     moved(model)
     assert model.free_memory() == 9e9
-    segmenter = Segmenter(model, label_names('cityscapes'), None)
+    segmenter = Segmenter(model)
     _, record, _ = segmenter.segment(image)
     assert record['tiles'] == 1
     device.runtime.memGetInfo = lambda: (0, 8e9)
