@@ -23,49 +23,34 @@ from models.utils.files import part_path
 
 MAX_WAITING = 2  # results that are computed and not yet written
 PATIENCE = 1  # second for a thread to end
+SKIPPED = 'skipped, another run has written its results'
 
 
 class Outcome(NamedTuple):
-    """What came of an input.
-
-    `records` are those of its images, see `Segmenter.segment`, with the 'name'
-    of the input, the 'shares' of the classes (name -> share in [0, 1]) and, of
-    a frame, its 'time' in seconds. `notes` are lines for the user; `error` is
-    the one that says why it failed, or None.
-    """
+    """What came of an input."""
 
     each: Input
     paths: Sequence = ()  # files and folders that were written
-    records: Sequence = ()
-    seconds: Sequence = ()  # that each image took, with the wait for it
-    notes: Sequence = ()
-    error: str | None = None
+    # Of its images, see `Segmenter.segment`; with the 'name' of the input, the
+    # 'shares' of the classes and, of a frame, its 'time' in seconds.
+    records: Sequence[dict] = ()
+    seconds: Sequence[float] = ()  # that each image took, with the wait for it
+    notes: Sequence[str] = ()  # for the user
+    error: str | None = None  # why it failed
     is_whole: bool = True  # else it was interrupted
 
 
 @dataclasses.dataclass
 class Batch:
-    """Writes the results of inputs; one failure does not stop the others.
-
-    Args:
-        segmenter (Segmenter): for all images.
-        style (Style): how classes are drawn.
-        results (dict): see `outputs.Plan`.
-        page (ResultsPage): to add images to; or None.
-        max_pixels (int): larger images are refused.
-        existing (str): what to do with results that have appeared since the
-            plan was made, see `outputs.plan_outputs`.
-        with_records (bool): whether outcomes have records; those of a long
-            video take some memory.
-    """
+    """Writes the results of inputs; one failure does not stop the others."""
 
     segmenter: Segmenter
     style: Style
-    results: dict
-    page: ResultsPage | None = None
-    max_pixels: int = MAX_PIXELS
-    existing: str = REFUSE
-    with_records: bool = False
+    results: dict[Input, dict]  # see `outputs.Plan`
+    page: ResultsPage | None = None  # to add images to
+    max_pixels: int = MAX_PIXELS  # larger images are refused
+    existing: str = REFUSE  # as for `outputs.plan_outputs`, meanwhile
+    with_records: bool = False  # outcomes have them; they take some memory
 
     def run(self):
         """Yield the `Outcome` of each input, in their order, once its results
@@ -79,40 +64,36 @@ class Batch:
             else:
                 yield from self._images(list(inputs))
 
-    def _skipped(self, each):
-        """Return the outcome where another run has brought the results
-        meanwhile, else None.
-        """
-        is_there = self.existing == SKIP and all(
+    def _is_there(self, each):
+        """Return whether another run has brought the results meanwhile."""
+        return self.existing == SKIP and all(
             path.exists() for path in self.results[each].values())
-        return Outcome(each, notes=['skipped, another run has written its '
-                                    'results']) if is_there else None
 
     def _images(self, inputs):
         """One thread reads the next image, one writes, this one computes."""
         with (ThreadPoolExecutor(1) as writer,
               contextlib.closing(prefetch(
                   lambda each: each.read(self.max_pixels), inputs)) as images):
-            yield from _in_turn(self._computed(images, writer))
+            yield from _in_turn(self._segmented(images, writer))
 
-    def _computed(self, images, writer):
+    def _segmented(self, images, writer):
         """Segment images; yield a future `Outcome` of each."""
         begun = time.perf_counter()
         for each, read in images:
-            if skipped := self._skipped(each):
-                yield writer.submit(lambda found=skipped: found)
-                continue
             try:
-                image = read()
-                label, record, notes = self.segmenter.segment(image)
+                if self._is_there(each):
+                    future = writer.submit(Outcome, each, notes=[SKIPPED])
+                else:
+                    image = read()
+                    label, record, notes = self.segmenter.segment(image)
+                    future = writer.submit(self._written, Outcome(
+                        each, seconds=[time.perf_counter() - begun],
+                        notes=notes), image, label, record)
             except Exception as error:  # one bad input never ends a run
-                yield writer.submit(Outcome, each,
-                                    error=describe(error, each.name))
-                continue
-            ended = time.perf_counter()
-            outcome = Outcome(each, seconds=[ended - begun], notes=notes)
-            yield writer.submit(self._written, outcome, image, label, record)
-            begun = ended
+                future = writer.submit(Outcome, each,
+                                       error=describe(error, each.name))
+            begun = time.perf_counter()
+            yield future
 
     def _written(self, outcome, image, label, record):
         """Write the results of an image; return its outcome."""
@@ -136,8 +117,8 @@ class Batch:
     def _video(self, each):
         """Yield the outcome; after Ctrl-C as well."""
         from media.video import open_video, writing
-        if skipped := self._skipped(each):
-            yield skipped
+        if self._is_there(each):
+            yield Outcome(each, notes=[SKIPPED])
             return
         paths, records, seconds, notes = self.results[each], [], [], []
         try:
@@ -179,28 +160,24 @@ class Batch:
         from media.video import Frame
         begun = time.perf_counter()
         for part, _ in parts:
-            if not isinstance(part, Frame):
-                yield thread.submit(_copy, each, part, writers)
-                continue
-            label, record, notes = self.segmenter.segment(part.image)
-            ended = time.perf_counter()
-            yield thread.submit(
-                self._write_frame, part, label, writers, Outcome(
-                    each, (), self._records(each, label, record, time=float(
-                        part.time * time_base)), [ended - begun], notes))
-            begun = ended
+            label, outcome = None, Outcome(each)
+            if isinstance(part, Frame):
+                label, record, notes = self.segmenter.segment(part.image)
+                records = self._records(each, label, record,
+                                        time=float(part.time * time_base))
+                outcome = Outcome(each, (), records,
+                                  [time.perf_counter() - begun], notes)
+                begun = time.perf_counter()
+            yield thread.submit(self._write_part, part, label, writers, outcome)
 
-    def _write_frame(self, frame, label, writers, outcome):
+    def _write_part(self, part, label, writers, outcome):
         for kind, writer in writers.items():
-            writer.write(draw(kind, frame.image, label, self.style,
-                              all_classes=True), frame)
+            if label is None:
+                writer.copy(part)
+            else:
+                writer.write(draw(kind, part.image, label, self.style,
+                                  all_classes=True), part)
         return outcome
-
-
-def _copy(each, packet, writers):
-    for writer in writers.values():
-        writer.copy(packet)
-    return Outcome(each)
 
 
 def _losses(video, writers):

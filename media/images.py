@@ -35,11 +35,8 @@ BEGINNINGS = {
     'Photoshop': rb'8BPS', 'JPEG XL': rb'\xff\x0a|\0\0\0\x0cJXL ',
     'video': rb'....ftyp|RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba',
 }
-JPEG_START, PNG_START = b'\xff\xd8', b'\x89PNG\r\n\x1a\n'
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-# Markers of JPEG: APP1 to 13, 15 and comments can go. APP0 and 14 say how the
-# colours are coded (ITU-T T.81, T.871, T.872).
-JPEG_SCAN, JPEG_DROPPED = 0xda, {*range(0xe1, 0xee), 0xef, 0xfe}
+PHOTOSHOP = b'Photoshop 3.0\0'  # begins its block of metadata in a JPEG
 TURNS = {  # orientation in EXIF: what makes an image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -88,7 +85,7 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         with contextlib.suppress(Exception):
             image = _decoded(io.BytesIO(_without_metadata(file)), max_pixels,
                              name, as_stored)
-            warn(f'{name}: its metadata are damaged, and are ignored')
+            _warn(f'{name}: its metadata are damaged, and are ignored')
             return to_array(image)
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
@@ -127,7 +124,7 @@ def formats():
     return *FORMATS, 'HEIF'
 
 
-def warn(text):
+def _warn(text):
     warnings.warn(text, stacklevel=2)
 
 
@@ -142,12 +139,12 @@ def _decoded(file, max_pixels, name, as_stored):
             try:
                 result = step(result, image)
             except Exception as error:  # Pillow raises many kinds
-                warn(f'{name}: its {what} cannot be understood, and is ignored '
-                     f'({error})')
+                _warn(f'{name}: its {what} cannot be understood, and is '
+                      f'ignored ({error})')
         with contextlib.suppress(Exception):  # a later frame may be damaged
             if image.format in SEVERAL_FRAMES and image.is_animated:
-                warn(f'{name}: only the first of {image.n_frames} frames is '
-                     'used')
+                _warn(f'{name}: only the first of {image.n_frames} frames is '
+                      'used')
         return result.convert('RGB')
 
 
@@ -227,37 +224,24 @@ def to_pillow(image):
 
 
 def _without_metadata(file):
-    """Return a JPEG or PNG file without metadata, as bytes; b'' of others.
-
-    Raise IndexError or struct.error where it cannot be followed.
+    """Return a PNG or JPEG, as bytes, without metadata over which Pillow fails
+    where they are damaged; b'' of others.
     """
     file.seek(0)
     start = file.read(16)
-    parts = {'JPEG': _jpeg, 'PNG': _png}.get(kind_of(start))
-    return b'' if parts is None else b''.join(parts(start + file.read()))
+    kind = kind_of(start)
+    if kind == 'JPEG':
+        return (start + file.read()).replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
+    return b''.join(_needed(start + file.read())) if kind == 'PNG' else b''
 
 
-def _png(data):
-    yield PNG_START
-    position = len(PNG_START)
+def _needed(data):
+    """Yield the parts of a PNG that make its pixels."""
+    position = 8
+    yield data[:position]
     while position < len(data):
         size, kind = struct.unpack_from('>I4s', data, position)
+        end = position + size + 12
         if kind in PNG_NEEDED:
-            yield data[position:position + size + 12]
-        position += size + 12
-
-
-def _jpeg(data):
-    yield JPEG_START
-    position = len(JPEG_START)
-    while data[position + 1] != JPEG_SCAN:
-        if data[position] != 0xff:
-            raise IndexError
-        if data[position + 1] == 0xff:  # a byte to fill up
-            position += 1
-            continue
-        size, = struct.unpack_from('>H', data, position + 2)
-        if data[position + 1] not in JPEG_DROPPED:
-            yield data[position:position + size + 2]
-        position += size + 2
-    yield data[position:]
+            yield data[position:end]
+        position = end

@@ -39,25 +39,14 @@ FRAME_NUMBER = re.compile(r'%0?\d*d')
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An image or video to segment.
+    """An image or video to segment."""
 
-    Attributes:
-        name (str): for messages.
-        stem (pathlib.PurePath): of its results below the output folder,
-            without an ending.
-        path (pathlib.Path): of the file; None where there is none.
-        is_video (bool): whether it has many images.
-        found_in (pathlib.Path): the folder in which it was looked for; None
-            where it was named itself.
-        url (str): its address, with what must not be shown.
-    """
-
-    name: str
-    stem: pathlib.PurePath
-    path: pathlib.Path = None
-    is_video: bool = False
-    found_in: pathlib.Path = None
-    url: str = dataclasses.field(default=None, repr=False)
+    name: str  # for messages
+    stem: pathlib.PurePath  # of results, below the output folder; no ending
+    path: pathlib.Path | None = None  # of the file, if there is one
+    is_video: bool = False  # it has many images
+    found_in: pathlib.Path | None = None  # folder; None: it was named itself
+    url: str | None = dataclasses.field(default=None, repr=False)  # has secrets
 
     def files(self):
         """Return the files that it is read from."""

@@ -30,16 +30,13 @@ REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
 
 class Plan(typing.NamedTuple):
-    """What a run will write.
+    """What a run will write."""
 
-    `results` is Input -> {kind: pathlib.Path}; that of a video's 'indexed' is
-    a folder of numbered images. `problems` has a line for each input that can
-    have no result; `notes` says of how many others all results exist.
-    """
-
+    # Input -> {kind: pathlib.Path}, of a folder for the numbered images that
+    # are a video's 'indexed'.
     results: dict
-    problems: list[str]
-    notes: list[str]
+    problems: list[str]  # why an input has no result
+    notes: list[str]  # on inputs that are skipped
 
 
 def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,

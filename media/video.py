@@ -52,33 +52,21 @@ class Frame(NamedTuple):
 
 @dataclasses.dataclass
 class Video:
-    """A video that is being read.
+    """A video that is being read."""
 
-    Attributes:
-        name (str): for messages.
-        rate (fractions.Fraction): frames a second, on average.
-        time_base (fractions.Fraction): seconds of a unit of time.
-        n_frames (int): 0 if unknown.
-        aspect (fractions.Fraction or None): width of a pixel / its height.
-        colors (dict): colorspace, color_range, color_primaries and color_trc,
-            numbers of ITU-T H.273, where they are said.
-        sounds (list of av.audio.AudioStream): to be copied.
-        losses (list of str): what a result will not have, a line each.
-        n_damaged (int): frames that could not be read so far.
-        parts (iterator): each `Frame`, and packets of sound (av.Packet), in
-            order.
-    """
-
-    name: str
-    rate: fractions.Fraction = SEQUENCE_RATE
-    time_base: fractions.Fraction = 1 / SEQUENCE_RATE
-    n_frames: int = 0
-    aspect: fractions.Fraction | None = None
-    colors: dict = dataclasses.field(default_factory=dict)
-    sounds: list = dataclasses.field(default_factory=list)
-    losses: list = dataclasses.field(default_factory=list)
+    name: str  # for messages
+    rate: fractions.Fraction = SEQUENCE_RATE  # frames a second, on average
+    time_base: fractions.Fraction = 1 / SEQUENCE_RATE  # seconds of a unit
+    n_frames: int = 0  # 0: unknown
+    aspect: fractions.Fraction | None = None  # width of a pixel / its height
+    # Names as in UNSAID -> numbers of ITU-T H.273, where they are said.
+    colors: dict[str, int] = dataclasses.field(default_factory=dict)
+    sounds: list[av.audio.AudioStream] = dataclasses.field(default_factory=list)
+    # What a result will not have, a line each; frames that cannot be read.
+    losses: list[str] = dataclasses.field(default_factory=list)
     n_damaged: int = 0
-    parts: Iterator | None = None
+    # Each frame, and packets of sound, in order.
+    parts: Iterator[Frame | av.Packet] | None = None
 
 
 @contextlib.contextmanager
