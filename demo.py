@@ -17,7 +17,6 @@ import json
 import pathlib
 import sys
 import time
-import typing
 
 from command_line.model_options import (
     add_model_options,
@@ -110,10 +109,9 @@ def check_arguments(parser, args):
             None, DATASETS[args.dataset]):
         parser.error(f'--dataset {args.dataset} has other classes than the '
                      f'{args.pretrained_model} model: leave one out')
-    if args.opacity is not None and not args.overlay:
-        parser.error('--opacity goes with --overlay')
-    if args.opacity is not None and not 0 <= args.opacity <= 1:
-        parser.error(f'--opacity is {args.opacity}, and must be 0 to 1')
+    if args.opacity is not None and not (
+            args.overlay and 0 <= args.opacity <= 1):
+        parser.error('--opacity goes with --overlay, and must be 0 to 1')
     for name in 'max_size', 'memory', 'max_pixels':
         value = getattr(args, name)
         if value is not None and not value > 0:
@@ -127,24 +125,14 @@ def main():
     args = parse_args()
     gc.disable()  # while modules load, which leaves no garbage: saves 0.1 s
     begun = time.monotonic()
-    summary = with_processes(lambda processes: run(args, processes, begun))
+    done = with_processes(lambda processes: run(args, processes, begun))
     with report_errors():
-        finish(summary)
-
-
-class Summary(typing.NamedTuple):
-    """What this process has done."""
-
-    n_inputs: int
-    n_refused: int  # of these, by the plan
-    outcomes: list = ()  # see `media.batch.Outcome`
-    seconds_to_load: float = 0.
-    is_complete: bool = True  # page and JSON were written
-    interrupted: int = 0  # the exit code, after Ctrl-C say
+        finish(*done)
 
 
 def run(args, processes, begun):
-    """Find inputs, plan, load the model, segment and write; return a `Summary`.
+    """Find inputs, plan, load the model, segment and write; return what
+    `finish` takes.
     """
     from media.batch import Batch
     from media.inputs import find_inputs
@@ -180,7 +168,7 @@ def run(args, processes, begun):
         print(line, file=sys.stderr, flush=True)
     n_inputs = len(mine) + len(problems)
     if not mine:
-        return Summary(n_inputs, len(problems))
+        return n_inputs, len(problems)
     # As `load_model` takes the options of `add_model_options`.
     model = load_model(argparse.Namespace(**{
         **vars(args), 'pretrained_model': pretrained_model}), processes)
@@ -205,8 +193,8 @@ def run(args, processes, begun):
     writers = {args.html: page.write} if page else {}
     if args.json:
         writers[args.json] = lambda: write_json(args.json, outcomes)
-    return Summary(n_inputs, len(problems), outcomes, seconds_to_load,
-                   write_documents(writers), interrupted)
+    return (n_inputs, len(problems), outcomes, write_documents(writers),
+            seconds_to_load, interrupted)
 
 
 def class_numbers(wanted, names):
@@ -274,9 +262,13 @@ def write_json(path, outcomes):
         temporary.write_text(json.dumps(records, indent=1) + '\n')
 
 
-def finish(summary):
-    """Print times and failures; exit with 1 where there are some."""
-    n_inputs, n_failed, outcomes, seconds_to_load, *_ = summary
+def finish(n_inputs, n_failed, outcomes=(), is_complete=True,
+           seconds_to_load=0., interrupted=0):
+    """Print times and failures; exit with 1 where there are some.
+
+    `n_failed` inputs have no outcome, as the plan refused them; `interrupted`
+    is the exit code after Ctrl-C, or 0.
+    """
     n_failed += sum(each.error is not None for each in outcomes)
     seconds = [value for each in outcomes for value in each.seconds]
     if seconds:  # loading and the first image, which compiles, apart
@@ -284,13 +276,13 @@ def finish(summary):
         print(f'loading {seconds_to_load:.2f} s, first image {first:.2f} s' + (
             f', {len(rest)} more at {sum(rest) / len(rest):.2f} s each'
             if rest else ''), file=sys.stderr)
-    if summary.interrupted:
+    if interrupted:
         n_done = sum(each.error is None and each.is_whole for each in outcomes)
         raise Interrupted(f'interrupted: {n_done} of {n_inputs} done',
-                          summary.interrupted)
+                          interrupted)
     if n_failed and n_inputs > 1:
         print(f'{n_failed} of {n_inputs} failed', file=sys.stderr)
-    if n_failed or not summary.is_complete:
+    if n_failed or not is_complete:
         sys.exit(1)
 
 

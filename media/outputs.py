@@ -130,42 +130,38 @@ class _Files:
 
     def add(self, name, paths, is_read=False):
         for path in paths:
-            real = os.path.realpath(path)
-            above = _with_parents(os.path.dirname(real))
+            real, inode, above = _located(path)
             keys = [real, *(f'{folder}/' for folder in above)]
             if is_read:  # a file may have several names
-                keys += _inode(path)
+                keys.append(inode)
             self._users.update(dict.fromkeys(keys, (name, is_read)))
 
     def check(self, name, paths):
         """Raise InputError where one of the paths is another's."""
         for path in paths:
-            real = os.path.realpath(path)
-            above = _with_parents(os.path.dirname(real))
-            keys = [*_inode(real), f'{real}/', real, *above]
-            other, is_read = next((self._users[key] for key in keys
-                                   if key in self._users), (None, False))
-            if is_read and other == name:
-                raise InputError(f'{name}: input and output are the same file: '
-                                 'name another')
-            if is_read:
-                raise InputError(f'{name}: {path} would overwrite the input '
-                                 f'{other}: name another')
-            if other is not None:
-                raise InputError(f'{name} and {other} would both be written '
-                                 f'to {path}')
+            real, inode, above = _located(path)
+            for key in inode, f'{real}/', real, *above:
+                other, is_read = self._users.get(key, (None, False))
+                if is_read:
+                    raise InputError(f'{name}: {path} would overwrite the '
+                                     f'input {other}: name another')
+                if other is not None:
+                    raise InputError(f'{name} and {other} would both be '
+                                     f'written to {path}')
+
+
+def _located(path):
+    """Return a path behind all links, its inode, and the folders above it."""
+    real = inode = os.path.realpath(path)
+    with contextlib.suppress(OSError):
+        found = os.stat(real)
+        inode = found.st_dev, found.st_ino
+    return real, inode, _with_parents(os.path.dirname(real))
 
 
 @functools.lru_cache(1 << 10)
 def _with_parents(folder):
     return [folder, *map(str, pathlib.PurePath(folder).parents)]
-
-
-def _inode(path):
-    with contextlib.suppress(OSError):
-        found = os.stat(path)
-        return [(found.st_dev, found.st_ino)]
-    return []
 
 
 def check_frames(folder):

@@ -53,8 +53,8 @@ def test_two_that_would_write_the_same(here):
     assert not found.results
     assert found.problems == [
         'a.jpg: a.png would overwrite the input a.png: name another',
-        'a.png: input and output are the same file: name another',
-        'c.png: input and output are the same file: name another']
+        'a.png: a.png would overwrite the input a.png: name another',
+        'c.png: c.png would overwrite the input c.png: name another']
     found = plan(['.'], ['figure'], 'out')
     assert len(found.results) == 2
     assert found.problems == [
@@ -166,7 +166,8 @@ def test_a_folder_with_inputs(here):
         found.problems[0])
     found = plan(['frames/%06d.png'], ['indexed'], '.')
     assert found.problems == [
-        'frames/%06d.png: input and output are the same file: name another']
+        'frames/%06d.png: frames would overwrite the input frames/%06d.png: '
+        'name another']
 
 
 def test_parts_are_taken_as_well(here):
