@@ -2,7 +2,6 @@
 import contextlib
 import dataclasses
 import itertools
-import queue
 import threading
 import time
 from collections import deque
@@ -128,13 +127,13 @@ class Batch:
                     path, video, self.existing == REPLACE, kind == 'indexed'))
                     for kind, path in paths.items()}
                 thread = stack.enter_context(ThreadPoolExecutor(1))
-                parts = stack.enter_context(contextlib.closing(
-                    prefetch(lambda part: None, video.parts)))
+                frames = stack.enter_context(contextlib.closing(
+                    prefetch(lambda frame: None, video.frames)))
                 bar = stack.enter_context(tqdm(
                     total=video.n_frames or None, unit='frame', leave=False,
                     disable=None))
                 for found in _in_turn(self._frames(
-                        each, parts, video.time_base, writers, thread)):
+                        each, frames, video.time_base, writers, thread)):
                     records += found.records
                     seconds += found.seconds
                     notes += [line for line in found.notes if line not in notes]
@@ -153,30 +152,25 @@ class Batch:
             return
         yield Outcome(each, list(paths.values()), records, seconds, notes)
 
-    def _frames(self, each, parts, time_base, writers, thread):
-        """Segment frames; yield a future `Outcome` of each, and of each packet
-        of sound.
-        """
-        from media.video import Frame
+    def _frames(self, each, frames, time_base, writers, thread):
+        """Segment frames; yield a future `Outcome` of each."""
         begun = time.perf_counter()
-        for part, _ in parts:
+        for frame, _ in frames:
             label, outcome = None, Outcome(each)
-            if isinstance(part, Frame):
-                label, record, notes = self.segmenter.segment(part.image)
+            if frame.image is not None:
+                label, record, notes = self.segmenter.segment(frame.image)
                 records = self._records(each, label, record,
-                                        time=float(part.time * time_base))
+                                        time=float(frame.time * time_base))
                 outcome = Outcome(each, (), records,
                                   [time.perf_counter() - begun], notes)
                 begun = time.perf_counter()
-            yield thread.submit(self._write_part, part, label, writers, outcome)
+            yield thread.submit(self._write_frame, frame, label, writers,
+                                outcome)
 
-    def _write_part(self, part, label, writers, outcome):
+    def _write_frame(self, frame, label, writers, outcome):
         for kind, writer in writers.items():
-            if label is None:
-                writer.copy(part)
-            else:
-                writer.write(draw(kind, part.image, label, self.style,
-                                  all_classes=True), part)
+            writer.write(None if label is None else draw(
+                kind, frame.image, label, self.style, all_classes=True), frame)
         return outcome
 
 
@@ -224,34 +218,34 @@ def prefetch(read, items):
     generator (`contextlib.closing`) to stop the thread; one that still waits
     after a second, for a slow address say, ends with the program.
     """
-    ready, stopped = queue.SimpleQueue(), threading.Event()
-    wanted = threading.Semaphore()
+    items = iter(items)
 
-    def work():
+    def take(taken):
         try:
-            for item in items:
-                result = Future()
-                try:
-                    result.set_result(read(item))
-                except Exception as error:
-                    result.set_exception(error)
-                ready.put((item, result.result))
-                wanted.acquire()
-                if stopped.is_set():
-                    return
-            ready.put(None)
+            item = next(items)
         except BaseException as error:  # it is raised where it is awaited
-            ready.put(error)
+            taken.set_exception(error)
+            return
+        value = Future()
+        try:
+            value.set_result(read(item))
+        except Exception as error:
+            value.set_exception(error)
+        taken.set_result((item, value.result))
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
+    def begin():
+        taken = Future()
+        thread = threading.Thread(target=take, args=[taken], daemon=True)
+        thread.start()
+        return thread, taken
+
+    thread, taken = begin()
     try:
-        while (value := ready.get()) is not None:
-            if isinstance(value, BaseException):
-                raise value
-            wanted.release()
-            yield value
+        while True:
+            found = taken.result()
+            thread, taken = begin()
+            yield found
+    except StopIteration:
+        return
     finally:
-        stopped.set()
-        wanted.release()
         thread.join(PATIENCE)

@@ -5,7 +5,7 @@ import fractions
 import math
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -39,15 +39,17 @@ FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
 
 
 class Frame(NamedTuple):
-    """An image of a video.
+    """An image of a video, with the sound since the one before.
 
-    `image` is upright, float32, (3, H, W), RGB in [0, 255]; time and duration
-    are in units of the video's `time_base`; a duration of 0 is unknown.
+    `image` is upright, float32, (3, H, W), RGB in [0, 255]; None: only sound
+    follows. Time and duration are in units of the video's `time_base`; a
+    duration of 0 is unknown.
     """
 
-    image: np.ndarray
-    time: int
+    image: np.ndarray | None
+    time: int = 0
     duration: int = 0
+    sounds: Sequence[av.Packet] = ()
 
 
 @dataclasses.dataclass
@@ -65,19 +67,14 @@ class Video:
     # What a result will not have, a line each; frames that cannot be read.
     losses: list[str] = dataclasses.field(default_factory=list)
     n_damaged: int = 0
-    # Each frame, and packets of sound, in order.
-    parts: Iterator[Frame | av.Packet] | None = None
+    frames: Iterator[Frame] | None = None
 
 
 @contextlib.contextmanager
 def open_video(path, max_pixels=MAX_PIXELS):
-    """Open a video, or numbered images such as frame_%04d.png.
+    """Open a video, or numbered images such as frame_%04d.png; give a `Video`.
 
-    Yields:
-        Video: it.
-
-    Raises:
-        InputError: it cannot be read, or has more than `max_pixels`.
+    Raise InputError where it cannot be read, or has more than `max_pixels`.
     """
     if is_numbered(path):
         yield _numbered(path, max_pixels)
@@ -95,7 +92,7 @@ def open_video(path, max_pixels=MAX_PIXELS):
         # While a thread still reads, FFmpeg would crash: nothing is closed.
         with contextlib.suppress(ValueError):
             if video is not None:
-                video.parts.close()
+                video.frames.close()
             container.close()
 
 
@@ -105,7 +102,7 @@ def _numbered(path, max_pixels):
         raise InputError(f'{path}: no file matches')
     video = Video(str(path), n_frames=len(paths))
 
-    def parts():
+    def frames():
         shape = None
         for i, each in enumerate(paths):
             try:
@@ -120,7 +117,7 @@ def _numbered(path, max_pixels):
                 continue
             yield Frame(image, i, 1)
 
-    video.parts = parts()
+    video.frames = frames()
     return video
 
 
@@ -143,18 +140,18 @@ def _in_file(path, container, max_pixels):
     video = Video(str(path), stream.average_rate or SEQUENCE_RATE,
                   stream.time_base, stream.frames,
                   stream.sample_aspect_ratio or None, colors, sounds, losses)
-    video.parts = _parts(video, container, stream)
+    video.frames = _frames(video, container, stream)
     return video
 
 
-def _parts(video, container, stream):
-    """Yield what `Video.parts` has, of a file."""
-    shape = None
+def _frames(video, container, stream):
+    """Yield each `Frame` of a file."""
+    shape, sounds = None, []
     try:
         for packet in container.demux([stream, *video.sounds]):
             if packet.stream is not stream:
                 if packet.dts is not None:  # not the last, empty one
-                    yield packet
+                    sounds.append(packet)
                 continue
             for frame in _decoded(packet, video):
                 pixels, quarters = _upright(frame)
@@ -166,10 +163,13 @@ def _parts(video, container, stream):
                     video.n_damaged += 1
                 else:
                     yield Frame(to_array(pixels), frame.pts,
-                                frame.duration or 0)
+                                frame.duration or 0, sounds)
+                    sounds = []
     except FFmpegError as error:
         video.losses.append('it cannot be read to its end: '
                             f'{error.strerror}')
+    if sounds:
+        yield Frame(None, sounds=sounds)
 
 
 def _decoded(packet, video):
@@ -248,11 +248,9 @@ class ImagesWriter:
         self._folder, self.n_frames, self.losses = folder, 0, []
 
     def write(self, image, frame):
-        self.n_frames += 1
-        write_image(self._folder / f'{self.n_frames:06}.png', image)
-
-    def copy(self, packet):
-        pass
+        if image is not None:
+            self.n_frames += 1
+            write_image(self._folder / f'{self.n_frames:06}.png', image)
 
     def finish(self):
         pass
@@ -270,7 +268,6 @@ class VideoWriter:
                                   options=PLAYABLE_PARTS)
         self._container.metadata['comment'] = MARK
         self._video, self._stream, self._last_time = video, None, -1
-        self._waiting = []  # packets of sound before the first frame
         self.n_frames, self.losses = 0, []
         self._sounds = {each: self._sound(each) for each in video.sounds}
 
@@ -284,14 +281,23 @@ class VideoWriter:
         return None
 
     def write(self, image, frame):
-        """Add a PIL.Image.Image at the time of a frame that was read."""
-        pixels = np.asarray(image)
+        """Add a PIL.Image.Image, or None, at the time of a frame that was read,
+        and the sound of this.
+        """
+        if image is not None:
+            self._write_image(np.asarray(image), frame)
+        for packet in frame.sounds if self.n_frames else ():
+            source = packet.stream
+            if self._sounds[source] is not None:
+                packet.stream = self._sounds[source]
+                self._container.mux(packet)
+                packet.stream = source  # for other writers
+
+    def _write_image(self, pixels, frame):
         pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]]
                         + [(0, 0)], mode='edge')
         if self._stream is None:
             self._stream = self._h264_stream(*pixels.shape[:2])
-            for packet in self._waiting:
-                self.copy(packet)
         colors = self._video.colors
         matrix = colors.get('colorspace', SD_MATRIX)
         picture = av.VideoFrame.from_ndarray(pixels, format=RGB).reformat(
@@ -303,16 +309,6 @@ class VideoWriter:
         picture.duration = frame.duration
         self._container.mux(self._stream.encode(picture))
         self.n_frames += 1
-
-    def copy(self, packet):
-        """Add a packet of sound as it is."""
-        source = packet.stream
-        if self._stream is None:
-            self._waiting.append(packet)
-        elif self._sounds[source] is not None:
-            packet.stream = self._sounds[source]
-            self._container.mux(packet)
-            packet.stream = source  # for other writers
 
     def finish(self):
         try:

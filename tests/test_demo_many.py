@@ -172,7 +172,7 @@ def test_chosen_classes_and_size(demo, tmp_path):
     found, = json.loads((demo.folder / 'a.json').read_text())
     assert set(found['shares']) <= {'car', 'road'}
     result = demo(picture, '--classes', 'cat')
-    assert 'cat is none of the classes; such as car' in result.stderr
+    assert 'cat is none of the classes, such as car' in result.stderr
 
 
 @pytest.mark.parametrize(('stride', 'scales', 'grid'), [

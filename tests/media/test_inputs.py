@@ -172,7 +172,7 @@ def test_video_of_a_turned_phone(tmp_path, matrix, change):
             pixels, format='rgb24')))
         container.mux(stream.encode())
     with open_video(tmp_path / 'film.mp4') as video:
-        (image, _, _), = video.parts
+        (image, *_), = video.frames
     wanted = change(pixels).transpose(2, 0, 1)
     assert image.shape == wanted.shape
     assert np.abs(image - wanted).mean() < 5
@@ -192,7 +192,7 @@ def test_video(demo, tmp_path):
     for name, rate in ('film', 12), ('frame', 25):
         with open_video(demo.folder / f'out/{name}.mp4') as video:
             assert video.rate == rate
-            images = [frame.image for frame in video.parts]
+            images = [frame.image for frame in video.frames]
         assert len(images) == 4
         assert images[0].shape == (3, 72, 96)
     path = tmp_path / 'frame_8.png'
@@ -213,7 +213,7 @@ def test_a_film_named_like_an_address(tmp_path, monkeypatch):
     path = Path('http:10:00.mp4')
     write_film(path, [np.zeros((48, 64, 3), np.uint8)] * 3)
     with open_video(path) as video:
-        assert len(list(video.parts)) == 3
+        assert len(list(video.frames)) == 3
 
 
 @pytest.mark.parametrize('playlist', [
@@ -224,7 +224,7 @@ def test_a_playlist_is_no_film(tmp_path, playlist):
     (tmp_path / 'list.mp4').write_text(playlist)
     with (pytest.raises(InputError, match='cannot be read as a video'),
           open_video(tmp_path / 'list.mp4') as video):
-        list(video.parts)
+        list(video.frames)
 
 
 @pytest.mark.slow

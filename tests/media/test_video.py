@@ -36,12 +36,9 @@ def copied(source, target):
     return both ends.
     """
     with open_video(source) as video, writing(target, video) as writer:
-        for part in video.parts:
-            if isinstance(part, av.Packet):
-                writer.copy(part)
-            else:
-                writer.write(Image.fromarray(part.image.transpose(
-                    1, 2, 0).astype(np.uint8)), part)
+        for frame in video.frames:
+            writer.write(None if frame.image is None else Image.fromarray(
+                frame.image.transpose(1, 2, 0).astype(np.uint8)), frame)
     return video, writer
 
 
@@ -106,7 +103,7 @@ def test_says_what_ten_bits_lose(tmp_path):
     write_film(tmp_path / 'a.mp4', pictures(2), pix_fmt='yuv420p10le',
                colorspace=9, color_primaries=9, color_trc=16, color_range=1)
     with open_video(tmp_path / 'a.mp4') as video:
-        assert len(list(video.parts)) == 2
+        assert len(list(video.frames)) == 2
         assert video.losses == [
             '10 bits become 8, and HDR (PQ) is kept as a tag']
 
@@ -127,7 +124,7 @@ def test_endings_of_films(tmp_path, ending):
     assert each.is_video
     assert problems == []
     with open_video(each.path) as video:
-        assert len(list(video.parts)) == 3
+        assert len(list(video.frames)) == 3
 
 
 def test_damage_costs_its_frames(tmp_path):
@@ -238,7 +235,7 @@ def test_a_film_on_a_full_disk_is_a_part(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
     with open_video(tmp_path / 'b.part.mp4') as video:
-        assert 10 < len(list(video.parts)) < 60
+        assert 10 < len(list(video.frames)) < 60
 
 
 def test_what_is_read_ahead_is_not_closed_beneath_it(tmp_path):
@@ -249,9 +246,9 @@ def test_what_is_read_ahead_is_not_closed_beneath_it(tmp_path):
     n_threads = threading.active_count()
     for _ in range(8):
         with open_video(tmp_path / 'a.mp4') as video:
-            parts = prefetch(lambda part: None, video.parts)
-            next(parts)
-        parts.close()  # only now
+            frames = prefetch(lambda frame: None, video.frames)
+            next(frames)
+        frames.close()  # only now
     assert threading.active_count() == n_threads
 
 
@@ -262,13 +259,9 @@ def test_an_error_of_ffmpeg_is_one_line(tmp_path):
     def write():
         with (open_video(tmp_path / 'a.mp4') as video,
               writing(tmp_path / 'b.mp4', video) as writer):
-            for part in video.parts:
-                if not isinstance(part, av.Packet):
-                    writer.write(Image.new('RGB', (96, 72)), part)
-                    continue
-                if writer.n_frames > 1:
-                    writer.copy(part)
-                writer.copy(part)
+            for frame in video.frames:
+                writer.write(Image.new('RGB', (96, 72)), frame._replace(
+                    sounds=[*frame.sounds, *frame.sounds]))
 
     with pytest.raises(InputError, match=r'b\.mp4 cannot be written: Invalid'):
         write()
@@ -285,7 +278,7 @@ def test_numbered_frames_are_a_film(tmp_path):
     (tmp_path / '06.png').write_bytes((tmp_path / '006.png').read_bytes())
     (tmp_path / '007.jpg').touch()
     with open_video(tmp_path / '%03d.png', max_pixels=10_000) as video:
-        frames = list(video.parts)
+        frames = list(video.frames)
     assert [frame.image[0, 0, 0] for frame in frames] == [1, 6, 6, 8]
     assert video.n_frames == 7
     assert video.n_damaged == 3
