@@ -61,7 +61,7 @@ class Batch:
                 for each in inputs:
                     yield from self._video(each)
             else:
-                yield from self._images(list(inputs))
+                yield from _in_turn(self._images(list(inputs)))
 
     def _is_there(self, each):
         """Return whether another run has brought the results meanwhile."""
@@ -69,30 +69,28 @@ class Batch:
             path.exists() for path in self.results[each].values())
 
     def _images(self, inputs):
-        """One thread reads the next image, one writes, this one computes."""
+        """Yield a future `Outcome` of each image: one thread reads the next,
+        one writes, this one computes.
+        """
         with (ThreadPoolExecutor(1) as writer,
               contextlib.closing(prefetch(
                   lambda each: each.read(self.max_pixels), inputs)) as images):
-            yield from _in_turn(self._segmented(images, writer))
-
-    def _segmented(self, images, writer):
-        """Segment images; yield a future `Outcome` of each."""
-        begun = time.perf_counter()
-        for each, read in images:
-            try:
-                if self._is_there(each):
-                    future = writer.submit(Outcome, each, notes=[SKIPPED])
-                else:
-                    image = read()
-                    label, record, notes = self.segmenter.segment(image)
-                    future = writer.submit(self._written, Outcome(
-                        each, seconds=[time.perf_counter() - begun],
-                        notes=notes), image, label, record)
-            except Exception as error:  # one bad input never ends a run
-                future = writer.submit(Outcome, each,
-                                       error=describe(error, each.name))
             begun = time.perf_counter()
-            yield future
+            for each, read in images:
+                try:
+                    if self._is_there(each):
+                        future = writer.submit(Outcome, each, notes=[SKIPPED])
+                    else:
+                        image = read()
+                        label, record, notes = self.segmenter.segment(image)
+                        future = writer.submit(self._written, Outcome(
+                            each, seconds=[time.perf_counter() - begun],
+                            notes=notes), image, label, record)
+                except Exception as error:  # one bad input never ends a run
+                    future = writer.submit(Outcome, each,
+                                           error=describe(error, each.name))
+                begun = time.perf_counter()
+                yield future
 
     def _written(self, outcome, image, label, record):
         """Write the results of an image; return its outcome."""
@@ -126,14 +124,10 @@ class Batch:
                 writers = {kind: stack.enter_context(writing(
                     path, video, self.existing == REPLACE, kind == 'indexed'))
                     for kind, path in paths.items()}
-                thread = stack.enter_context(ThreadPoolExecutor(1))
-                frames = stack.enter_context(contextlib.closing(
-                    prefetch(lambda frame: None, video.frames)))
                 bar = stack.enter_context(tqdm(
                     total=video.n_frames or None, unit='frame', leave=False,
                     disable=None))
-                for found in _in_turn(self._frames(
-                        each, frames, video.time_base, writers, thread)):
+                for found in _in_turn(self._frames(each, video, writers)):
                     records += found.records
                     seconds += found.seconds
                     notes += [line for line in found.notes if line not in notes]
@@ -152,20 +146,23 @@ class Batch:
             return
         yield Outcome(each, list(paths.values()), records, seconds, notes)
 
-    def _frames(self, each, frames, time_base, writers, thread):
-        """Segment frames; yield a future `Outcome` of each."""
-        begun = time.perf_counter()
-        for frame, _ in frames:
-            label, outcome = None, Outcome(each)
-            if frame.image is not None:
-                label, record, notes = self.segmenter.segment(frame.image)
-                records = self._records(each, label, record,
-                                        time=float(frame.time * time_base))
-                outcome = Outcome(each, (), records,
-                                  [time.perf_counter() - begun], notes)
-                begun = time.perf_counter()
-            yield thread.submit(self._write_frame, frame, label, writers,
-                                outcome)
+    def _frames(self, each, video, writers):
+        """Yield a future `Outcome` of each frame, as `_images`."""
+        with (ThreadPoolExecutor(1) as writer,
+              contextlib.closing(prefetch(
+                  lambda frame: None, video.frames)) as frames):
+            begun = time.perf_counter()
+            for frame, _ in frames:
+                label, outcome = None, Outcome(each)
+                if frame.image is not None:
+                    label, record, notes = self.segmenter.segment(frame.image)
+                    records = self._records(each, label, record, time=float(
+                        frame.time * video.time_base))
+                    outcome = Outcome(each, (), records,
+                                      [time.perf_counter() - begun], notes)
+                    begun = time.perf_counter()
+                yield writer.submit(self._write_frame, frame, label, writers,
+                                    outcome)
 
     def _write_frame(self, frame, label, writers, outcome):
         for kind, writer in writers.items():
@@ -187,8 +184,8 @@ def _losses(video, writers):
 
 
 def _in_turn(futures):
-    """Yield the results of futures in their order, at most `MAX_WAITING`
-    behind; after Ctrl-C those of all that were begun, and raise it again.
+    """Yield the results of futures, a generator, at most `MAX_WAITING` behind;
+    after Ctrl-C those of all that were begun, and raise it again.
     """
     waiting = deque()
 
@@ -197,17 +194,18 @@ def _in_turn(futures):
         waiting.popleft()  # not before: Ctrl-C may come
         return result
 
-    try:
-        for future in futures:
-            waiting.append(future)
-            while len(waiting) > MAX_WAITING:
+    with contextlib.closing(futures):
+        try:
+            for future in futures:
+                waiting.append(future)
+                while len(waiting) > MAX_WAITING:
+                    yield first()
+            while waiting:
                 yield first()
-        while waiting:
-            yield first()
-    except KeyboardInterrupt:
-        while waiting:
-            yield first()
-        raise
+        except KeyboardInterrupt:
+            while waiting:
+                yield first()
+            raise
 
 
 def prefetch(read, items):

@@ -25,9 +25,10 @@ ENDINGS = {ending: kind for kind, endings in {
              '.3g2 .wmv .asf .mxf .ogv .flv .vob .m2v .qt',
     'HEIF': '.heic .heif .hif',
     'RAW': '.cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .nrw .raw',
+    'Photoshop': '.psd', 'GIMP': '.xcf', 'SVG': '.svg', 'OpenEXR': '.exr',
+    'Radiance HDR': '.hdr', 'JPEG XL': '.jxl', 'ICO': '.ico', 'EPS': '.eps',
+    'RealMedia': '.rm .rmvb', 'Flash': '.swf',
 }.items() for ending in endings.split()}
-UNSUPPORTED = {'.psd', '.xcf', '.svg', '.exr', '.hdr', '.jxl', '.ico', '.eps',
-               '.rm', '.rmvb', '.swf'}
 REASONS = {  # why files of a kind are not read, where it helps to say more
     'HEIF': 'HEIC is not supported without pillow-heif (pip install '
             'pillow-heif)',
@@ -89,13 +90,12 @@ def find_inputs(arguments):
                     found[key] = dataclasses.replace(before, found_in=None)
                     if before.found_in is None:
                         notes.append(f'{each.name} is named twice')
-    earlier = earlier_results(found.values())
+    earlier = set(earlier_results(found.values()))
     if earlier:
         notes.append(f'skipped {len(earlier)} that an earlier run has written: '
                      + shortened(sorted(each.name for each in earlier)))
-    left = set(earlier)
-    return ([each for each in found.values() if each not in left], problems,
-            notes)
+    return ([each for each in found.values() if each not in earlier],
+            problems, notes)
 
 
 def _items(argument):
@@ -210,9 +210,7 @@ def _in_folder(folder):
 
 def _kind(path):
     """Return the kind of a file by its ending, else by its first bytes."""
-    ending = path.suffix.lower()
-    return ending if ending in UNSUPPORTED else (
-        ENDINGS.get(ending) or kind_of(_start(path)))
+    return ENDINGS.get(path.suffix.lower()) or kind_of(_start(path))
 
 
 def _start(path):

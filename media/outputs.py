@@ -45,16 +45,15 @@ def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
     the run reads, with each other and with what exists.
 
     Args:
-        kinds (list of str): of results, see `visualization.draw`; where there
-            are none, and not only documents are asked for, `DEFAULT`: a figure
-            of an image, an overlay of a video.
+        kinds (list of str): of results, see `visualization.draw`. None means
+            `DEFAULT`, a figure of an image and an overlay of a video, unless
+            documents alone are asked for.
         output (str): a folder; a file, for one input and one kind; or None,
             for this folder.
         inputs (list of Input): to be segmented.
         existing (str): what to do with results that exist: `REFUSE`,
             `REPLACE` or `SKIP`.
-        documents (dict): option -> path (str) of other files to write, or
-            None.
+        documents (dict): option -> path (str or None) of others to write.
         sources (list of str): other files to read.
 
     Returns:

@@ -121,9 +121,8 @@ def grid_of(model):
     """
     grid = stride = model.output_stride
     for scale in model.scales:
-        ratio = fractions.Fraction(scale).limit_denominator(100)
-        step = math.lcm(stride * ratio.denominator, ratio.numerator
-                        ) // ratio.numerator
+        ratio = fractions.Fraction(max(scale, 0.01)).limit_denominator(100)
+        step = (stride / ratio).numerator
         if math.lcm(grid, step) <= MAX_GRID:
             grid = math.lcm(grid, step)
     return grid

@@ -249,8 +249,8 @@ class ImagesWriter:
 
     def write(self, image, frame):
         if image is not None:
+            write_image(self._folder / f'{self.n_frames + 1:06}.png', image)
             self.n_frames += 1
-            write_image(self._folder / f'{self.n_frames:06}.png', image)
 
     def finish(self):
         pass
@@ -281,8 +281,8 @@ class VideoWriter:
         return None
 
     def write(self, image, frame):
-        """Add a PIL.Image.Image, or None, at the time of a frame that was read,
-        and the sound of this.
+        """Add a PIL.Image.Image, or None, in the place of a frame that was
+        read, and the frame's sound.
         """
         if image is not None:
             self._write_image(np.asarray(image), frame)
@@ -300,14 +300,14 @@ class VideoWriter:
             self._stream = self._h264_stream(*pixels.shape[:2])
         colors = self._video.colors
         matrix = colors.get('colorspace', SD_MATRIX)
-        picture = av.VideoFrame.from_ndarray(pixels, format=RGB).reformat(
+        converted = av.VideoFrame.from_ndarray(pixels, format=RGB).reformat(
             format='yuv420p', src_color_range=FULL_RANGE, src_colorspace=matrix,
             dst_colorspace=matrix,
             dst_color_range=colors.get('color_range', LIMITED_RANGE))
-        picture.pts = self._last_time = max(frame.time, self._last_time + 1)
-        picture.time_base = self._video.time_base
-        picture.duration = frame.duration
-        self._container.mux(self._stream.encode(picture))
+        converted.pts = self._last_time = max(frame.time, self._last_time + 1)
+        converted.time_base = self._video.time_base
+        converted.duration = frame.duration
+        self._container.mux(self._stream.encode(converted))
         self.n_frames += 1
 
     def finish(self):
