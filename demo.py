@@ -11,7 +11,6 @@ names are printed.
 """
 import argparse
 import contextlib
-import dataclasses
 import difflib
 import gc
 import json
@@ -26,8 +25,7 @@ from command_line.model_options import (
     model_settings,
 )
 from command_line.processes import with_processes
-from media.images import MAX_PIXELS
-from media.visualization import OPACITY
+from media import MAX_PIXELS, OPACITY
 from models.constants import DATASETS
 from models.utils.errors import (
     InputError,
@@ -108,17 +106,13 @@ def check_arguments(parser, args):
         parser.error('an input is needed' + (
             ', before --classes' if args.classes else ''))
     check_model_options(parser, args)
-    if args.pretrained_model is None:
-        args.pretrained_model = args.dataset or DEFAULT_MODEL
-    if args.dataset and args.pretrained_model in DATASETS and (
-            DATASETS[args.pretrained_model] != DATASETS[args.dataset]):
+    if args.dataset and DATASETS.get(args.pretrained_model) not in (
+            None, DATASETS[args.dataset]):
         parser.error(f'--dataset {args.dataset} has other classes than the '
                      f'{args.pretrained_model} model: leave one out')
-    if args.opacity is not None and not args.overlay:
-        parser.error('--opacity goes with --overlay')
-    args.opacity = OPACITY if args.opacity is None else args.opacity
-    if not 0 <= args.opacity <= 1:
-        parser.error(f'--opacity is {args.opacity}, and must be 0 to 1')
+    if args.opacity is not None and not (
+            args.overlay and 0 <= args.opacity <= 1):
+        parser.error('--opacity goes with --overlay, and must be 0 to 1')
     for name in 'max_size', 'memory', 'max_pixels':
         value = getattr(args, name)
         if value is not None and not value > 0:
@@ -132,162 +126,108 @@ def main():
     args = parse_args()
     gc.disable()  # while modules load, which leaves no garbage: saves 0.1 s
     begun = time.monotonic()
-    summary = with_processes(lambda processes: run(args, processes, begun))
+    done = with_processes(lambda processes: run(args, processes, begun))
     with report_errors():
-        finish(summary)
-
-
-@dataclasses.dataclass
-class Summary:
-    """What this process has done."""
-
-    total: int = 0  # inputs
-    n_done: int = 0
-    n_failed: int = 0
-    is_complete: bool = True  # page and JSON were written
-    seconds_to_load: float = 0.
-    seconds: list = dataclasses.field(default_factory=list)  # of each image
-    interrupted: int = 0  # the exit code, after Ctrl-C say
+        finish(*done)
 
 
 def run(args, processes, begun):
-    """Find inputs, plan, load the model, segment and write; return a `Summary`.
+    """Find inputs, plan, load the model, segment and write; return what
+    `finish` takes.
     """
     from media.batch import Batch
     from media.inputs import find_inputs
-    from media.outputs import earlier_results
+    from media.outputs import REFUSE, REPLACE, SKIP, plan_outputs
     from media.results_page import ResultsPage
+    from media.segmentation import Segmenter
+    from media.visualization import Style
     from media.window import has_display, show_results
-    check_processes(args, processes)
-    inputs, problems, notes = find_inputs(args.inputs)
-    earlier = set(earlier_results(inputs))
-    inputs = [each for each in inputs if each not in earlier]
+    from models.classes import labels_of, numbered_names
+    if processes.size > 1 and (args.html or args.json or '-' in args.inputs):
+        raise InputError('several processes cannot share --html, --json and - '
+                         '(standard input): leave mpiexec out, or these')
+    pretrained_model = args.pretrained_model or args.dataset or DEFAULT_MODEL
     kinds = [kind for kind in KINDS if getattr(args, kind)]
+    existing = (REPLACE if args.force else
+                SKIP if args.skip_existing else REFUSE)
+    inputs, problems, notes = find_inputs(args.inputs)
     in_window = processes.size == 1 and not (
         args.output or args.json or args.html or kinds) and has_display()
-    results = {each: {} for each in inputs}
-    if not in_window:
-        plan = plan_of(args, kinds, inputs)
-        results, problems = plan.results, problems + plan.problems
-        if plan.n_skipped:
-            notes.append(f'skipped {plan.n_skipped} with existing results')
-    if earlier:
-        notes.append(f'skipped {len(earlier)} that an earlier run has written: '
-                     + shortened(sorted(each.name for each in earlier)))
-    processes.wait()  # none writes while another still looks what exists
-    mine = list(results)[processes.rank::processes.size]
-    summary = Summary(len(mine))
-    if processes.rank == 0:
-        summary.total += len(problems)
-        summary.n_failed = len(problems)
-        for line in [*notes, *map(error_line, problems)]:
-            print(line, file=sys.stderr, flush=True)
-    if not mine:
-        return summary
-    segmenter = load_segmenter(args, processes)
-    summary.seconds_to_load = time.monotonic() - begun
-    page = args.html and ResultsPage(args.html, mine, segmenter.names,
-                                     segmenter.colors, segmenter.class_filter)
     if in_window:
-        outcomes = show_results(segmenter, mine, args.max_pixels)
+        results = {each: {} for each in inputs}
     else:
-        outcomes = Batch(segmenter, {each: results[each] for each in mine},
-                         page, args.opacity, args.max_pixels,
-                         existing(args), bool(args.json)).run()
-    records = follow(outcomes, summary)
-    for path, write in (args.html, page and page.write), (
-            args.json, lambda path=args.json: write_json(path, records)):
-        try:
-            if path:
-                write()
-        except (InputError, OSError) as error:
-            print(error_line(describe(error, path)), file=sys.stderr)
-            summary.is_complete = False
-    return summary
-
-
-def check_processes(args, processes):
-    """Refuse what several processes cannot share."""
-    if processes.size > 1:
-        for option, used in (('--html', args.html), ('--json', args.json),
-                             ('- (standard input)', '-' in args.inputs)):
-            if used:
-                raise InputError(f'{option} is for one process: leave mpiexec '
-                                 f'out, or {option.split()[0]}')
-
-
-def plan_of(args, kinds, inputs):
-    from media.outputs import DEFAULT, plan_outputs
-    if not kinds and (args.output or not (args.json or args.html)):
-        kinds = DEFAULT
-    documents = {'--json': args.json, '--html': args.html}
-    return plan_outputs(
-        kinds, args.output, inputs, existing(args),
-        {option: path for option, path in documents.items() if path},
-        set() if args.pretrained_model in DATASETS else {args.pretrained_model})
-
-
-def existing(args):
-    from media.outputs import REFUSE, REPLACE, SKIP
-    return (REPLACE if args.force else
-            SKIP if args.skip_existing else REFUSE)
-
-
-def load_segmenter(args, processes):
-    from media.segmentation import Segmenter
-    from models.classes import labels_of, numbered_names
-    model = load_model(args.pretrained_model, processes,
-                       **model_settings(args))
+        results, refused, skipped = plan_outputs(
+            kinds, args.output, inputs, existing,
+            {'--json': args.json, '--html': args.html},
+            {pretrained_model} - DATASETS.keys())
+        problems, notes = problems + refused, notes + skipped
+    processes.wait()  # none writes while another still looks what exists
+    mine = dict(list(results.items())[processes.rank::processes.size])
+    if processes.rank > 0:  # process 0 says and counts them
+        problems, notes = [], []
+    for line in [*notes, *map(error_line, problems)]:
+        print(line, file=sys.stderr, flush=True)
+    n_inputs = len(mine) + len(problems)
+    if not mine:
+        return n_inputs, len(problems)
+    model = load_model(pretrained_model, processes, **model_settings(args))
     names, colors = labels_of(model, args.dataset)
     if processes.rank == 0 and names == numbered_names(model.n_class):
-        print(f'{args.pretrained_model} does not name its {len(names)} '
-              'classes: they are numbered here (--class-names of tf2npz.py '
-              'names them)', file=sys.stderr)
-    class_filter = class_numbers(args.classes, names)
+        print(f'{pretrained_model} does not name its {len(names)} classes: '
+              'they are numbered here (--class-names of tf2npz.py names them)',
+              file=sys.stderr)
+    style = Style(names, colors, class_numbers(args.classes, names),
+                  OPACITY if args.opacity is None else args.opacity)
+    segmenter = Segmenter(model, args.max_size,
+                          args.memory and args.memory * 1e9)
     model.freeze()  # warns now where OpenVINO is unavailable
     gc.freeze()
     gc.enable()
-    return Segmenter(model, names, colors, class_filter, args.max_size,
-                     None if args.memory is None else args.memory * 1e9)
+    seconds_to_load = time.monotonic() - begun
+    page = ResultsPage(args.html, mine, style) if args.html else None
+    outcomes, interrupted = follow(
+        show_results(segmenter, mine, style, args.max_pixels) if in_window else
+        Batch(segmenter, style, mine, page, args.max_pixels, existing,
+              bool(args.json)).run(), len(mine))
+    writers = {args.html: page.write} if page else {}
+    if args.json:
+        writers[args.json] = lambda: write_json(args.json, outcomes)
+    return (n_inputs, len(problems), outcomes, write_documents(writers),
+            seconds_to_load, interrupted)
 
 
 def class_numbers(wanted, names):
     """Return the numbers of the classes of these names; None for all."""
-    if wanted is None:
-        return None
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], names, 3)
-        raise InputError(f'--classes: {unknown[0]} is none of the classes; '
-                         + (f'near are {", ".join(near)}' if near else
-                            f'they are {shortened(names)}'))
-    return {names.index(name) for name in wanted}
+    for name in wanted or ():
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 3)
+            raise InputError(f'--classes: {name} is none of the classes, such '
+                             f'as {shortened(near or names)}')
+    return None if wanted is None else {names.index(name) for name in wanted}
 
 
-def follow(outcomes, summary):
-    """Count and print each outcome; return the records of all images."""
+def follow(outcomes, n_inputs):
+    """Print each outcome as it comes; return all, and the exit code of Ctrl-C
+    or 0.
+    """
     from tqdm import tqdm
-    records = []
-    with tqdm(total=summary.total - summary.n_failed, unit='input',
-              disable=None if summary.total > 1 else True) as bar:
+    done = []
+    with tqdm(total=n_inputs, unit='input',
+              disable=None if n_inputs > 1 else True) as bar:
 
-        def take(outcome):
-            records.extend(outcome.records)
-            summary.seconds += outcome.seconds
-            summary.n_failed += outcome.error is not None
-            summary.n_done += outcome.error is None and outcome.is_whole
-            say(outcome, bar)
+        def take(some):
+            for outcome in some:
+                done.append(outcome)
+                say(outcome, bar)
 
         try:
-            for outcome in outcomes:
-                take(outcome)
+            take(outcomes)
         except KeyboardInterrupt as error:
-            summary.interrupted = exit_code(error)
             with contextlib.suppress(KeyboardInterrupt, StopIteration):
-                take(outcomes.throw(KeyboardInterrupt))  # what was begun
-                for outcome in outcomes:
-                    take(outcome)
-    return records
+                take([outcomes.throw(error)])  # of what was begun
+                take(outcomes)
+            return done, exit_code(error)
+    return done, 0
 
 
 def say(outcome, bar):
@@ -301,28 +241,47 @@ def say(outcome, bar):
     bar.update()
 
 
-def write_json(path, records):
+def write_documents(writers):
+    """Call what writes each path; return whether all could be written."""
+    is_complete = True
+    for path, write in writers.items():
+        try:
+            write()
+        except (InputError, OSError) as error:
+            print(error_line(describe(error, path)), file=sys.stderr)
+            is_complete = False
+    return is_complete
+
+
+def write_json(path, outcomes):
     from models.utils.files import atomic_path
+    records = [record for each in outcomes for record in each.records]
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(records, indent=1) + '\n')
 
 
-def finish(summary):
-    """Print times and failures; exit with 1 where there are some."""
-    if summary.seconds:  # loading and the first image, which compiles, apart
-        first, *rest = summary.seconds
-        line = (f'loading {summary.seconds_to_load:.2f} s, first image '
-                f'{first:.2f} s')
-        if rest:
-            line += f', {len(rest)} more at {sum(rest) / len(rest):.2f} s each'
-        print(line, file=sys.stderr)
-    if summary.interrupted:
-        raise Interrupted(f'interrupted: {summary.n_done} of {summary.total} '
-                          'done', summary.interrupted)
-    if summary.n_failed and summary.total > 1:
-        print(f'{summary.n_failed} of {summary.total} failed', file=sys.stderr)
-    if summary.n_failed or not summary.is_complete:
+def finish(n_inputs, n_failed, outcomes=(), is_complete=True,
+           seconds_to_load=0., interrupted=0):
+    """Print times and failures; exit with 1 where there are some.
+
+    `n_failed` inputs have no outcome, as the plan refused them; `interrupted`
+    is the exit code after Ctrl-C, or 0.
+    """
+    n_failed += sum(each.error is not None for each in outcomes)
+    seconds = [value for each in outcomes for value in each.seconds]
+    if seconds:  # loading and the first image, which compiles, apart
+        first, *rest = seconds
+        print(f'loading {seconds_to_load:.2f} s, first image {first:.2f} s' + (
+            f', {len(rest)} more at {sum(rest) / len(rest):.2f} s each'
+            if rest else ''), file=sys.stderr)
+    if interrupted:
+        n_done = sum(each.error is None and each.is_whole for each in outcomes)
+        raise Interrupted(f'interrupted: {n_done} of {n_inputs} done',
+                          interrupted)
+    if n_failed and n_inputs > 1:
+        print(f'{n_failed} of {n_inputs} failed', file=sys.stderr)
+    if n_failed or not is_complete:
         sys.exit(1)
 
 

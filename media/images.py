@@ -5,7 +5,7 @@ A damaged colour profile, comment or EXIF block does not cost the pixels.
 import contextlib
 import functools
 import io
-import pathlib
+import re
 import struct
 import threading
 import warnings
@@ -13,38 +13,37 @@ from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from media import MAX_PIXELS
 from models.utils.errors import InputError
 
-MAX_PIXELS = 100_000_000  # a small file can claim to be a huge image
 # What Pillow reads by itself; for others it would start another program.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
-
-
-HEIF = 'HEIF'  # of phones; read where pillow-heif is installed
 SEVERAL_FRAMES = {'GIF', 'WEBP', 'PNG'}  # animated ones
 BITS_PER_SAMPLE, BANDS, LAYOUT = 258, 277, 284  # tags of TIFF
 ORIENTATION = 274  # of EXIF
-HEIC_BRANDS = {b'heic', b'heix', b'heim', b'heis', b'hevc', b'hevx', b'mif1',
-               b'msf1'}
-BEGINNINGS = [
-    (b'\xff\xd8\xff', 'JPEG'), (b'\x89PNG\r\n\x1a\n', 'PNG'),
-    (b'GIF87a', 'GIF'), (b'GIF89a', 'GIF'), (b'II*\0', 'TIFF'),
-    (b'MM\0*', 'TIFF'), (b'\0\0\0\x0cjP  ', 'JPEG2000'),
-    (b'\x1aE\xdf\xa3', 'video'), (b'\0\0\x01\xba', 'video'),
-    (b'8BPS', 'Photoshop'), (b'\xff\x0a', 'JPEG XL'),
-    (b'\0\0\0\x0cJXL ', 'JPEG XL'),
-]
-# What a step needs, in words.
-METADATA = {'_in_srgb': 'colour profile', '_turned': 'EXIF orientation'}
-_pillow_limit = threading.Lock()
-PNG_START = b'\x89PNG\r\n\x1a\n'
+# The first 16 bytes of a kind of file, by Pillow's name where it has one.
+BEGINNINGS = {
+    'JPEG': rb'\xff\xd8\xff', 'PNG': rb'\x89PNG\r\n\x1a\n',
+    'GIF': rb'GIF8[79]a', 'TIFF': rb'II\*\0|MM\0\*',
+    'JPEG2000': rb'\0\0\0\x0cjP  ', 'WEBP': rb'RIFF....WEBP',
+    'AVIF': rb'....ftypavi[fs]', 'RAW': rb'....ftypcrx ',
+    'HEIF': rb'....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)',
+    'Photoshop': rb'8BPS', 'JPEG XL': rb'\xff\x0a|\0\0\0\x0cJXL ',
+    'video': rb'....ftyp|RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba',
+}
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-# Markers of JPEG: APP1 to 13, 15 and comments can go. APP0 and 14 say how the
-# colours are coded (ITU-T T.81, T.871, T.872).
-JPEG_START, JPEG_SCAN = b'\xff\xd8', 0xda
-JPEG_DROPPED = {*range(0xe1, 0xee), 0xef, 0xfe}
+PHOTOSHOP = b'Photoshop 3.0\0'  # begins its block of metadata in a JPEG
+TURNS = {  # orientation in EXIF: what makes an image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_pillow_limit = threading.Lock()
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
@@ -70,40 +69,24 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         InputError: the file is no image, or not a whole one.
         OSError: it does not exist or cannot be opened.
     """
-    with contextlib.ExitStack() as stack:
-        if isinstance(file, str | PathLike):
-            name = pathlib.Path(file)
-            file = stack.enter_context(open(file, 'rb'))
-        if not file.seekable():  # a pipe
-            file = io.BytesIO(file.read())
-        return to_array(_read(file, max_pixels, name or 'the image',
-                              as_stored))
-
-
-def _read(file, max_pixels, name, as_stored):
-    """Read an image; if that fails, once more without its metadata."""
-    from PIL import Image
-
-    def attempt(file):
-        with open_image(file, formats(), max_pixels) as image:
-            return _decoded(image, name, as_stored)
-
+    if isinstance(file, str | PathLike):
+        with open(file, 'rb') as opened:
+            return read_image(opened, max_pixels, file, as_stored)
+    if not file.seekable():  # a pipe
+        file = io.BytesIO(file.read())
+    name = name or 'the image'
     try:
-        return attempt(file)
+        return to_array(_decoded(file, max_pixels, name, as_stored))
     except Exception as error:  # Pillow raises many kinds
         reason = error
-    if isinstance(reason, Image.UnidentifiedImageError):
+    if isinstance(reason, UnidentifiedImageError):
         reason = _unknown_format(file)
     if not isinstance(reason, InputError):
-        file.seek(0)
-        has_metadata = kind_of(file.read(16)) in {'JPEG', 'PNG'}
-        file.seek(0)
-        data = without_metadata(file.read()) if has_metadata else None
         with contextlib.suppress(Exception):
-            if data is not None:
-                image = attempt(io.BytesIO(data))
-                warn(f'{name}: its metadata are damaged, and are ignored')
-                return image
+            image = _decoded(io.BytesIO(_without_metadata(file)), max_pixels,
+                             name, as_stored)
+            _warn(f'{name}: its metadata are damaged, and are ignored')
+            return to_array(image)
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
@@ -113,7 +96,6 @@ def open_image(file, formats, max_pixels=MAX_PIXELS):
     Raise InputError where it has more than `max_pixels`, whatever Pillow's own
     limit is, which stays as it was.
     """
-    from PIL import Image
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -139,44 +121,41 @@ def formats():
     except ImportError:
         return FORMATS
     pillow_heif.register_heif_opener()
-    return *FORMATS, HEIF
+    return *FORMATS, 'HEIF'
 
 
-def warn(text):
+def _warn(text):
     warnings.warn(text, stacklevel=2)
 
 
-def _decoded(image, name, as_stored):
-    """Return a PIL.Image.Image as RGB."""
-    image.load()
-    result = _to_eight_bits(image)
-    for step in () if as_stored else (_in_srgb, _turned):
-        try:
-            result = step(result, image)
-        except Exception as error:  # Pillow raises many kinds
-            warn(f'{name}: its {METADATA[step.__name__]} cannot be '
-                 f'understood, and is ignored ({error})')
-    result = result.convert('RGB')
-    with contextlib.suppress(Exception):  # a later frame may be damaged
-        if image.format in SEVERAL_FRAMES and image.is_animated:
-            warn(f'{name}: only the first of {image.n_frames} frames is used')
-    return result
+def _decoded(file, max_pixels, name, as_stored):
+    """Return an image as a PIL.Image.Image of mode RGB; raise what Pillow
+    raises.
+    """
+    with open_image(file, formats(), max_pixels) as image:
+        image.load()
+        result = _to_eight_bits(image)
+        for what, step in () if as_stored else STEPS.items():
+            try:
+                result = step(result, image)
+            except Exception as error:  # Pillow raises many kinds
+                _warn(f'{name}: its {what} cannot be understood, and is '
+                      f'ignored ({error})')
+        with contextlib.suppress(Exception):  # a later frame may be damaged
+            if image.format in SEVERAL_FRAMES and image.is_animated:
+                _warn(f'{name}: only the first of {image.n_frames} frames is '
+                      'used')
+        return result.convert('RGB')
 
 
 def _turned(result, image):
     """Turn an image as the EXIF data of the original say."""
-    from PIL import Image
-    turns = Image.Transpose
-    turn = {2: turns.FLIP_LEFT_RIGHT, 3: turns.ROTATE_180,
-            4: turns.FLIP_TOP_BOTTOM, 5: turns.TRANSPOSE, 6: turns.ROTATE_270,
-            7: turns.TRANSVERSE, 8: turns.ROTATE_90}.get(
-                image.getexif().get(ORIENTATION))
+    turn = TURNS.get(image.getexif().get(ORIENTATION))
     return result if turn is None else result.transpose(turn)
 
 
 def _in_srgb(result, image):
     """Convert colours from the profile of the original to sRGB."""
-    from PIL import ImageCms
     profile = image.info.get('icc_profile')
     if not profile or result.mode not in {'RGB', 'CMYK'}:
         return result
@@ -187,9 +166,12 @@ def _in_srgb(result, image):
         result, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
 
 
+# What metadata ask for: their name for the user, and what does it.
+STEPS = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
+
+
 def _to_eight_bits(image):
     """16-bit grey to 8: a plain `convert` would clip instead of scale."""
-    from PIL import Image
     if image.mode.startswith('I'):
         values = np.asarray(image).astype(np.int64)
         bits = 16
@@ -208,11 +190,10 @@ def _to_eight_bits(image):
 
 def _unknown_format(file):
     """Say what Pillow does not know, as far as its beginning tells."""
-    from PIL.TiffImagePlugin import ImageFileDirectory_v2
     file.seek(0)
     start = file.read(16)
     kind = kind_of(start)
-    if kind == 'HEIC':
+    if kind == 'HEIF':
         return 'HEIC needs pillow-heif: pip install pillow-heif'
     if kind == 'TIFF':
         with contextlib.suppress(Exception):
@@ -228,15 +209,8 @@ def _unknown_format(file):
 
 def kind_of(start):
     """Return the kind of an image or video by its first 16 bytes, or None."""
-    if start[4:8] == b'ftyp':
-        brand = start[8:12]
-        return ('HEIC' if brand in HEIC_BRANDS else
-                'AVIF' if brand in {b'avif', b'avis'} else
-                'RAW' if brand == b'crx ' else 'video')
-    if start.startswith(b'RIFF'):
-        return {b'WEBP': 'WEBP', b'AVI ': 'video'}.get(start[8:12])
-    return next((kind for first, kind in BEGINNINGS if start.startswith(first)),
-                None)
+    return next((kind for kind, pattern in BEGINNINGS.items()
+                 if re.match(pattern, start, re.DOTALL)), None)
 
 
 def to_array(image):
@@ -246,44 +220,28 @@ def to_array(image):
 
 def to_pillow(image):
     """Return an image (3, H, W), RGB in [0, 255], as a PIL.Image.Image."""
-    from PIL import Image
     return Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))
 
 
-def without_metadata(data: bytes) -> bytes | None:
-    """Return a JPEG or PNG file without metadata; None for others, and for
-    one that cannot be followed or has none.
+def _without_metadata(file):
+    """Return a PNG or JPEG, as bytes, without metadata over which Pillow fails
+    where they are damaged; b'' of others.
     """
-    try:
-        parts = (_png(data) if data.startswith(PNG_START) else
-                 _jpeg(data) if data.startswith(JPEG_START) else [])
-        result = b''.join(parts)
-    except (struct.error, IndexError):
-        return None
-    return result if result and len(result) < len(data) else None
+    file.seek(0)
+    start = file.read(16)
+    kind = kind_of(start)
+    if kind == 'JPEG':
+        return (start + file.read()).replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
+    return b''.join(_needed(start + file.read())) if kind == 'PNG' else b''
 
 
-def _png(data):
-    yield PNG_START
-    position = len(PNG_START)
+def _needed(data):
+    """Yield the parts of a PNG that make its pixels."""
+    position = 8
+    yield data[:position]
     while position < len(data):
         size, kind = struct.unpack_from('>I4s', data, position)
+        end = position + size + 12
         if kind in PNG_NEEDED:
-            yield data[position:position + size + 12]
-        position += size + 12
-
-
-def _jpeg(data):
-    yield JPEG_START
-    position = len(JPEG_START)
-    while data[position + 1] != JPEG_SCAN:
-        if data[position] != 0xff:
-            raise IndexError
-        if data[position + 1] == 0xff:  # a byte to fill up
-            position += 1
-            continue
-        size, = struct.unpack_from('>H', data, position + 2)
-        if data[position + 1] not in JPEG_DROPPED:
-            yield data[position:position + size + 2]
-        position += size + 2
-    yield data[position:]
+            yield data[position:end]
+        position = end

@@ -1,6 +1,6 @@
 """Find what a user wants segmented: files, folders, patterns, addresses."""
+import contextlib
 import dataclasses
-import functools
 import glob
 import io
 import os
@@ -9,7 +9,8 @@ import re
 import sys
 import urllib.parse
 
-from media.images import HEIF, formats, kind_of, read_image
+from media.images import formats, kind_of, read_image
+from media.outputs import earlier_results
 from models.utils.errors import (
     InputError,
     describe,
@@ -17,42 +18,36 @@ from models.utils.errors import (
     without_secrets,
 )
 
-IMAGE_ENDINGS = {'.jpg', '.jpeg', '.jfif', '.png', '.bmp', '.gif', '.tif',
-                 '.tiff', '.webp', '.avif', '.ppm', '.pgm', '.jp2', '.tga'}
-VIDEO_ENDINGS = {'.mp4', '.m4v', '.mov', '.avi', '.mkv', '.webm', '.mpg',
-                 '.mpeg', '.mts', '.m2ts', '.ts', '.3gp', '.3g2', '.wmv',
-                 '.asf', '.mxf', '.ogv', '.flv', '.vob', '.m2v', '.qt'}
-HEIC_ENDINGS = {'.heic', '.heif', '.hif'}
-RAW_ENDINGS = {'.cr2', '.cr3', '.nef', '.arw', '.dng', '.orf', '.rw2', '.raf',
-               '.pef', '.srw', '.nrw', '.raw'}
-OTHER_ENDINGS = {'.psd', '.xcf', '.svg', '.exr', '.hdr', '.jxl', '.ico', '.eps',
-                 '.rm', '.rmvb', '.swf'}
-EMPTY = 'this folder has no image or video'
+ENDINGS = {ending: kind for kind, endings in {
+    'image': '.jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm '
+             '.pgm .jp2 .tga',
+    'video': '.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .mts .m2ts .ts .3gp '
+             '.3g2 .wmv .asf .mxf .ogv .flv .vob .m2v .qt',
+    'HEIF': '.heic .heif .hif',
+    'RAW': '.cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .nrw .raw',
+    'Photoshop': '.psd', 'GIMP': '.xcf', 'SVG': '.svg', 'OpenEXR': '.exr',
+    'Radiance HDR': '.hdr', 'JPEG XL': '.jxl', 'ICO': '.ico', 'EPS': '.eps',
+    'RealMedia': '.rm .rmvb', 'Flash': '.swf',
+}.items() for ending in endings.split()}
+REASONS = {  # why files of a kind are not read, where it helps to say more
+    'HEIF': 'HEIC is not supported without pillow-heif (pip install '
+            'pillow-heif)',
+    'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
+}
 MAX_URL_BYTES = 256 << 20
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An image or video to segment.
+    """An image or video to segment."""
 
-    Attributes:
-        name (str): for messages.
-        stem (pathlib.PurePath): of its results below the output folder,
-            without an ending.
-        path (pathlib.Path): of the file; None where there is none.
-        is_video (bool): whether it has many images.
-        found_in (pathlib.Path): the folder in which it was looked for; None
-            where it was named itself.
-        url (str): its address, with what must not be shown.
-    """
-
-    name: str
-    stem: pathlib.PurePath
-    path: pathlib.Path = None
-    is_video: bool = False
-    found_in: pathlib.Path = None
-    url: str = dataclasses.field(default=None, repr=False)
+    name: str  # for messages
+    stem: pathlib.PurePath  # of results, below the output folder; no ending
+    path: pathlib.Path | None = None  # of the file, if there is one
+    is_video: bool = False  # it has many images
+    found_in: pathlib.Path | None = None  # folder; None: it was named itself
+    url: str | None = dataclasses.field(default=None, repr=False)  # has secrets
 
     def files(self):
         """Return the files that it is read from."""
@@ -64,37 +59,47 @@ class Input:
         """Return the image: float32, (3, H, W), RGB in [0, 255]."""
         if self.path is not None:
             return read_image(self.path, max_pixels)
-        data = (_standard_input() if self.name == '-'
-                else _from_url(self.url))
+        data = _standard_input() if self.name == '-' else _from_url(self.url)
         if not data:
             raise InputError(f'{self.name} is empty: an image is needed')
         return read_image(io.BytesIO(data), max_pixels, self.name)
 
 
 def find_inputs(arguments):
-    """Return the inputs that arguments name, a line for each without one, and
-    lines on files that are passed over.
+    """Return the inputs that arguments name, a line for each argument or folder
+    that cannot be read, and lines on files that are passed over.
 
-    An argument is a file, a folder (all images and videos below it, sorted), a
-    pattern with * ? [ or **, numbered frames as frame_%04d.png, an http(s)
-    address, or - for standard input.
+    An argument is a file, a folder (all images and videos below it, sorted,
+    but for results of an earlier run), a pattern with * ? [ or **, numbered
+    frames as frame_%04d.png, an http(s) address, or - for standard input.
     """
     found, problems, notes = {}, [], []
     for argument in arguments:
         try:
-            for each in _inputs(argument, problems, notes):
+            items = _items(argument)
+        except (InputError, OSError) as error:
+            items = [error]
+        notes += [each for each in items if isinstance(each, str)]
+        problems += [describe(each) for each in items
+                     if isinstance(each, Exception)]
+        for each in items:
+            if isinstance(each, Input):
                 key = each.url or (each.path and os.path.abspath(each.path))
                 before = found.setdefault(key, each)
                 if each.found_in is None and before is not each:
                     found[key] = dataclasses.replace(before, found_in=None)
                     if before.found_in is None:
                         notes.append(f'{each.name} is named twice')
-        except (InputError, OSError) as error:
-            problems.append(describe(error))
-    return list(found.values()), problems, notes
+    earlier = set(earlier_results(found.values()))
+    if earlier:
+        notes.append(f'skipped {len(earlier)} that an earlier run has written: '
+                     + shortened(sorted(each.name for each in earlier)))
+    return ([each for each in found.values() if each not in earlier],
+            problems, notes)
 
 
-def _inputs(argument, problems, notes):
+def _items(argument):
+    """Return what an argument names, a list of `Input`, errors and notes."""
     if argument == '-':
         return [Input('-', pathlib.PurePath('stdin'))]
     if re.match('https?://', argument, re.IGNORECASE):
@@ -102,31 +107,28 @@ def _inputs(argument, problems, notes):
     if re.match(r'\w+://', argument):
         raise InputError(f'{without_secrets(argument)}: an address begins with '
                          'http:// or https://')
-    if not argument:
-        raise InputError('an input is empty')
+    if not argument or '\0' in argument:
+        raise InputError(f'{argument!r} is no name of a file')
     path = pathlib.Path(argument)
-    if _exists(path):
-        return (_in_folder(path, problems, notes) if path.is_dir()
-                else [_file(path)])
+    if path.is_dir():
+        items = _in_folder(path)
+        if not items:
+            raise InputError(f'{path}: this folder has no image or video')
+        return items
     if is_numbered(path):
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
-    if glob.has_magic(argument):
-        return _matching(argument, problems, notes)
-    hint = (' (a size or scales are one word, as 513x1025 or 0.75,1.0)'
-            if argument.replace('.', '').isdecimal() else '')
-    raise InputError(f'{argument}: No such file or directory{hint}')
-
-
-def _exists(path):
-    """As `path.exists()`, which in Python 3.14 hides all errors."""
+    if glob.has_magic(argument) and not path.exists():
+        return _matching(argument)
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except ValueError:
-        raise InputError(f'{path} is no name of a file') from None
-    return True
+    except FileNotFoundError:
+        if not argument.replace('.', '').isdecimal():
+            raise
+        raise InputError(f'{argument}: No such file or directory (a size or '
+                         'scales are one word, as 513x1025 or 0.75,1.0)'
+                         ) from None
+    return [_file(path)]
 
 
 def _address(url):
@@ -140,24 +142,18 @@ def _address(url):
                  url=url)
 
 
-def _matching(pattern, problems, notes):
+def _matching(pattern):
     """Return what a pattern names: files, and what is in folders."""
-    paths = sorted(map(pathlib.Path, glob.glob(pattern, recursive=True)))
-    if not paths:
-        raise InputError(f'{pattern}: no file matches')
-    first = next(i for i, part in enumerate(pathlib.Path(pattern).parts)
-                 if glob.has_magic(part))
-    base, found, reasons = (pathlib.Path(*pathlib.Path(pattern).parts[:first]),
-                            [], [])
-    for path in paths:
-        try:
-            found += _in_folder(path, problems, notes) if path.is_dir() else [
-                dataclasses.replace(_file(path), found_in=base)]
-        except (InputError, OSError) as error:
-            reasons.append(describe(error))
-    problems += reasons if not found else [
-        each for each in reasons if EMPTY not in each]
-    return found
+    parts = pathlib.Path(pattern).parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    items = []
+    for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))):
+        items += _in_folder(path) if os.path.isdir(path) else [
+            dataclasses.replace(_file(path), found_in=pathlib.Path(
+                *parts[:first]))]
+    if not items:
+        raise InputError(f'{pattern}: no image or video matches')
+    return items
 
 
 def is_numbered(path):
@@ -178,86 +174,56 @@ def frames_of(path):
 
 
 def _file(path, folder=None):
-    below = path.relative_to(folder) if folder else pathlib.Path(path.name)
+    below = path.relative_to(folder or path.parent)
     return Input(str(path), below.with_suffix(''), path,
-                 path.suffix.lower() in VIDEO_ENDINGS or (
-                     path.suffix.lower() not in IMAGE_ENDINGS
-                     and _kind(path) == 'video'), folder)
+                 _kind(path) == 'video', folder)
 
 
-def _in_folder(folder, problems, notes):
+def _in_folder(folder):
     """Return what a file manager shows as images and videos, also in linked
-    folders; note what looks like one and is not read.
+    folders, and a note on what looks like one and is not read.
     """
-    found, others = [], {}
-    for path in _files(folder, problems):
-        reason = _unsupported(path)
-        if reason is None:
-            found.append(_file(path, folder))
-        elif reason:
-            others.setdefault(reason, []).append(path)
-    notes += [f'skipped {len(paths)} file{"s" * (len(paths) > 1)}, {reason}: '
-              f'{shortened(paths)}' for reason, paths in others.items()]
-    if not found and not others:
-        raise InputError(f'{folder}: {EMPTY}')
-    return found
-
-
-def _files(folder, problems):
-    """Return the files below a folder, sorted, without hidden ones."""
-    result, seen = [], set()
-    for base, folders, names in os.walk(
-            folder, followlinks=True,
-            onerror=lambda error: problems.append(describe(error))):
+    items, paths, unread, seen = [], [], {}, set()
+    for base, folders, names in os.walk(folder, followlinks=True,
+                                        onerror=items.append):
         real = os.path.realpath(base)
         if real in seen:  # a link leads back
             folders.clear()
             continue
         seen.add(real)
-        result += [pathlib.Path(base, name) for name in names
-                   if not name.startswith('.')]
-    return sorted(filter(os.path.isfile, result))
-
-
-def _unsupported(path):
-    """Return why a file is not read; None if it is, '' if it is no image."""
-    ending = path.suffix.lower()
-    if ending in (IMAGE_ENDINGS | VIDEO_ENDINGS) - {'.ts'}:
-        return None
-    if ending == '.ts':  # a video, or a program in TypeScript
-        return None if _start(path)[:1] in {b'G', b''} else ''
-    kind = _kind(path)
-    if ending in HEIC_ENDINGS or kind == 'HEIC':
-        return None if HEIF in formats() else (
-            'HEIC is not supported without pillow-heif (pip install '
-            'pillow-heif)')
-    if ending in RAW_ENDINGS or kind == 'RAW':
-        return "a camera's raw format is not supported (save as JPEG or PNG)"
-    if ending in OTHER_ENDINGS:
-        return f'{ending} is not supported'
-    if kind in {'Photoshop', 'JPEG XL'}:
-        return f'{kind} is not supported'
-    return '' if kind is None else None
+        paths += [pathlib.Path(base, name) for name in names
+                  if not name.startswith('.')]
+    for path in sorted(filter(os.path.isfile, paths)):
+        kind = _kind(path)
+        if path.suffix.lower() == '.ts' and (
+                _start(path)[:1] not in {b'G', b''}):
+            continue  # a program in TypeScript
+        if kind in {'image', 'video', *formats()}:
+            items.append(_file(path, folder))
+        elif kind is not None:
+            reason = REASONS.get(kind, f'{kind} is not supported')
+            unread.setdefault(reason, []).append(path)
+    return items + [
+        f'skipped {len(paths)} file{"s" * (len(paths) > 1)}, {reason}: '
+        f'{shortened(paths)}' for reason, paths in unread.items()]
 
 
 def _kind(path):
-    return kind_of(_start(path))
+    """Return the kind of a file by its ending, else by its first bytes."""
+    return ENDINGS.get(path.suffix.lower()) or kind_of(_start(path))
 
 
 def _start(path):
     """Return the first bytes of a file; none of a pipe, which would lose them,
     or where it cannot be read.
     """
-    if not os.path.isfile(path):
-        return b''
-    try:
-        with open(path, 'rb') as file:
-            return file.read(16)
-    except OSError:
-        return b''
+    with contextlib.suppress(OSError):
+        if os.path.isfile(path):
+            with open(path, 'rb') as file:
+                return file.read(16)
+    return b''
 
 
-@functools.cache
 def _standard_input():
     # Not through sys.stdin, whose lock would keep an interrupted program.
     return b''.join(iter(lambda: os.read(sys.stdin.fileno(), 1 << 20), b''))

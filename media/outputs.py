@@ -1,10 +1,10 @@
 """Where results go: all paths are compared before the first is written."""
 import contextlib
-import dataclasses
 import functools
 import os
 import pathlib
 import re
+import typing
 
 from models.utils.errors import InputError, describe
 from models.utils.files import atomic_path, check_target, part_path
@@ -16,8 +16,9 @@ FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP',
            '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF', '.pdf': 'PDF'}
 OPTIONS = {'PNG': {'compress_level': 3}, 'JPEG': {'quality': 92},
            'WEBP': {'quality': 92}}
-SUFFIXES = {'figure': '_segmentation', 'overlay': '_overlay',
-            'color_map': '_color_map', 'indexed': '_indexed'}
+SUFFIXES = {'default': '_segmentation', 'figure': '_segmentation',
+            'overlay': '_overlay', 'color_map': '_color_map',
+            'indexed': '_indexed'}
 # In each result, so that a later run knows it: as EXIF's or MP4's software.
 MARK = 'deeplab_v3_plus result'
 SOFTWARE = 305  # tag of EXIF
@@ -28,20 +29,14 @@ FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
 REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
 
-@dataclasses.dataclass
-class Plan:
-    """What a run will write.
+class Plan(typing.NamedTuple):
+    """What a run will write."""
 
-    Attributes:
-        results (dict): Input -> {kind: pathlib.Path}, of a folder for the
-            numbered images that are a video's 'indexed'.
-        problems (list of str): why an input has no result, a line each.
-        n_skipped (int): inputs that are skipped, as their results exist.
-    """
-
-    results: dict = dataclasses.field(default_factory=dict)
-    problems: list = dataclasses.field(default_factory=list)
-    n_skipped: int = 0
+    # Input -> {kind: pathlib.Path}, of a folder for the numbered images that
+    # are a video's 'indexed'.
+    results: dict
+    problems: list[str]  # why an input has no result
+    notes: list[str]  # on inputs that are skipped
 
 
 def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
@@ -50,14 +45,15 @@ def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
     the run reads, with each other and with what exists.
 
     Args:
-        kinds (list of str): of results, see `visualization.draw`; `DEFAULT`:
-            a figure of an image, an overlay of a video.
+        kinds (list of str): of results, see `visualization.draw`. None means
+            `DEFAULT`, a figure of an image and an overlay of a video, unless
+            documents alone are asked for.
         output (str): a folder; a file, for one input and one kind; or None,
             for this folder.
         inputs (list of Input): to be segmented.
         existing (str): what to do with results that exist: `REFUSE`,
             `REPLACE` or `SKIP`.
-        documents (dict): option -> path (str) of other files to write.
+        documents (dict): option -> path (str or None) of others to write.
         sources (list of str): other files to read.
 
     Returns:
@@ -66,127 +62,105 @@ def plan_outputs(kinds, output, inputs, existing=REFUSE, documents=None,
     Raises:
         InputError, OSError: the output, or a document, cannot be written.
     """
+    documents = {option: path for option, path in (documents or {}).items()
+                 if path}
+    kinds = kinds or ([] if documents and not output else DEFAULT)
     if '..' in pathlib.PurePath(output or '.').parts:
         output = os.path.realpath(output)  # its folders need not exist
-    file = _one_file(kinds, output, inputs)
-    folder = pathlib.Path(output or '.')
+    file, folder = _one_file(kinds, output, inputs), pathlib.Path(output or '.')
     if kinds:
         _check_folder(file.parent if file else folder, '--output')
     with_suffix = len(kinds) > 1 or output is None
-    taken, plan = _Taken(), Plan()
+    results, problems, n_skipped = {}, [], 0
+    files = _Files()
     for each in inputs:
-        taken.read(each.name, each.files())
-    taken.read('the model', sources)
+        files.add(each.name, each.files(), is_read=True)
+    files.add('the model', sources, is_read=True)
     for each in inputs:
         paths = dict(_paths(kinds, each, file, folder, with_suffix))
         try:
-            taken.check(each.name, paths.values())
             left = {kind: path for kind, path in paths.items()
                     if existing != SKIP or not path.exists()}
-            checked = _checked_paths(each, left, existing)
-            taken.write(each.name, [*paths.values(), *checked])
-            if paths and not left:
-                plan.n_skipped += 1
-            else:
-                plan.results[each] = left
+            parts = {kind: part_path(path) for kind, path in left.items()
+                     if each.is_video}
+            written = [*paths.values(), *parts.values()]
+            files.check(each.name, written)
+            _check_results(each, left, existing)
+            _check_results(each, parts, existing, is_part=True)
         except (InputError, OSError) as error:
-            plan.problems.append(describe(error))
-    for option, path in (documents or {}).items():
+            problems.append(describe(error))
+            continue
+        files.add(each.name, written)
+        if paths and not left:
+            n_skipped += 1
+        else:
+            results[each] = left
+    for option, path in documents.items():
         _check_folder(pathlib.Path(path).parent, option)
-        taken.write(option, [path])
+        files.check(option, [path])
+        files.add(option, [path])
         check_target(path, existing == REPLACE)
-    return plan
+    return Plan(results, problems, [
+        f'skipped {n_skipped} with existing results'] if n_skipped else [])
 
 
-def _checked_paths(each, paths, existing):
-    """Return the paths of an input's results, and of their parts; raise
-    InputError or OSError for one that may not be written.
-    """
-    result = []
+def _check_results(each, paths, existing, is_part=False):
+    """Raise InputError or OSError where a result may not be written."""
     for kind, path in paths.items():
         is_folder = each.is_video and kind == 'indexed'
-        check = check_frames if is_folder else functools.partial(
-            check_target, force=True)
-        check(path)
-        if existing == REFUSE and path.exists():
-            raise InputError(f'{path} exists: give --force to overwrite it, or '
-                             '--skip-existing to skip it')
-        result.append(path)
-        if each.is_video:
-            part = part_path(path)
-            check(part)
-            if part.exists() and (existing == REFUSE or (existing == SKIP
-                                  and not is_folder and not is_marked(part))):
-                raise InputError(f'{part} exists: give --force to overwrite it')
-            result.append(part)
-    return result
+        if is_folder:
+            check_frames(path)
+        else:
+            check_target(path, force=True)
+        if path.exists() and (existing == REFUSE or (
+                existing == SKIP and not is_folder and not is_marked(path))):
+            raise InputError(f'{path} exists: give --force to overwrite it' + (
+                '' if is_part else ', or --skip-existing to skip it'))
 
 
-class _Taken:
+class _Files:
     """Files that a run reads or writes: no two are the same, and none is above
     another.
     """
 
     def __init__(self):
-        self._users, self._above = {}, {}  # real path -> name, whether read
-        self._inodes, self._real_folders = {}, {}
+        # The user of each real path, each 'folder/' above one, each inode.
+        self._users = {}
 
-    def read(self, name, paths):
+    def add(self, name, paths, is_read=False):
         for path in paths:
-            self._add(path, (name, True))
-            with contextlib.suppress(OSError):
-                found = os.stat(path)
-                self._inodes[found.st_dev, found.st_ino] = name, True
+            real, inode, above = _located(path)
+            keys = [real, *(f'{folder}/' for folder in above)]
+            if is_read:  # a file may have several names
+                keys.append(inode)
+            self._users.update(dict.fromkeys(keys, (name, is_read)))
 
     def check(self, name, paths):
         """Raise InputError where one of the paths is another's."""
         for path in paths:
-            other, is_read = self._user(path) or (None, False)
-            if is_read and other == name:
-                raise InputError(f'{name}: input and output are the same file: '
-                                 'name another')
-            if is_read:
-                raise InputError(f'{name}: {path} would overwrite the input '
-                                 f'{other}: name another')
-            if other is not None:
-                raise InputError(f'{name} and {other} would both be written '
-                                 f'to {path}')
+            real, inode, above = _located(path)
+            for key in inode, f'{real}/', real, *above:
+                other, is_read = self._users.get(key, (None, False))
+                if is_read:
+                    raise InputError(f'{name}: {path} would overwrite the '
+                                     f'input {other}: name another')
+                if other is not None:
+                    raise InputError(f'{name} and {other} would both be '
+                                     f'written to {path}')
 
-    def write(self, name, paths):
-        """Add the paths of one user; raise as `check`, and add none."""
-        self.check(name, paths)
-        for path in paths:
-            self._add(path, (name, False))
 
-    def _add(self, path, user):
-        real, above = self._real(path)
-        self._users[real] = user
-        for folder in above:
-            self._above[folder] = user
+def _located(path):
+    """Return a path behind all links, its inode, and the folders above it."""
+    real = inode = os.path.realpath(path)
+    with contextlib.suppress(OSError):
+        found = os.stat(real)
+        inode = found.st_dev, found.st_ino
+    return real, inode, _with_parents(os.path.dirname(real))
 
-    def _user(self, path):
-        real, above = self._real(path)
-        with contextlib.suppress(OSError):
-            found = os.stat(real)
-            if (found.st_dev, found.st_ino) in self._inodes:
-                return self._inodes[found.st_dev, found.st_ino]
-        return self._above.get(real) or next(
-            (self._users[each] for each in (real, *above)
-             if each in self._users), None)
 
-    def _real(self, path):
-        """Return where a path leads, and the folders above."""
-        folder, name = os.path.split(path)
-        if folder not in self._real_folders:  # a look at each part is slow
-            real = pathlib.Path(os.path.realpath(folder))
-            self._real_folders[folder] = (str(real), list(map(str, (
-                real, *real.parents))))
-        real, above = self._real_folders[folder]
-        path = os.path.join(real, name)
-        if os.path.islink(path) or name in {'', '..'}:
-            path = pathlib.Path(os.path.realpath(path))
-            return str(path), list(map(str, path.parents))
-        return path, above
+@functools.lru_cache(1 << 10)
+def _with_parents(folder):
+    return [folder, *map(str, pathlib.PurePath(folder).parents)]
 
 
 def check_frames(folder):
@@ -199,14 +173,10 @@ def check_frames(folder):
                              'a folder: name another')
         return
     for path in sorted(folder.iterdir()):
-        if not _is_frame(path):
+        if not FRAME.fullmatch(path.name) or path.is_symlink() or (
+                not path.is_file()) or not is_marked(path):
             raise InputError(f'{folder} holds {path.name}, which --indexed did '
                              'not write: name another folder')
-
-
-def _is_frame(path):
-    return (FRAME.fullmatch(path.name) is not None and not path.is_symlink()
-            and path.is_file() and is_marked(path))
 
 
 def is_marked(path):
@@ -248,17 +218,13 @@ def earlier_results(inputs):
 
 def _paths(kinds, each, file, folder, with_suffix):
     """Yield (kind, path) for an input."""
-    for kind in _kinds_of(kinds, each.is_video):
-        suffix = SUFFIXES['figure' if kinds == DEFAULT else kind]
+    for asked in kinds:
+        kind = asked if asked != 'default' else (
+            'overlay' if each.is_video else 'figure')
         ending = '.png' if not each.is_video else (
             '' if kind == 'indexed' else VIDEO_ENDING)
-        yield kind, file or folder / each.stem.parent / (
-            each.stem.name + (suffix if with_suffix else '') + ending)
-
-
-def _kinds_of(kinds, is_video):
-    return kinds if kinds != DEFAULT else (
-        ['overlay'] if is_video else ['figure'])
+        name = each.stem.name + (SUFFIXES[asked] if with_suffix else '')
+        yield kind, file or folder / each.stem.parent / (name + ending)
 
 
 def _one_file(kinds, output, inputs):
@@ -266,13 +232,12 @@ def _one_file(kinds, output, inputs):
     path = pathlib.Path(output or '.')
     if not output or output.endswith('/') or path.is_dir() or not path.suffix:
         return None
-    if len(inputs) > 1 or len(kinds) > 1:
+    is_video = any(each.is_video for each in inputs)
+    several = ('several results' if len(inputs) > 1 or len(kinds) > 1 else
+               'numbered images' if is_video and kinds == ['indexed'] else None)
+    if several:
         raise InputError(f'--output {output} is a file, and there are '
-                         'several results: name a folder')
-    is_video = bool(inputs) and inputs[0].is_video
-    if is_video and kinds == ['indexed']:
-        raise InputError(f'--output {output} is a file, and --indexed of a '
-                         'video are numbered images: name a folder')
+                         f'{several}: name a folder')
     allowed = [VIDEO_ENDING] if is_video else (
         ['.png'] if kinds == ['indexed'] else list(FORMATS))
     if path.suffix.lower() not in allowed:

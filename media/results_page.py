@@ -3,10 +3,13 @@ import base64
 import io
 import os
 import pathlib
+import shutil
 import tempfile
 
+from PIL import Image
+
 from media.images import to_pillow
-from media.visualization import indexed, shares
+from media.visualization import indexed, percent, shares
 from models.utils.files import atomic_path
 
 SIDE = 1024  # pixels at most of an image on the page
@@ -19,70 +22,56 @@ class ResultsPage:
 
     Args:
         path (str or pathlib.Path): of the page.
-        order (list): the inputs (`inputs.Input`), in the order of the page.
-        names, colors, class_filter: see `visualization`.
+        inputs (list of Input): all that a run segments.
+        style (Style): how classes are drawn.
     """
 
-    def __init__(self, path, order, names, colors, class_filter):
-        self.path, self.names, self.colors = path, list(names), colors
-        self.class_filter = class_filter
-        self._place = {each: i for i, each in enumerate(order)}
+    def __init__(self, path, inputs, style):
+        self._path, self._style = path, style
+        self._colors = style.colors.tolist()
         self._template = load_template(TEMPLATE).module
-        self._pieces = []  # (place on the page, first byte, bytes)
-        folder = pathlib.Path(path).parent
+        names = [each.name for each in inputs]
+        common = os.path.commonprefix(  # noqa: RUF071  (cut at a folder)
+            names) if len(names) > 1 else ''
+        self._folder = common[:common.rfind('/') + 1]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(  # noqa: SIM115  (it is kept)
-                dir=folder)
+                dir=pathlib.Path(path).parent)
         except OSError as error:
             raise type(error)(error.errno, error.strerror, str(path)) from None
+        self._append(self._template.head(self._folder, [
+            each.name for each in inputs if each.is_video]))
 
-    def note(self, each, text):
-        """Add a line of text in the place of an input."""
-        self._append(self._place[each], self._template.note(text))
+    def _append(self, text):
+        self._file.write(text.encode(errors='replace'))
 
     def add(self, each, image, label):
         """Add an input's image (3, H, W) and label (H, W)."""
-        from PIL import Image
+        names, colors, class_filter, _ = self._style
         scale = min(1, SIDE / max(label.shape))
         size = [max(1, round(side * scale)) for side in label.shape[::-1]]
-        classes = indexed(label, self.colors, self.class_filter)
+        classes = indexed(label, colors, class_filter)
         classes = Image.frombytes('L', classes.size, classes.tobytes())
-        present = shares(label, self.names, self.class_filter)
-        self._append(self._place[each], self._template.result(
-            each.name, size,
+        self._append(self._template.result(
+            each.name.removeprefix(self._folder), each.name, size,
             data_url(to_pillow(image).resize(size), 'JPEG', quality=QUALITY),
             data_url(classes.resize(size, Image.Resampling.NEAREST)),
-            [(self.names.index(name), name, share)
-             for name, share in present.items()], self.colors.tolist()))
+            [(names.index(name), name, share) for name, share in shares(
+                label, names, class_filter).items()], self._colors))
 
     def write(self):
         """Write the page; the file appears whole."""
-        with (self._file, atomic_path(self.path) as temporary,
+        self._append(self._template.tail(self._colors))
+        self._file.seek(0)
+        with (self._file, atomic_path(self._path) as temporary,
               open(temporary, 'wb') as file):
-            file.write(self._template.head().encode())
-            for i in sorted(range(len(self._pieces)),
-                            key=lambda i: self._pieces[i]):
-                file.write(self._read(i))
-            file.write(self._template.tail(self.colors.tolist()).encode())
-
-    def _append(self, place, text):
-        data = text.encode(errors='replace')
-        start = self._file.seek(0, os.SEEK_END)
-        self._file.write(data)
-        self._pieces.append((place, start, len(data)))
-
-    def _read(self, i):
-        _, start, size = self._pieces[i]
-        self._file.seek(start)
-        return self._file.read(size)
+            shutil.copyfileobj(self._file, file)
 
 
 def load_template(path):
     """Return a jinja2.Template; what it inserts is escaped."""
     import jinja2
-
-    from media.visualization import percent
     environment = jinja2.Environment(autoescape=True)
     environment.filters['percent'] = percent
     return environment.from_string(

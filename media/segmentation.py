@@ -6,7 +6,6 @@ import time
 import numpy as np
 
 from media.images import to_array, to_pillow
-from media.visualization import shares
 from models.constants import PAD_VALUE
 from models.utils.errors import InputError
 
@@ -20,31 +19,30 @@ class Segmenter:
 
     Args:
         model (DeepLabV3plusXception65): the network.
-        names, colors, class_filter: see `visualization`.
         max_size (int): larger images are shrunk to this longer side, in
             pixels; None: never.
         memory (float): bytes that may be taken; None: what is free.
     """
 
-    def __init__(self, model, names, colors, class_filter=None, max_size=None,
-                 memory=None):
-        self.model, self.names, self.colors = model, names, colors
-        self.class_filter, self.max_size = class_filter, max_size
-        self.memory, self._is_compared = memory, model.precision == 'float32'
+    def __init__(self, model, max_size=None, memory=None):
+        self.model, self.max_size, self.memory = model, max_size, memory
+        self._is_compared = model.precision == 'float32'
 
     def segment(self, image):
         """Segment an image (3, H, W), RGB in [0, 255].
 
         Return the label map, int32, (H, W); its record: 'height' and 'width'
-        in pixels, number of 'tiles', 'precision', 'seconds', and 'shares'
-        (class name -> share in [0, 1]); and lines that a user should read.
+        in pixels, number of 'tiles', 'precision' and 'seconds'; and lines that
+        a user should read.
         """
         begun, notes = time.perf_counter(), []
         memory = (self.model.free_memory() if self.memory is None else
                   self.memory)
         small = shrunk(image, self.max_size)
         label, n_tiles = predict_within(self.model, small, memory)
-        seconds = time.perf_counter() - begun
+        record = {'height': image.shape[1], 'width': image.shape[2],
+                  'tiles': n_tiles, 'precision': self.model.precision,
+                  'seconds': time.perf_counter() - begun}
         if n_tiles > 1:
             notes.append(f'in {n_tiles} overlapping tiles, as the whole needs '
                          'more memory')
@@ -53,12 +51,7 @@ class Segmenter:
             equal = equal_to_float32(self.model, small, label, memory)
             notes.append(f'in {self.model.precision}, labels {equal:.2%} equal '
                          'to float32')
-        label = enlarged(label, image.shape[1:])
-        return label, {
-            'height': image.shape[1], 'width': image.shape[2],
-            'tiles': n_tiles, 'precision': self.model.precision,
-            'seconds': seconds,
-            'shares': shares(label, self.names, self.class_filter)}, notes
+        return enlarged(label, image.shape[1:]), record, notes
 
 
 def equal_to_float32(model, image, label, memory=math.inf):
@@ -83,28 +76,28 @@ def enlarged(label, size):
     rows, columns = (
         ((np.arange(wanted) + 0.5) * side / wanted).astype(int)
         for wanted, side in zip(size, label.shape, strict=True))
-    return label if label.shape == tuple(size) else label[
-        rows[:, np.newaxis], columns]
+    return label if label.shape == size else label[np.ix_(rows, columns)]
 
 
 def predict_within(model, image, memory):
-    """Segment an image (3, H, W), RGB in [0, 255], within a limit of memory.
+    """Segment an image (3, H, W), RGB in [0, 255], in `memory` bytes.
 
     Return the label map, int32, (H, W), and the number of tiles, 1 for the
-    whole image. Tiles are sampled where the whole image would be, exactly so
-    if its sides are a multiple of `grid_of` the model, plus 1. A tile sees
-    nothing beyond its margin, and image pooling sees the tile only. Raise
-    InputError where not even a small tile fits into `memory` bytes.
+    whole image. Tiles are sampled where the whole image would be; exactly so
+    if its sides are a multiple of `grid_of` the model, plus 1. A tile sees no
+    further than its margin, and image pooling sees one tile. Raise InputError
+    where not even a small tile fits.
     """
     height, width = image.shape[1:]
-    if model.memory_needed(height, width) <= memory:
+    needed = model.memory_needed(height, width)
+    if needed <= memory:
         return model.predict([image])[0], 1
     if model.resize_range is not None:
         raise InputError(
-            f'an image of {height} x {width} pixels needs '
-            f'{model.memory_needed(height, width) / 1e9:.1f} GB of memory, and '
-            f'{memory / 1e9:.1f} GB may be taken; a model that resizes images '
-            'cannot work in tiles: raise --memory, or free some')
+            f'an image of {height} x {width} pixels needs {needed / 1e9:.1f} '
+            f'GB of memory, and {memory / 1e9:.1f} GB may be taken; a model '
+            'that resizes images cannot work in tiles: raise --memory, or free '
+            'some')
     grid = grid_of(model)
     size = _tile_size(model, (height, width), memory, grid)
     label = np.empty((height, width), np.int32)
@@ -121,16 +114,15 @@ def predict_within(model, image, memory):
 
 
 def grid_of(model):
-    """Return of how many pixels tiles begin at multiples: of the output stride
-    at each scale, so that the network samples there.
+    """Return the number of pixels at whose multiples tiles begin, so that the
+    network samples there: a multiple of the output stride at each scale.
 
-    Scales that have no such number below `MAX_GRID` are passed over.
+    Scales for which it would be above `MAX_GRID` are left out of account.
     """
     grid = stride = model.output_stride
     for scale in model.scales:
-        ratio = fractions.Fraction(scale).limit_denominator(100)
-        step = stride * ratio.denominator // math.gcd(
-            stride * ratio.denominator, ratio.numerator)
+        ratio = fractions.Fraction(max(scale, 0.01)).limit_denominator(100)
+        step = (stride / ratio).numerator
         if math.lcm(grid, step) <= MAX_GRID:
             grid = math.lcm(grid, step)
     return grid
@@ -139,20 +131,18 @@ def grid_of(model):
 def _tile_size(model, size, memory, grid):
     """Return the largest tile that fits: a square, or narrower."""
     whole = [grid * math.ceil((side - 1) / grid) + 1 for side in size]
-    side = max(whole)
-    while model.memory_needed(*_clipped(side, whole)) > memory:
-        side = (side * 7 // 8) // grid * grid + 1
-        if side <= max(grid, SMALLEST) + 1:
-            needed = model.memory_needed(*_clipped(side, whole))
+    longest = max(whole)
+    while True:
+        tile = [min(longest, side) for side in whole]
+        needed = model.memory_needed(*tile)
+        if needed <= memory:
+            return tile
+        longest = (longest * 7 // 8) // grid * grid + 1
+        if longest <= max(grid, SMALLEST) + 1:
             raise InputError(
                 f'even a small tile needs {needed / 1e9:.1f} GB of memory, and '
                 f'{memory / 1e9:.1f} GB may be taken: raise --memory, or '
                 'lower --input-size')
-    return _clipped(side, whole)
-
-
-def _clipped(side, whole):
-    return [min(side, other) for other in whole]
 
 
 def _spans(length, tile, grid):

@@ -1,20 +1,21 @@
 """Draw segmentations with Pillow, fast enough to keep up with the network.
 
 Shared arguments: `image` is (3, H, W), RGB in [0, 255]; `label` is (H, W),
-int, the class of each pixel; `names` and `colors`, (n_class, 3), uint8, RGB,
-are of the classes; `class_filter` is a collection of the classes to show, or
-None for all.
+int, the class of each pixel; for the others see `Style`.
 """
 import functools
 import importlib.util
 import math
 import pathlib
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from media import OPACITY
 from media.images import to_pillow
 
-OPACITY = 0.6  # of the colours over an image
 PANEL_SIDE = 960  # pixels; larger images are drawn smaller
 SMALL_SIDE = 480  # pixels; smaller images are drawn larger, up to it
 PAGE_WIDTH = 720  # pixels at least
@@ -23,20 +24,27 @@ TEXT, SIZE = (34, 34, 34), 16  # colour and height of letters
 HIDDEN = 255  # value in an indexed image of classes that are not shown
 
 
-def draw(kind, image, label, names, colors, class_filter=None,
-         opacity=OPACITY, all_classes=False):
+class Style(NamedTuple):
+    """How the classes are drawn."""
+
+    names: Sequence[str]
+    colors: np.ndarray  # (n_class, 3), uint8, RGB
+    class_filter: Collection[int] | None = None  # classes to show; None: all
+    opacity: float = OPACITY  # of overlays, in [0, 1]
+
+
+def draw(kind, image, label, style, all_classes=False):
     """Return one kind of result, 'figure', 'overlay', 'color_map' or
-    'indexed', as a PIL.Image.Image.
+    'indexed', as a PIL.Image.Image; for `all_classes` see `figure`.
     """
-    from PIL import Image
     if kind == 'figure':
-        return figure(image, label, names, colors, class_filter, all_classes)
-    if kind == 'overlay':
-        return Image.fromarray(overlay(
-            image, label, colors, opacity, class_filter))
-    if kind == 'color_map':
-        return Image.fromarray(colorize(label, colors, class_filter))
-    return indexed(label, colors, class_filter)
+        return figure(image, label, style, all_classes)
+    _, colors, class_filter, opacity = style
+    if kind == 'indexed':
+        return indexed(label, colors, class_filter)
+    return Image.fromarray(
+        colorize(label, colors, class_filter) if kind == 'color_map' else
+        overlay(image, label, colors, opacity, class_filter))
 
 
 def shares(label: np.ndarray, names, class_filter=None) -> dict[str, float]:
@@ -68,9 +76,7 @@ def colorize(label: np.ndarray, colors: np.ndarray,
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray,
             opacity: float = OPACITY, class_filter=None) -> np.ndarray:
-    """Lay the colours of the classes over an image; `opacity` is 0 to 1.
-
-    Return (H, W, 3), uint8, RGB.
+    """Return an image under the colours of its classes, (H, W, 3), uint8, RGB.
     """
     weight = np.full(len(colors), opacity, np.float32)
     weight[_hidden(len(colors), class_filter)] = 0
@@ -84,45 +90,11 @@ def indexed(label, colors, class_filter=None):
     """Return the exact classes as a palette image, PIL.Image.Image of mode P;
     the classes that are not shown are `HIDDEN`.
     """
-    from PIL import Image
     values = np.arange(len(colors), dtype=np.uint8)
     values[_hidden(len(colors), class_filter)] = HIDDEN
     result = Image.fromarray(values[label])
-    palette = np.zeros((256, 3), np.uint8)
-    palette[:len(colors)] = colors
-    result.putpalette(palette.tobytes())
+    result.putpalette(np.asarray(colors, np.uint8).tobytes().ljust(768, b'\0'))
     return result
-
-
-def figure(image, label, names, colors, class_filter=None,
-           all_classes=False):
-    """Draw an image beside its segmentation, above a legend of the classes
-    present, or of all, so that figures of one size are alike; return a
-    PIL.Image.Image of mode RGB.
-    """
-    from PIL import Image, ImageDraw
-    painted = colorize(label, colors) if class_filter is None else overlay(
-        image, label, colors, 1., class_filter)
-    panels = [_panel(to_pillow(image)), _panel(Image.fromarray(painted))]
-    width, height = panels[0].size
-    page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
-    present = shares(label, names, class_filter)
-    if all_classes:
-        present = {name: present.get(name, 0) for i, name in enumerate(names)
-                   if class_filter is None or i in class_filter}
-    legend = _legend(present, dict(zip(names, colors, strict=True)),
-                     page_width - 2 * MARGIN, all_classes)
-    page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
-                             + ROW), 'white')
-    canvas = ImageDraw.Draw(page)
-    left = (page_width - 2 * width - MARGIN) // 2
-    for title, panel in zip(('image', 'segmentation'), panels, strict=True):
-        canvas.text((left + width / 2, MARGIN + ROW / 2 - 3), title, TEXT,
-                    _font(), anchor='mm')
-        page.paste(panel, (left, MARGIN + ROW))
-        left += width + MARGIN
-    page.paste(legend, (MARGIN, height + 2 * MARGIN + ROW))
-    return page
 
 
 def _hidden(n_class, class_filter):
@@ -131,8 +103,34 @@ def _hidden(n_class, class_filter):
     return np.isin(np.arange(n_class), list(shown), invert=True)
 
 
+def figure(image, label, style, all_classes=False):
+    """Draw an image beside its segmentation, above a legend of the classes
+    present, or of all, so that figures of one size are alike; return a
+    PIL.Image.Image of mode RGB.
+    """
+    names, colors, class_filter, _ = style
+    painted = colorize(label, colors) if class_filter is None else overlay(
+        image, label, colors, 1., class_filter)
+    panels = {'image': _panel(to_pillow(image)),
+              'segmentation': _panel(Image.fromarray(painted))}
+    width, height = panels['image'].size
+    page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
+    legend = _legend(shares(label, names, class_filter), style,
+                     page_width - 2 * MARGIN, all_classes)
+    page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
+                             + ROW), 'white')
+    canvas = ImageDraw.Draw(page)
+    left = (page_width - 2 * width - MARGIN) // 2
+    for title, panel in panels.items():
+        canvas.text((left + width / 2, MARGIN + ROW / 2 - 3), title, TEXT,
+                    _font(), anchor='mm')
+        page.paste(panel, (left, MARGIN + ROW))
+        left += width + MARGIN
+    page.paste(legend, (MARGIN, height + 2 * MARGIN + ROW))
+    return page
+
+
 def _panel(image):
-    from PIL import Image
     longest = max(image.size)
     scale = PANEL_SIDE / longest if longest > PANEL_SIDE else max(
         1, SMALL_SIDE // longest)
@@ -141,36 +139,35 @@ def _panel(image):
                         Image.Resampling.NEAREST)
 
 
-def _legend(present, colors, width, fixed):
-    """Draw the legend; if `fixed`, its layout does not depend on the shares.
-    """
-    from PIL import Image, ImageDraw
-    texts = {name: f'{name}  {percent(share)}'
-             for name, share in present.items()}
-    widest = max((_font().getlength(f'{name}  {percent(1)}' if fixed else text)
-                  for name, text in texts.items()), default=0) + ROW + MARGIN
-    columns = max(1, min(len(texts), int(width // widest)))
-    rows = math.ceil(len(texts) / columns)
+def _legend(present, style, width, all_classes):
+    """Draw the legend; that of all classes has one layout for any shares."""
+    if all_classes:
+        present = {name: present.get(name, 0)
+                   for i, name in enumerate(style.names)
+                   if style.class_filter is None or i in style.class_filter}
+    widest = ROW + MARGIN + max((_font().getlength(
+        f'{name}  {percent(1 if all_classes else share)}')
+        for name, share in present.items()), default=0)
+    columns = max(1, min(len(present), int(width // widest)))
+    rows = math.ceil(len(present) / columns)
     legend = Image.new('RGB', (width, max(1, rows * ROW)), 'white')
     canvas = ImageDraw.Draw(legend)
-    for i, (name, text) in enumerate(texts.items()):
+    for i, (name, share) in enumerate(present.items()):
         x, y = i % columns * (width // columns), i // columns * ROW
-        canvas.rectangle((x, y + 4, x + 17, y + 21), tuple(
-            int(value) for value in colors[name]), (128, 128, 128))
-        canvas.text((x + ROW, y + ROW // 2), text, TEXT, _font(), anchor='lm')
+        color = style.colors[style.names.index(name)]
+        canvas.rectangle((x, y + 4, x + 17, y + 21), tuple(color.tolist()),
+                         (128, 128, 128))
+        canvas.text((x + ROW, y + ROW // 2), f'{name}  {percent(share)}', TEXT,
+                    _font(), anchor='lm')
     return legend
 
 
 @functools.cache
 def _font():
-    """Matplotlib's font, which has the letters of most languages.
-
-    The basic layout draws the same pixels whatever libraries a system has.
+    """Return Matplotlib's font, which has the letters of most languages; the
+    basic layout draws the same pixels whatever libraries a system has.
     """
-    from PIL import ImageFont
     package = importlib.util.find_spec('matplotlib')
-    if package is None:
-        return ImageFont.load_default(SIZE)
     folder = pathlib.Path(package.submodule_search_locations[0])
     return ImageFont.truetype(
         folder / 'mpl-data' / 'fonts' / 'ttf' / 'DejaVuSans.ttf', SIZE,

@@ -23,21 +23,20 @@ def has_display():
     return canvas.required_interactive_framework is not None
 
 
-def show_results(segmenter, inputs, max_pixels):
+def show_results(segmenter, inputs, style, max_pixels):
     """Open a window for each image, one after another; yield its `Outcome`."""
     for each in inputs:
-        begun, error, seconds = time.perf_counter(), None, []
+        begun = time.perf_counter()
         try:
             if each.is_video:
                 raise InputError(f'{each.name} is a video: give --output')
             image = each.read(max_pixels)
             label, _, notes = segmenter.segment(image)
-            seconds.append(time.perf_counter() - begun)
-            _show(each.name, figure(image, label, segmenter.names,
-                                    segmenter.colors, segmenter.class_filter))
-        except Exception as raised:  # one bad input never ends a run
-            error, notes = describe(raised, each.name), []
-        yield Outcome(each, seconds=seconds, notes=notes, error=error)
+            seconds = time.perf_counter() - begun
+            _show(each.name, figure(image, label, style))
+            yield Outcome(each, seconds=[seconds], notes=notes)
+        except Exception as error:  # one bad input never ends a run
+            yield Outcome(each, error=describe(error, each.name))
 
 
 def _show(title, page):
@@ -51,11 +50,11 @@ def _show(title, page):
     window.axes[0].set_axis_off()
     # Ctrl-C would be lost inside a callback of the window, and in show's own
     # waiting take effect at the next mouse move.
-    received, handlers = [], {}
-    for number in (signal.SIGINT, *ENDING_SIGNALS):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            handlers[number] = signal.signal(
-                number, lambda number, frame: received.append(number))
+    received = []
+    handlers = {number: signal.signal(
+        number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, *ENDING_SIGNALS)
+        if signal.getsignal(number) != signal.SIG_IGN}
     try:
         plt.show(block=False)
         while plt.fignum_exists(window.number) and not received:

@@ -22,7 +22,7 @@ from conftest import ROOT, linux_only
 from fixture_images import write_image
 
 from media.images import read_image
-from media.segmentation import predict_within
+from media.segmentation import Segmenter
 from models import DeepLabV3plusXception65, gpu, label_map
 from models.utils.errors import InputError
 
@@ -123,13 +123,15 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
         pretrained_model=npz, min_input_size=65, output_stride=16)
     expected, = model.predict([image])
     model.to_device(device)
-    assert predict_within(model, image, model.free_memory())[1] == 1
+    segmenter = Segmenter(model)
+    _, record, _ = segmenter.segment(image)
+    assert record['tiles'] == 1
     pool, given_back = cuda.cupy.get_default_memory_pool(), []
     cuda.cupy.cuda.runtime.memGetInfo = lambda: (0, 8e9)
     pool.free_bytes = lambda: model.memory_needed(265, 265)
     pool.free_all_blocks = lambda: given_back.append(1)
-    label, n_tiles = predict_within(model, image, model.free_memory())
-    assert n_tiles == len(given_back) >= 4
+    label, record, _ = segmenter.segment(image)
+    assert record['tiles'] == len(given_back) >= 4
     assert (label == expected).mean() > 0.99
 
 

@@ -84,7 +84,7 @@ def test_patterns_and_folders(tmp_path, monkeypatch):
         both, [], ['photos/a.png is named twice'])
     assert left_in('photos', 'photos/a.png') == left_in(
         'photos/a.png', 'photos') == [None, Path('photos')]
-    assert names('*x*') == ([], ['x: this folder has no image or video'], [])
+    assert names('*x*') == ([], ['*x*: no image or video matches'], [])
     (tmp_path / 'my%20dog.mp4').touch()
     (film,), _, _ = find_inputs(['my%20dog.mp4'])
     assert film.files() == [Path('my%20dog.mp4')]
@@ -107,8 +107,9 @@ def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
     assert problems == [
         'http://... is no valid address',
         'ftp://host/a: an address begins with http:// or https://',
-        'an input is empty', 'x/yempty: this folder has no image or video',
-        'a\0 is no name of a file']
+        "'' is no name of a file",
+        'x/yempty: this folder has no image or video',
+        r"'a\x00' is no name of a file"]
 
 
 def test_what_may_not_be_read_costs_no_folder():
@@ -171,7 +172,7 @@ def test_video_of_a_turned_phone(tmp_path, matrix, change):
             pixels, format='rgb24')))
         container.mux(stream.encode())
     with open_video(tmp_path / 'film.mp4') as video:
-        (image, _, _), = video.parts()
+        (image, *_), = video.frames
     wanted = change(pixels).transpose(2, 0, 1)
     assert image.shape == wanted.shape
     assert np.abs(image - wanted).mean() < 5
@@ -191,7 +192,7 @@ def test_video(demo, tmp_path):
     for name, rate in ('film', 12), ('frame', 25):
         with open_video(demo.folder / f'out/{name}.mp4') as video:
             assert video.rate == rate
-            images = [frame.image for frame in video.parts()]
+            images = [frame.image for frame in video.frames]
         assert len(images) == 4
         assert images[0].shape == (3, 72, 96)
     path = tmp_path / 'frame_8.png'
@@ -212,7 +213,7 @@ def test_a_film_named_like_an_address(tmp_path, monkeypatch):
     path = Path('http:10:00.mp4')
     write_film(path, [np.zeros((48, 64, 3), np.uint8)] * 3)
     with open_video(path) as video:
-        assert len(list(video.parts())) == 3
+        assert len(list(video.frames)) == 3
 
 
 @pytest.mark.parametrize('playlist', [
@@ -223,7 +224,7 @@ def test_a_playlist_is_no_film(tmp_path, playlist):
     (tmp_path / 'list.mp4').write_text(playlist)
     with (pytest.raises(InputError, match='cannot be read as a video'),
           open_video(tmp_path / 'list.mp4') as video):
-        list(video.parts())
+        list(video.frames)
 
 
 @pytest.mark.slow

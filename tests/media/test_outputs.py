@@ -21,7 +21,6 @@ from media.outputs import (
     REPLACE,
     SKIP,
     check_frames,
-    earlier_results,
     plan_outputs,
 )
 from media.outputs import write_image as write_result
@@ -54,8 +53,8 @@ def test_two_that_would_write_the_same(here):
     assert not found.results
     assert found.problems == [
         'a.jpg: a.png would overwrite the input a.png: name another',
-        'a.png: input and output are the same file: name another',
-        'c.png: input and output are the same file: name another']
+        'a.png: a.png would overwrite the input a.png: name another',
+        'c.png: c.png would overwrite the input c.png: name another']
     found = plan(['.'], ['figure'], 'out')
     assert len(found.results) == 2
     assert found.problems == [
@@ -160,15 +159,15 @@ def test_a_folder_that_is_not_ours(here, other):
 
 def test_a_folder_with_inputs(here):
     """Photos of a video, beside it; and numbered frames of their own name."""
-    touch('film.mp4')
-    write_frames(here / 'film')
+    touch('film.mp4', 'film/000001.png')
     write_frames(here / 'frames')
     found = plan(['film.mp4', 'film'], ['indexed'], '.')
     assert 'film.mp4: film would overwrite the input film/00000' in (
         found.problems[0])
     found = plan(['frames/%06d.png'], ['indexed'], '.')
     assert found.problems == [
-        'frames/%06d.png: input and output are the same file: name another']
+        'frames/%06d.png: frames would overwrite the input frames/%06d.png: '
+        'name another']
 
 
 def test_parts_are_taken_as_well(here):
@@ -189,9 +188,7 @@ def test_a_result_in_the_place_of_a_folder(here):
 
 
 def left_over(*arguments):
-    inputs, _, _ = find_inputs(arguments)
-    earlier = earlier_results(inputs)
-    return [each.name for each in inputs if each not in earlier]
+    return [each.name for each in find_inputs(arguments)[0]]
 
 
 @pytest.mark.parametrize('ending', ['.png', '.jpg', '.webp', '.tif'])
@@ -228,7 +225,7 @@ def test_a_way_over_a_folder_that_is_missing(here):
 def test_the_owner_of_a_result_that_exists(here):
     touch('x.bmp', 'x.png', 'out/x.png')
     found = plan(['x.bmp', 'x.png'], ['figure'], 'out', SKIP)
-    assert found.n_skipped == 1
+    assert found.notes == ['skipped 1 with existing results']
     assert found.problems == [
         'x.png and x.bmp would both be written to out/x.png']
 

@@ -7,6 +7,7 @@ from fixture_images import write_image
 
 from media.inputs import Input
 from media.results_page import ResultsPage
+from media.visualization import Style
 from models.classes import label_colors, label_names
 
 CHECK_PAGE = '''<script>
@@ -50,8 +51,8 @@ def test_page_in_a_browser(browse, tmp_path):
     rng = np.random.default_rng(0)
     label = np.kron(rng.integers(19, size=(3, 4)), np.ones((24, 24), int))
     each = Input('a', 'a')
-    page = ResultsPage(tmp_path / 'a.html', [each], label_names('cityscapes'),
-                       label_colors('cityscapes'), None)
+    page = ResultsPage(tmp_path / 'a.html', [each], Style(
+        label_names('cityscapes'), label_colors('cityscapes')))
     page.add(each, np.zeros((3, 72, 96), np.float32), label)
     page.write()
     most = np.bincount(label.ravel()).max()
@@ -89,11 +90,11 @@ addEventListener('load', () => {
 
 
 def page_of(path, inputs):
-    """Write the page of black images, the first last."""
+    """Write the page of black images."""
     image, label = np.zeros((3, 30, 40), np.float32), np.zeros((30, 40), int)
-    page = ResultsPage(path, inputs, label_names('voc'), label_colors('voc'),
-                       None)
-    for each in [*inputs[1:], *inputs[:1]]:
+    page = ResultsPage(path, inputs, Style(label_names('voc'),
+                                           label_colors('voc')))
+    for each in inputs:
         page.add(each, image, label)
     page.write()
 

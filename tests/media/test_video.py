@@ -3,6 +3,7 @@ import json
 import os
 import resource
 import signal
+import threading
 import time
 from fractions import Fraction
 
@@ -16,9 +17,10 @@ from PIL import Image
 from media.batch import prefetch
 from media.inputs import find_inputs
 from media.outputs import DEFAULT, plan_outputs
-from media.video import duplicate, open_video, part_path, writing
+from media.video import open_video, writing
 from models.classes import label_colors
 from models.utils.errors import InputError
+from models.utils.files import part_path
 
 BT709 = {'colorspace': 1, 'color_primaries': 1, 'color_trc': 1,
          'color_range': 1}
@@ -30,15 +32,14 @@ def pictures(n, size=(72, 96)):
 
 
 def copied(source, target):
-    """Write a film's frames as they are, as an overlay of opacity 0 does."""
+    """Write a video's frames as they are, as an overlay of opacity 0 does;
+    return both ends.
+    """
     with open_video(source) as video, writing(target, video) as writer:
-        for part in video.parts():
-            if isinstance(part, av.Packet):
-                writer.copy(part)
-            else:
-                writer.write(Image.fromarray(part.image.transpose(
-                    1, 2, 0).astype(np.uint8)), part)
-    return video
+        for frame in video.frames:
+            writer.write(None if frame.image is None else Image.fromarray(
+                frame.image.transpose(1, 2, 0).astype(np.uint8)), frame)
+    return video, writer
 
 
 def planes(path):
@@ -81,8 +82,8 @@ def sound_of(path):
 
 def test_sound_is_copied(tmp_path):
     write_film(tmp_path / 'a.mp4', pictures(6), sound='aac')
-    video = copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
-    assert video.losses == []
+    video, writer = copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    assert video.losses == writer.losses == []
     before, after = (sound_of(tmp_path / name) for name in ('a.mp4', 'b.mp4'))
     assert len(before) > 20
     assert [data for _, data in before] == [data for _, data in after]
@@ -92,8 +93,8 @@ def test_sound_is_copied(tmp_path):
 
 def test_sound_that_mp4_has_not(tmp_path):
     write_film(tmp_path / 'a.mkv', pictures(2), sound='wavpack')
-    video = copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
-    assert video.losses == ['the sound is dropped: MP4 has no wavpack']
+    _, writer = copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    assert writer.losses == ['the sound is dropped: MP4 has no wavpack']
     with av.open(str(tmp_path / 'b.mp4')) as container:
         assert [each.type for each in container.streams] == ['video']
 
@@ -102,7 +103,7 @@ def test_says_what_ten_bits_lose(tmp_path):
     write_film(tmp_path / 'a.mp4', pictures(2), pix_fmt='yuv420p10le',
                colorspace=9, color_primaries=9, color_trc=16, color_range=1)
     with open_video(tmp_path / 'a.mp4') as video:
-        assert len(list(video.parts())) == 2
+        assert len(list(video.frames)) == 2
         assert video.losses == [
             '10 bits become 8, and HDR (PQ) is kept as a tag']
 
@@ -123,7 +124,7 @@ def test_endings_of_films(tmp_path, ending):
     assert each.is_video
     assert problems == []
     with open_video(each.path) as video:
-        assert len(list(video.parts())) == 3
+        assert len(list(video.frames)) == 3
 
 
 def test_damage_costs_its_frames(tmp_path):
@@ -132,7 +133,7 @@ def test_damage_costs_its_frames(tmp_path):
     middle = len(data) // 2
     data[middle:middle + 2000] = bytes(2000)
     (tmp_path / 'a.ts').write_bytes(data)
-    video = copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    video, _ = copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
     n_frames = len(planes(tmp_path / 'b.mp4'))
     assert 20 <= n_frames <= 40
     assert n_frames < 40 or video.n_damaged
@@ -144,8 +145,8 @@ def test_a_plan_for_films(tmp_path):
     inputs, _, _ = find_inputs([str(tmp_path)])
     film, _ = inputs
 
-    def plan(kinds, output, inputs):
-        found = plan_outputs(kinds, output, inputs)
+    def plan(kinds, output, inputs, **documents):
+        found = plan_outputs(kinds, output, inputs, documents=documents)
         assert found.problems == []
         return [{kind: str(path) for kind, path in paths.items()}
                 for paths in found.results.values()]
@@ -158,7 +159,8 @@ def test_a_plan_for_films(tmp_path):
     assert plan(['color_map', 'indexed', 'figure'], out, [film]) == [{
         'color_map': f'{out}/a_color_map.mp4', 'indexed': f'{out}/a_indexed',
         'figure': f'{out}/a_segmentation.mp4'}]
-    assert plan([], None, [film]) == [{}]
+    assert plan([], None, [film]) == [{'overlay': 'a_segmentation.mp4'}]
+    assert plan([], None, [film], html=f'{out}.html') == [{}]
     with pytest.raises(InputError, match='numbered images: name a folder'):
         plan_outputs(['indexed'], f'{out}.mp4', [film])
 
@@ -227,13 +229,13 @@ def test_a_film_on_a_full_disk_is_a_part(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r'File too large.*b\.mp4'):
+        with pytest.raises(InputError, match=r'b\.mp4 cannot be written: File'):
             copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
     with open_video(tmp_path / 'b.part.mp4') as video:
-        assert 10 < len(list(video.parts())) < 60
+        assert 10 < len(list(video.frames)) < 60
 
 
 def test_what_is_read_ahead_is_not_closed_beneath_it(tmp_path):
@@ -241,11 +243,13 @@ def test_what_is_read_ahead_is_not_closed_beneath_it(tmp_path):
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 255, (720, 1280, 3), np.uint8)] * 4
     write_film(tmp_path / 'a.mp4', noise * 6, sound='aac')
+    n_threads = threading.active_count()
     for _ in range(8):
         with open_video(tmp_path / 'a.mp4') as video:
-            parts = prefetch(lambda part: None, video.parts())
-            next(parts)  # and nobody closes it
-    assert [*parts] == []
+            frames = prefetch(lambda frame: None, video.frames)
+            next(frames)
+        frames.close()  # only now
+    assert threading.active_count() == n_threads
 
 
 def test_an_error_of_ffmpeg_is_one_line(tmp_path):
@@ -255,13 +259,9 @@ def test_an_error_of_ffmpeg_is_one_line(tmp_path):
     def write():
         with (open_video(tmp_path / 'a.mp4') as video,
               writing(tmp_path / 'b.mp4', video) as writer):
-            for part in video.parts():
-                if not isinstance(part, av.Packet):
-                    writer.write(Image.new('RGB', (96, 72)), part)
-                    continue
-                if writer.n_frames > 1:
-                    writer.copy(duplicate(part))
-                writer.copy(part)
+            for frame in video.frames:
+                writer.write(Image.new('RGB', (96, 72)), frame._replace(
+                    sounds=[*frame.sounds, *frame.sounds]))
 
     with pytest.raises(InputError, match=r'b\.mp4 cannot be written: Invalid'):
         write()
@@ -278,7 +278,7 @@ def test_numbered_frames_are_a_film(tmp_path):
     (tmp_path / '06.png').write_bytes((tmp_path / '006.png').read_bytes())
     (tmp_path / '007.jpg').touch()
     with open_video(tmp_path / '%03d.png', max_pixels=10_000) as video:
-        frames = list(video.parts())
+        frames = list(video.frames)
     assert [frame.image[0, 0, 0] for frame in frames] == [1, 6, 6, 8]
     assert video.n_frames == 7
     assert video.n_damaged == 3
