@@ -7,8 +7,7 @@ import numpy as np
 from convert.graph_structure import (
     Wiring,
     check_structure,
-    read_atrous_rates,
-    read_output_stride,
+    read_strides,
 )
 from convert.name_table import LOGITS, weight_table
 from models.constants import (
@@ -157,9 +156,8 @@ def build_link(source, n_class):
     from models import DeepLabV3plusXception65
     from models.memory import giving_back
     from models.weights import leave_unset
-    output_stride, rates = ((read_output_stride(source),
-                             read_atrous_rates(source)) if source.is_graph
-                            else (source.output_stride, None))
+    output_stride, rates = read_strides(source) if source.is_graph else (
+        source.output_stride, None)
     with giving_back():
         return DeepLabV3plusXception65(
             n_class, initialW=leave_unset, output_stride=output_stride,
