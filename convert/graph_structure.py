@@ -106,14 +106,14 @@ def _check_tower(tower, link):
     """Compare a tower with the link; return its own `Wiring`."""
     graph, stride = tower.graph, link.output_stride
     first = convolution(graph, FIRST)
-    image = read_input(tower, first.node, first.input)
+    image, resize_range, size = read_input(tower, first.node, first.input)
     pooling, kernel = _pooling(graph)
     crop_size = resized_to(graph, tower.resize)
     if crop_size is None:  # then it is the usual stride * n + 1
-        if image.size is not None:
+        if size is not None:
             graph.refuse(tower.resize.name, 'must resize to a fixed size')
         crop_size = [(side - 1) * stride + 1 for side in kernel]
-    size = image.size or crop_size
+    size = size or crop_size
     scale = scale_of(graph, first.node, size, crop_size)
     if kernel != [math.ceil(side / stride) for side in size]:
         graph.refuse(pooling, f'has kernel {kernel}, which does not span '
@@ -125,8 +125,8 @@ def _check_tower(tower, link):
         last = graph.input_node(last, 0)
     comparison.match_input(last, (
         'Unchanged', list(map(max, size, crop_size)), logits))
-    return Wiring(image.node, crop_size, logits, tower.resize.name, (scale,),
-                  tower.mirrored, image.resize_range)
+    return Wiring(image, crop_size, logits, tower.resize.name, (scale,),
+                  tower.mirrored, resize_range)
 
 
 def _pooling(graph):

@@ -6,6 +6,7 @@ weights; logits, mirrored back and resized to the image; softmax. Labels are the
 best class of the mean of all. --min_resize_value resizes the image before it is
 padded, to a size computed from its own.
 """
+import contextlib
 import fractions
 import functools
 import math
@@ -16,7 +17,7 @@ import numpy as np
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
 from convert.frozen_graph import FrozenGraph
-from models.constants import MAX_INPUT_SIDE, MAX_SCALE, OFFSET, SCALE
+from models.constants import MAX_SCALE, OFFSET, SCALE
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 
@@ -29,34 +30,14 @@ FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
              'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
              'ResizeArea', 'CropAndResize'}
 
-# Heights and widths for which the nodes before a resize are computed.
-SIZES = [
-    (1, 1), (1, 9999), (9999, 1), (2, 31), (33, 65), (64, 97), (97, 64),
-    (129, 200), (200, 129), (257, 683), (333, 500), (375, 500), (500, 375),
-    (480, 640), (511, 512), (513, 513), (513, 514), (600, 800), (683, 257),
-    (720, 1280), (1280, 720), (1023, 1025), (1025, 2049), (1080, 1920),
-    (1920, 1080), (2047, 1023), (3024, 4032), (4032, 3024), (9999, 9998)]
+# Sizes of images for which the nodes before a resize are computed.
+SIDES = (1, 2, 33, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 720, 1023,
+         1080, 1920, 2049, 3024, 4032, 9999)
+SIZES = [*zip(SIDES, SIDES[::-1], strict=True),
+         *zip(SIDES, SIDES[2:] + SIDES[:2], strict=True)]
 IMAGE = np.dtype([])  # images are arrays of their shape that take no memory
-MAX_VALUES = 4  # in a constant that a size is computed from
+MAX_NUMBERS = 4  # in a constant that a size is computed from
 TYPES = {1: np.float32, 3: np.int32, 9: np.int64}  # types.proto
-OPERATIONS = {
-    'Add': operator.add, 'AddV2': operator.add, 'Sub': operator.sub,
-    'Mul': operator.mul, 'RealDiv': operator.truediv, 'FloorMod': np.mod,
-    'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
-    'Floor': np.floor, 'Ceil': np.ceil,
-    'Min': lambda values, axis: values.min(int(axis.item())),
-    'Max': lambda values, axis: values.max(int(axis.item())),
-    'Pack': lambda *values: np.fromiter(values, values[0].dtype),
-    'Shape': lambda image: np.int32(image.shape),
-    'ExpandDims': lambda image, axis: np.expand_dims(image, int(axis.item())),
-    'ResizeBilinear': lambda image, size: np.empty(
-        (image.shape[0], *np.maximum(size, 1), image.shape[3]), IMAGE),
-    'Identity': lambda value: value,
-    # tf.cond: one output of a Switch has the value, the other has none.
-    'Switch': lambda value, truth: (None, value) if truth else (value, None),
-    'Merge': lambda *values: _the_one(
-        value for value in values if value is not None),
-}
 # Values that do not go together, a missing input, or a node that reads itself.
 NOT_COMPUTED = (TypeError, ValueError, LookupError, AttributeError,
                 OverflowError, RecursionError)
@@ -70,25 +51,16 @@ class Tower(typing.NamedTuple):
     mirrored: bool  # whether it sees the mirrored image
 
 
-class Input(typing.NamedTuple):
-    """What a tower's network sees of an image."""
-
-    node: str  # that the image is fed to
-    resize_range: ResizeRange | None  # that the image is resized to
-    size: list | None  # that the padded image is resized to; None: its own
-
-
 def find_towers(graph):
     """Return the `Tower`s of a graph, and the node of the scores: labels are
     their best class.
     """
     scores = {}
     for node in graph.nodes.values():
-        if node.op == 'ArgMax':
-            source = graph.input_node(node, 0)
-            if source.op in {'Mean', 'ResizeBilinear'}:
-                check_axis(graph, node, CHANNELS)
-                scores[source.name] = source
+        source = graph.input_node(node, 0) if node.op == 'ArgMax' else node
+        if node.op == 'ArgMax' and source.op in {'Mean', 'ResizeBilinear'}:
+            check_axis(graph, node, CHANNELS)
+            scores[source.name] = source
     if len(scores) != 1:
         graph.refuse('ArgMax', f'takes the best class of {len(scores)} '
                      'ResizeBilinear or Mean nodes, and must of one')
@@ -96,12 +68,12 @@ def find_towers(graph):
     if scores.op == 'ResizeBilinear':
         return [_tower(graph, scores)], scores
     check_axis(graph, scores, TOWERS, -1)
-    joined = graph.input_node(scores, 0)
-    if joined.op != 'ConcatV2':
-        return [_softmax_tower(graph, scores.name, joined)], scores
-    check_axis(graph, joined, TOWERS)
-    return [_softmax_tower(graph, joined.name, graph.producer(tensor))
-            for tensor in joined.input[:-1]], scores
+    joined, tensors = graph.input_node(scores, 0), scores.input[:1]
+    if joined.op == 'ConcatV2':
+        check_axis(graph, joined, TOWERS)
+        tensors = joined.input[:-1]
+    return [_softmax_tower(graph, scores.name, graph.producer(tensor))
+            for tensor in tensors], scores
 
 
 def _softmax_tower(graph, reader, node):
@@ -148,16 +120,15 @@ def check_resize(graph, node):
 
 
 def read_input(tower, reader, node):
-    """Return the `Input` of a tower: it must be pixel * SCALE - OFFSET.
+    """Check that the node `reader` reads pixel * SCALE - OFFSET of an image.
 
-    `reader` is the name of the network's first node, `node` what it reads.
+    Return the name of the node that the image is fed to; the `ResizeRange` that
+    it is resized to, or None; [height, width] that the padded image is resized
+    to, or None.
     """
     graph, size = tower.graph, None
-    product, offset = _with_constant(graph, reader, node, 'Sub')
-    image, scale = _with_constant(graph, node.name, product, 'Mul')
-    graph.compare(node.name, 'offset', offset, OFFSET)
-    if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
-        graph.compare(product.name, 'scale', scale, SCALE)
+    node = _before(graph, reader, node, 'Sub', OFFSET)
+    image = _before(graph, reader, node, 'Mul', SCALE)
     if image.op == 'ResizeBilinear':
         size = resized_to(graph, image)
     if size is not None:
@@ -172,11 +143,11 @@ def read_input(tower, reader, node):
     if len(fed) != 1 or fed[0].attr['dtype'].type != UINT8:
         graph.refuse(image.name, 'must come from one Placeholder of type '
                      f'uint8, and comes from {len(fed)}')
-    return Input(fed[0].name, _read_resize_range(graph, image), size)
+    return fed[0].name, _read_resize_range(graph, image), size
 
 
-def _with_constant(graph, reader, node, op):
-    """Return the other input of a node, and the number that it works with."""
+def _before(graph, reader, node, op, wanted):
+    """Return what a node works on with one number, the wanted one."""
     if node.op != op or len(node.input) != 2:
         graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
                      'pixel * 2 / 255 - 1')
@@ -184,9 +155,10 @@ def _with_constant(graph, reader, node, op):
     if a.op == 'Const' and op == 'Mul':
         a, b = b, a
     number = graph.array(b.name)
-    if number.size != 1 or number.dtype.kind != 'f':
-        graph.refuse(node.name, 'must work with one number')
-    return a, number.item()
+    if number.size != 1 or number.dtype.kind != 'f' or not np.isclose(
+            number.item(), wanted, rtol=1e-5, atol=0):
+        graph.refuse(node.name, f'must be a {op} with {wanted:.6g}')
+    return a
 
 
 def scale_of(graph, node, size, crop_size):
@@ -234,13 +206,14 @@ def check_labels_are_resized(graph, scores):
 
 
 def resized_to(graph, resize):
-    """Return [height, width] after a resize; None if an image's depends on it.
+    """Return [height, width] after a resize; None if that depends on the image.
     """
     size = graph.input_node(resize, 1)
     if any(node.op == 'Placeholder'
            for node in graph.ancestors(size.name).values()):
         return None
-    (found,), = _values(graph, resize, [size.name], SIZES[:1])
+    with _computing(graph, resize):
+        found = np.asarray(_evaluator(graph, *SIZES[0])(size.name))
     if found.shape != (2,) or found.dtype.kind != 'i':
         graph.refuse(resize.name, f'has size {found.tolist()}, and must have '
                      'height and width')
@@ -258,48 +231,44 @@ def _read_resize_range(graph, image):
             graph.refuse(node.name, f'is a {node.op} of the image before the '
                          'network: only padding and one resize can be '
                          'converted')
-    changing = []
+    found = None
     for node in resizes.values():
         check_resize(graph, node)
-        before, after = _sizes(graph, node, SIZES)
-        if before != after:
-            changing.append(node)
-    if len(changing) > 1:
-        graph.refuse(changing[0].name, 'resizes the image a second time')
-    return _range_of(graph, changing[0]) if changing else None
+        with _computing(graph, node):
+            if operator.ne(*_sizes_around(graph, node, SIZES)):
+                if found is not None:
+                    graph.refuse(node.name, 'resizes the image once more')
+                found = _range_of(graph, node)
+    return found
 
 
 def _range_of(graph, resize):
-    """Return the `ResizeRange` that a ResizeBilinear resizes to: what its
-    nodes' names and constants say, if they give the same sizes.
+    """Return the `ResizeRange` of a resize: what ops and constants say, if the
+    graph's nodes then give the same sizes.
+
+    The exporter divides `shortest` by the lesser side of the image, `longest`,
+    which it lowers to a multiple of the factor plus 1, by the greater one.
     """
-    found = _formula(graph, resize)
+    nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
+    numbers = {}
+    for node in nodes:
+        if node.op in {'RealDiv', 'FloorMod'}:
+            a, b = (graph.input_node(node, i) for i in (0, 1))
+            op, number = (b.op, a) if node.op == 'RealDiv' else (node.op, b)
+            number = graph.past(number, 'Cast', 'Add', 'AddV2', 'Sub')
+            numbers[op] = int(graph.array(number.name).item())
+    found = ResizeRange(
+        *(numbers.get(op, 0) for op in ('Minimum', 'Maximum', 'FloorMod')),
+        int(any(node.op == 'Ceil' for node in nodes)))
     sizes = [*SIZES, *_sizes_that_tell(*found)]
-    _, after = _sizes(graph, resize, sizes)
-    if not found.shortest or after != [
+    _, after = _sizes_around(graph, resize, sizes)
+    if found.shortest < 1 or after != [
             found.size(*size).tolist() for size in sizes]:
         graph.refuse(
             resize.name, 'resizes the image to a size that is not the official '
             "exporter's: export without --min_resize_value, and use demo.py "
             '--max-size')
     return found
-
-
-def _formula(graph, resize):
-    """Read off a `ResizeRange`: the exporter divides `shortest` by the lesser
-    side of the image, `longest` by the greater one.
-    """
-    nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
-    numbers = {}
-    for node in nodes:
-        if node.op == 'RealDiv':
-            numbers[graph.input_node(node, 1).op] = graph.input_node(node, 0)
-        elif node.op == 'FloorMod':
-            numbers[node.op] = graph.input_node(node, 1)
-    rounds_up = any(node.op == 'Ceil' for node in nodes)
-    return ResizeRange(*(
-        _whole_number(graph, numbers[op]) if op in numbers else 0
-        for op in ('Minimum', 'Maximum', 'FloorMod')), int(rounds_up))
 
 
 def _sizes_that_tell(shortest, longest, factor, _):
@@ -310,44 +279,26 @@ def _sizes_that_tell(shortest, longest, factor, _):
     resized = [(shortest, above), (shortest, above + 1),
                (step + 1, limit), (step + 2, limit)]
     return [(times * height, times * width) for height, width in resized
-            for times in (3, 7) if height * width > 0]
+            for times in (3, 7) if min(height, width) > 0]
 
 
-def _whole_number(graph, node):
-    """Return the constant that a limit or factor is, or begins with: limits are
-    lowered to a multiple of the factor plus 1. 0: there is none.
-    """
-    constant = graph.past(node, 'Cast', 'Add', 'AddV2', 'Sub')
-    array = graph.array(constant.name)
-    number = array.item() if array.size == 1 and array.dtype.kind in 'if' else 0
-    return int(number) if 0 < number <= MAX_INPUT_SIDE and (
-        number == int(number)) else 0
+def _sizes_around(graph, resize, sizes):
+    """Return what sizes images have before a resize, and after it."""
+    images = [_evaluator(graph, *size) for size in sizes]
+    return [[list(value(tensor).shape[1:3]) for value in images]
+            for tensor in (resize.input[0], resize.name)]
 
 
-# Computing sizes
-
-def _sizes(graph, resize, sizes):
-    """Return what sizes images have before a ResizeBilinear, and after it."""
-    found = _values(graph, resize, [resize.input[0], resize.name], sizes)
-    return [[list(image.shape[1:3]) for image in images]
-            for images in found]
-
-
-def _values(graph, resize, tensors, sizes):
-    """Compute tensors for images of some sizes; refuse `resize` if impossible.
-
-    Return a list for each tensor.
-    """
+@contextlib.contextmanager
+def _computing(graph, resize):
     try:
         with np.errstate(all='ignore'):  # of other forms than the exporter's
-            functions = [_evaluator(graph, *size) for size in sizes]
-            return [[np.asarray(value(tensor)) for value in functions]
-                    for tensor in tensors]
+            yield
     except InputError:
         raise
     except NOT_COMPUTED as error:
-        return graph.refuse(resize.name, 'resizes to a size that cannot be '
-                            f'computed ({error})')
+        graph.refuse(resize.name, 'resizes to a size that cannot be computed '
+                     f'({error})')
 
 
 def _evaluator(graph, height, width):
@@ -359,7 +310,10 @@ def _evaluator(graph, height, width):
         if node.op == 'Placeholder':
             return np.empty((1, height, width, 3), IMAGE)
         if node.op == 'Const':
-            return _few_numbers(graph.array(name))
+            array = graph.array(name)
+            if array.size > MAX_NUMBERS:
+                raise ValueError(f'{name} has {array.size} numbers')
+            return array
         inputs = [value(each) for each in node.input if each[:1] != '^']
         if node.op in WITH_ATTRIBUTES:
             return WITH_ATTRIBUTES[node.op](node.attr, *inputs)
@@ -372,36 +326,43 @@ def _evaluator(graph, height, width):
     return value
 
 
-def _the_one(values):
-    value, = values
+def _merge(*values):
+    value, = (each for each in values if each is not None)
     return value
-
-
-def _few_numbers(array):
-    if array.size > MAX_VALUES:
-        raise ValueError(f'{array.size} numbers')
-    return array
-
-
-def _cast(attr, value):
-    is_image = value.dtype == IMAGE
-    return value if is_image else value.astype(TYPES[attr['DstT'].type])
-
-
-def _squeeze(attr, image):
-    return image.squeeze(tuple(attr['squeeze_dims'].list.i) or None)
 
 
 def _strided_slice(attr, values, *edges):
     """x[i], or x[begin:end:step]."""
     begin, end, step = (int(each.item()) for each in edges)
-    if attr['shrink_axis_mask'].i == 1:
-        return values[begin]
     if attr['ellipsis_mask'].i or attr['new_axis_mask'].i:
-        raise ValueError('a slice with new axes')
+        raise ValueError('a slice with other axes')
+    if attr['shrink_axis_mask'].i:
+        return values[begin]
     return values[None if attr['begin_mask'].i else begin:
                   None if attr['end_mask'].i else end:step]
 
 
+# Ops as functions of their inputs, and of attributes and inputs.
+OPERATIONS = {
+    'Add': operator.add, 'AddV2': operator.add, 'Sub': operator.sub,
+    'Mul': operator.mul, 'RealDiv': operator.truediv, 'FloorMod': np.mod,
+    'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
+    'Floor': np.floor, 'Ceil': np.ceil, 'Identity': lambda value: value,
+    'Max': lambda values, axis: values.max(int(axis.item())),
+    'Min': lambda values, axis: values.min(int(axis.item())),
+    'Pack': lambda *values: np.fromiter(values, values[0].dtype),
+    'Shape': lambda image: np.int32(image.shape),
+    'ExpandDims': lambda image, axis: np.expand_dims(image, int(axis.item())),
+    'ResizeBilinear': lambda image, size: np.empty(
+        (image.shape[0], *np.maximum(size, 1), image.shape[3]), IMAGE),
+    # tf.cond: one output of a Switch has the value, the other has none.
+    'Switch': lambda value, truth: (None, value) if truth else (value, None),
+    'Merge': _merge,
+}
 WITH_ATTRIBUTES = {
-    'Cast': _cast, 'Squeeze': _squeeze, 'StridedSlice': _strided_slice}
+    'Cast': lambda attr, value: value if value.dtype == IMAGE else (
+        value.astype(TYPES[attr['DstT'].type])),
+    'Squeeze': lambda attr, image: image.squeeze(
+        tuple(attr['squeeze_dims'].list.i) or None),
+    'StridedSlice': _strided_slice,
+}
