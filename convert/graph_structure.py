@@ -67,10 +67,10 @@ def read_strides(graph):
     three ints.
     """
     graph = find_towers(graph)[0][0].graph
+    output_strides = {2 * (sets['stride'],): output_stride
+                      for output_stride, sets in OUTPUT_STRIDES.items()}
     stride = convolution(graph, ENTRY3_STRIDED).stride
-    found = [output_stride for output_stride, sets in OUTPUT_STRIDES.items()
-             if stride == (sets['stride'], sets['stride'])]
-    if not found:
+    if stride not in output_strides:
         graph.refuse('entry flow block 3', f'has stride {stride}, and must '
                      'have 1 or 2 (output stride 8 or 16)')
     branches = [convolution(graph, kernel) for kernel in ASPP]
@@ -78,7 +78,7 @@ def read_strides(graph):
         if each.dilate[0] != each.dilate[1] or each.dilate[0] > MAX_RATE:
             graph.refuse(each.node, f'has dilation {each.dilate}, which the '
                          'link cannot have')
-    return found[0], [each.dilate[0] for each in branches]
+    return output_strides[stride], [each.dilate[0] for each in branches]
 
 
 def check_structure(graph, link) -> Wiring:
@@ -107,7 +107,9 @@ def _check_tower(tower, link):
     graph, stride = tower.graph, link.output_stride
     first = convolution(graph, FIRST)
     image, resize_range, size = read_input(tower, first.node, first.input)
-    pooling, kernel = _pooling(graph)
+    pooling = convolution(graph, POOLED).input
+    kernel = list(graph.sides(pooling, 'ksize'))
+    graph.compare(pooling.name, 'padding', pooling.attr['padding'].s, b'VALID')
     crop_size = resized_to(graph, tower.resize)
     if crop_size is None:  # then it is the usual stride * n + 1
         if size is not None:
@@ -116,7 +118,7 @@ def _check_tower(tower, link):
     size = size or crop_size
     scale = scale_of(graph, first.node, size, crop_size)
     if kernel != [math.ceil(side / stride) for side in size]:
-        graph.refuse(pooling, f'has kernel {kernel}, which does not span '
+        graph.refuse(pooling.name, f'has kernel {kernel}, which does not span '
                      f'the features of {size} pixels')
     comparison = _Comparison(graph, link, size)
     logits = comparison.network(first.input.name)
@@ -127,18 +129,6 @@ def _check_tower(tower, link):
         'Unchanged', list(map(max, size, crop_size)), logits))
     return Wiring(image, crop_size, logits, tower.resize.name, (scale,),
                   tower.mirrored, resize_range)
-
-
-def _pooling(graph):
-    """Return the name of image pooling's AvgPool, and its kernel's sides."""
-    layer = convolution(graph, POOLED)
-    pooling = layer.input
-    if pooling.op != 'AvgPool':
-        graph.refuse(layer.node, f'reads {pooling.op} {pooling.name}, and must '
-                     'read an AvgPool')
-    graph.compare(pooling.name, 'padding', pooling.attr['padding'].s,
-                  b'VALID')
-    return pooling.name, list(graph.sides(pooling, 'ksize'))
 
 
 class _Comparison:
