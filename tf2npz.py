@@ -62,75 +62,57 @@ def parse_args():
 
 def check_arguments(parser, args):
     positional = [args.dataset, args.source, args.target]
+    inspects = args.inspect is not None
     args.verify = args.verify or bool(args.verify_on)
-    if args.inspect is not None:
-        if any(value is not None for value in positional):
-            parser.error('--inspect takes its source itself, and no dataset '
-                         'or target')
-        if args.verify:
-            parser.error('--verify is for a conversion, not for --inspect')
-    elif None in positional:
-        parser.error('give a dataset, a source and a target.npz; or --inspect '
-                     'SOURCE')
-    if args.json and args.inspect is None:
-        parser.error('--json goes with --inspect')
-    if (args.dataset == 'custom') != (args.class_names is not None):
-        parser.error('the dataset custom and --class-names go together')
-    if args.colors and not args.class_names:
-        parser.error('--colors goes with --class-names')
+    for wrong, message in (
+            (inspects and positional != 3 * [None],
+             '--inspect takes its source itself, and no dataset or target'),
+            (inspects and args.verify,
+             '--verify is for a conversion, not for --inspect'),
+            (not inspects and None in positional,
+             'give a dataset, a source and a target.npz; or --inspect SOURCE'),
+            (args.json and not inspects, '--json goes with --inspect'),
+            ((args.dataset == 'custom') != (args.class_names is not None),
+             'the dataset custom and --class-names go together'),
+            (args.colors and not args.class_names,
+             '--colors goes with --class-names')):
+        if wrong:
+            parser.error(message)
 
 
 def main():
     args = parse_args()
     gc.disable()  # hardly anything becomes garbage: saves 0.1 s
     with report_errors():
+        from convert.conversion import check, write
+        from convert.inspection import describe, inspect
+        from convert.sources import opened
+        from convert.verification import import_tensorflow
+        from models.classes import read_classes
+        from models.utils.files import atomic_path, check_target
+        options = args.output_stride, args.input_size
         if args.inspect is not None:
-            print_inspection(args)
-        else:
-            convert(args)
+            with opened(args.inspect, None, *options) as source:
+                found = inspect(source)
+            print(json.dumps(found, indent=1) if args.json else describe(found))
+            if found['problem']:
+                raise InputError(found['problem'])
+            return
 
-
-def print_inspection(args):
-    from convert.inspection import describe, inspect
-    from convert.sources import opened
-    with opened(args.inspect, None, args.output_stride,
-                args.input_size) as source:
-        found = inspect(source)
-    print(json.dumps(found, indent=1) if args.json else describe(found))
-    if found['problem']:
-        raise InputError(found['problem'])
-
-
-def convert(args):
-    from convert.sources import opened
-    from convert.verification import import_tensorflow
-    from models.utils.files import check_target
-    check_target(args.target, args.force, [
-        args.source, *args.verify_on,
-        *filter(None, (args.class_names, args.colors))])
-    if args.verify:  # before the work, where it is missing
-        import_tensorflow('--verify', 'leave --verify out')
-    with opened(args.source, args.dataset, args.output_stride,
-                args.input_size) as source:
-        convert_source(source, args)
-
-
-def convert_source(source, args):
-    from convert.conversion import check, write
-    from models.classes import read_classes
-    from models.utils.files import atomic_path, check_target
-    if args.verify and not source.is_graph:
-        raise InputError(f'{source.path} is a checkpoint, which has no graph '
-                         'to run: leave --verify out, or export a graph')
-    check_target(args.target, args.force, source.files)
-    conversion = check(source, args.dataset)
-    classes = {} if args.class_names is None else read_classes(
-        args.class_names, args.colors, conversion.link.n_class)
-    with atomic_path(args.target) as temporary:
-        write(conversion, temporary, classes)
-        if args.verify:
-            print_verification(conversion, temporary, args.verify_on)
-    print_summary(conversion, args.target)
+        check_target(args.target, args.force, filter(None, [
+            args.source, *args.verify_on, args.class_names, args.colors]))
+        if args.verify:  # before the work, where it is missing
+            import_tensorflow('--verify', 'leave --verify out')
+        with opened(args.source, args.dataset, *options) as source:
+            check_target(args.target, args.force, source.files)
+            conversion = check(source, args.dataset)
+            classes = args.class_names and read_classes(
+                args.class_names, args.colors, conversion.link.n_class)
+            with atomic_path(args.target) as temporary:
+                write(conversion, temporary, classes)
+                if args.verify:
+                    print_verification(conversion, temporary, args.verify_on)
+        print_summary(conversion, args.target)
 
 
 def print_verification(conversion, npz, paths):
@@ -153,31 +135,28 @@ def print_verification(conversion, npz, paths):
 
 
 def print_summary(conversion, target):
-    from convert.conversion import unusual_settings
     source, link = conversion.source, conversion.link
-    height, width = conversion.min_input_size
+    settings, (height, width) = conversion.settings, conversion.min_input_size
+    rates, scales = (', '.join(map(str, settings.get(name, ())))
+                     for name in ('atrous_rates', 'scales'))
     print(f'{source.path}: DeepLabV3+ xception_65, {conversion.dataset}, '
           f'{link.n_class} classes, output stride {link.output_stride}, '
-          f'input size {height} x {width}')
-    print(f'  sha256 {source.sha256}')
-    settings = unusual_settings(conversion)
-    if 'scales' in settings:
-        print('  averages over the scales '
-              f'{", ".join(map(str, settings["scales"]))}'
-              f'{" and the mirrored image" if settings["flip"] else ""}, which '
-              'the npz keeps')
+          f'input size {height} x {width}\n  sha256 {source.sha256}')
+    if scales:
+        mirrored = ' and the mirrored image' if settings['flip'] else ''
+        print(f'  averages over the scales {scales}{mirrored}, which the npz '
+              'keeps')
     if 'resize_range' in settings:
         print(f'  resizes images to {settings["resize_range"]}, which the npz '
               "keeps; ChainerCV's link would not")
-    if 'atrous_rates' in settings:
-        print(f'  atrous rates {", ".join(map(str, link.atrous_rates))}, which '
-              "the npz keeps; ChainerCV's link would run it with its own")
+    if rates:
+        print(f'  atrous rates {rates}, which the npz keeps; '
+              "ChainerCV's link would run it with its own")
     if source.ignored:
-        print(f'  ignored, only needed for training: '
+        print('  ignored, only needed for training: '
               f'{shortened(source.ignored)}')
-    if source.is_graph:
-        checked = 'names, shapes, connections, strides, dilations and epsilons'
-    else:
+    checked = 'names, shapes, connections, strides, dilations and epsilons'
+    if not source.is_graph:
         print('  a checkpoint does not hold output stride, input size and '
               'epsilons: they are as given, or the official ones')
         checked = 'names and shapes'

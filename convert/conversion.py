@@ -1,15 +1,11 @@
 """From TensorFlow's weights to the link's: `check`, then `write`."""
 import dataclasses
 import re
+import typing
 
 import numpy as np
 
-from convert.graph_structure import (
-    Wiring,
-    check_structure,
-    read_atrous_rates,
-    read_output_stride,
-)
+from convert.graph_structure import Wiring, check_structure, read_strides
 from convert.name_table import LOGITS, weight_table
 from models.constants import (
     DATASETS,
@@ -18,13 +14,19 @@ from models.constants import (
     OUTPUT_STRIDES,
 )
 from models.utils.errors import InputError, describe_differences, shortened
+from models.weights import WeightsFile, leave_unset, named_arrays, write_npz
+
+if typing.TYPE_CHECKING:
+    from convert.checkpoint import Checkpoint
+    from convert.frozen_graph import FrozenGraph
+    from models import DeepLabV3plusXception65
 
 CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
 BACKBONE = re.compile(r'xception_\d+|MobilenetV\d\w*|resnet_v\d_\d+\w*')
 VARIABLE_OPS = {'Variable', 'VariableV2', 'VarHandleOp'}
-# Prefix of weight names, whether weights with it must exist, and what the
-# source is where that is not so. The first that applies is reported.
+# Prefix of weight names, whether weights with it must exist, and what is said
+# of a source where that is not so. The first that applies is reported.
 PARTS = [
     ('meta_architecture/', False, 'has a dense prediction cell '
      '(--dense_prediction_cell_json), which the link has not'),
@@ -57,14 +59,16 @@ class Conversion:
         wiring (graph_structure.Wiring): of a graph; None for a checkpoint.
         min_input_size (list of two ints): height and width in pixels to which
             the source pads images.
+        settings (dict): metadata that the official models do not have.
     """
 
-    source: object
+    source: 'FrozenGraph | Checkpoint'
     dataset: str
-    link: object
+    link: 'DeepLabV3plusXception65'
     background_offset: int
     wiring: Wiring | None
     min_input_size: list
+    settings: dict
 
 
 def check(source, dataset: str) -> Conversion:
@@ -76,12 +80,13 @@ def check(source, dataset: str) -> Conversion:
     """
     check_network(source)
     n_output = count_outputs(source)
-    offset = background_offset(source, dataset, n_output)
-    link = build_link(source, n_output - offset)
-    check_weights(source, link, offset)
+    offset = _background_offset(source, dataset, n_output)
+    link = _build_link(source, n_output - offset)
+    _check_weights(source, link, offset)
     wiring = check_structure(source, link) if source.is_graph else None
     return Conversion(source, dataset, link, offset, wiring,
-                      min_input_size(source, dataset, wiring))
+                      _min_input_size(source, dataset, wiring),
+                      _unusual_settings(link, wiring))
 
 
 def write(conversion, path, classes=None):
@@ -89,124 +94,21 @@ def write(conversion, path, classes=None):
 
     Raise InputError where a value is not finite, or a variance is negative.
     """
-    from models.weights import WeightsFile, write_npz
-    source = conversion.source
+    source, link = conversion.source, conversion.link
     write_npz(path, converted_arrays(conversion), {
         'task': conversion.dataset,
-        'n_class': conversion.link.n_class,
-        'output_stride': conversion.link.output_stride,
+        'n_class': link.n_class,
+        'output_stride': link.output_stride,
         'min_input_size': conversion.min_input_size,
         'source_file': source.file_name,
         'source_sha256': source.sha256,
-        **unusual_settings(conversion), **(classes or {}),
+        **conversion.settings, **(classes or {}),
     })
     WeightsFile(path)
 
 
-def unusual_settings(conversion):
-    """Return the metadata of settings that the official models do not have."""
-    link = conversion.link
-    settings = {}
-    if link.atrous_rates != OUTPUT_STRIDES[link.output_stride]['aspp']:
-        settings['atrous_rates'] = link.atrous_rates
-    wiring = conversion.wiring
-    if wiring is not None and (wiring.scales, wiring.flip) != ((1.,), False):
-        settings['scales'], settings['flip'] = wiring.scales, wiring.flip
-    if wiring is not None and wiring.resize_range is not None:
-        settings['resize_range'] = wiring.resize_range
-    return settings
-
-
-def count_outputs(source):
-    """Return the channels of the logits; 0 where there are none."""
-    return (source.weights.get(f'{LOGITS}/weights') or (0,))[-1]
-
-
-def guess_dataset(n_output):
-    """Return the dataset whose graph has so many outputs, else `CUSTOM`."""
-    return next((name for name, known in DATASETS.items()
-                 if _outputs_of(known) == n_output), CUSTOM)
-
-
-def _outputs_of(known):
-    return known['n_class'] + known['background_offset']
-
-
-def background_offset(source, dataset, n_output):
-    """Return how many leading outputs are no classes of the dataset."""
-    if dataset not in (*DATASETS, CUSTOM):
-        raise InputError(f'the dataset is {dataset}, and must be one of '
-                         f'{", ".join((*DATASETS, CUSTOM))}')
-    if not 0 < n_output <= MAX_OUTPUTS:
-        raise InputError(f'{source.path} has {n_output} outputs, and must '
-                         f'have 1 to {MAX_OUTPUTS}')
-    if dataset == CUSTOM:
-        return 0
-    known = DATASETS[dataset]
-    if n_output == _outputs_of(known):
-        return known['background_offset']
-    fitting = guess_dataset(n_output)
-    advice = (f'use the dataset {CUSTOM} with --class-names'
-              if fitting == CUSTOM else f'it is a graph of {fitting}')
-    raise InputError(f'{source.path} has {n_output} outputs where {dataset} '
-                     f'has {_outputs_of(known)}: {advice}')
-
-
-def build_link(source, n_class):
-    """Return the link with a source's output stride; its weights are unset."""
-    from models import DeepLabV3plusXception65
-    from models.memory import giving_back
-    from models.weights import leave_unset
-    output_stride, rates = ((read_output_stride(source),
-                             read_atrous_rates(source)) if source.is_graph
-                            else (source.output_stride, None))
-    with giving_back():
-        return DeepLabV3plusXception65(
-            n_class, initialW=leave_unset, output_stride=output_stride,
-            atrous_rates=rates)
-
-
-def check_weights(source, link, offset):
-    """Account for every weight of the source and every array of the link."""
-    from models.weights import named_arrays
-    table, arrays = weight_table(), named_arrays(link)
-    wanted = {name: tensorflow_shape(name, arrays[target].shape, axes, offset)
-              for name, (target, axes) in table.items()}
-    unfilled = (arrays.keys() - {target for target, _ in table.values()}
-                - {name for name in arrays if name.endswith('/N')})
-    differences = describe_differences(
-        source.weights, wanted,
-        [f'nothing fills {name}' for name in sorted(unfilled)])
-    if differences:
-        raise InputError(f'{source.path} does not fit the link: {differences}')
-
-
-def tensorflow_shape(name, shape, axes, offset):
-    """Return the shape of the weight that becomes an array of the link."""
-    if axes is not None:  # undo the transposition
-        shape = tuple(shape[axes.index(i)] for i in range(len(shape)))
-    if name.startswith(LOGITS):
-        shape = (*shape[:-1], shape[-1] + offset)
-    return shape
-
-
-def min_input_size(source, dataset, wiring):
-    """Return the size to which the source pads images: [height, width]."""
-    if wiring is not None:
-        size = wiring.crop_size
-    else:
-        size = list(source.min_input_size or DATASETS.get(dataset, {}).get(
-            'min_input_size', MIN_INPUT_SIZE))
-    if not all(0 < side <= MAX_INPUT_SIDE for side in size):
-        raise InputError(
-            f'{source.path}: the crop is {size[0]} x {size[1]}, and its sides '
-            f'must be 1 to {MAX_INPUT_SIDE}')
-    return size
-
-
 def converted_arrays(conversion):
     """Yield (name, array) in the link's layout, one weight at a time."""
-    from models.weights import named_arrays
     source = conversion.source
     for name, (target, axes) in weight_table().items():
         array = source.weight(name)
@@ -252,3 +154,95 @@ def check_network(source):
     for prefix, wanted, meaning in PARTS:
         if any(name.startswith(prefix) for name in source.weights) != wanted:
             raise InputError(f'{source.path} {meaning}')
+
+
+def count_outputs(source):
+    """Return the channels of the logits; 0 where there are none."""
+    return (source.weights.get(f'{LOGITS}/weights') or (0,))[-1]
+
+
+def guess_dataset(n_output):
+    """Return the dataset whose graph has so many outputs, else `CUSTOM`."""
+    return next((name for name in DATASETS if _outputs_of(name) == n_output),
+                CUSTOM)
+
+
+def _outputs_of(dataset):
+    known = DATASETS[dataset]
+    return known['n_class'] + known['background_offset']
+
+
+def _background_offset(source, dataset, n_output):
+    """Return how many leading outputs are no classes of the dataset."""
+    if dataset not in (*DATASETS, CUSTOM):
+        raise InputError(f'the dataset is {dataset}, and must be one of '
+                         f'{", ".join((*DATASETS, CUSTOM))}')
+    if not 0 < n_output <= MAX_OUTPUTS:
+        raise InputError(f'{source.path} has {n_output} outputs, and must '
+                         f'have 1 to {MAX_OUTPUTS}')
+    if dataset == CUSTOM:
+        return 0
+    if n_output == _outputs_of(dataset):
+        return DATASETS[dataset]['background_offset']
+    fitting = guess_dataset(n_output)
+    advice = (f'use the dataset {CUSTOM} with --class-names'
+              if fitting == CUSTOM else f'it is a graph of {fitting}')
+    raise InputError(f'{source.path} has {n_output} outputs where {dataset} '
+                     f'has {_outputs_of(dataset)}: {advice}')
+
+
+def _build_link(source, n_class):
+    """Return the link with a source's output stride; its weights are unset."""
+    from models import DeepLabV3plusXception65
+    from models.memory import giving_back
+    output_stride, rates = read_strides(source) if source.is_graph else (
+        source.output_stride, None)
+    with giving_back():
+        return DeepLabV3plusXception65(
+            n_class, initialW=leave_unset, output_stride=output_stride,
+            atrous_rates=rates)
+
+
+def _check_weights(source, link, offset):
+    """Account for every weight of the source and every array of the link."""
+    table, arrays = weight_table(), named_arrays(link)
+    wanted = {name: tensorflow_shape(name, arrays[target].shape, axes, offset)
+              for name, (target, axes) in table.items()}
+    filled = {target for target, _ in table.values()}
+    differences = describe_differences(source.weights, wanted, [
+        f'nothing fills {name}' for name in sorted(arrays)
+        if name not in filled and not name.endswith('/N')])
+    if differences:
+        raise InputError(f'{source.path} does not fit the link: {differences}')
+
+
+def tensorflow_shape(name, shape, axes, offset):
+    """Return the shape of the weight that becomes an array of the link."""
+    if axes is not None:  # undo the transposition
+        shape = tuple(shape[axes.index(i)] for i in range(len(shape)))
+    if name.startswith(LOGITS):
+        shape = (*shape[:-1], shape[-1] + offset)
+    return shape
+
+
+def _min_input_size(source, dataset, wiring):
+    """Return the size to which the source pads images: [height, width]."""
+    size = list(wiring.crop_size if wiring else (
+        source.min_input_size or DATASETS.get(dataset, {}).get(
+            'min_input_size', MIN_INPUT_SIZE)))
+    if not all(0 < side <= MAX_INPUT_SIDE for side in size):
+        raise InputError(
+            f'{source.path}: the crop is {size[0]} x {size[1]}, and its sides '
+            f'must be 1 to {MAX_INPUT_SIDE}')
+    return size
+
+
+def _unusual_settings(link, wiring):
+    settings = {}
+    if link.atrous_rates != OUTPUT_STRIDES[link.output_stride]['aspp']:
+        settings['atrous_rates'] = link.atrous_rates
+    if wiring and (wiring.scales, wiring.flip) != ((1.,), False):
+        settings['scales'], settings['flip'] = wiring.scales, wiring.flip
+    if wiring and wiring.resize_range is not None:
+        settings['resize_range'] = wiring.resize_range
+    return settings

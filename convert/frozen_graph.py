@@ -9,6 +9,11 @@ import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from google.protobuf.message import DecodeError
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.util import tensor_util
 
 from models.constants import BACKBONE_EPS, HEAD_EPS
 from models.utils.errors import InputError, shortened
@@ -19,10 +24,11 @@ MAX_NODES = 100_000  # (3,300)
 MAX_NODE_BYTES = 64 << 20  # (13 MB)
 MAX_SMALL_BYTES = 32 << 20  # of all nodes below LARGE together (5 MB)
 MAX_VALUES = 1 << 24  # in one constant (3.1 million)
+MAX_SIDES = 8  # of one constant (4)
 LARGE = 1 << 16  # bytes; larger constants are parsed on demand
 VARIABLES = {'weights', 'depthwise_weights', 'biases', 'gamma', 'beta',
              'moving_mean', 'moving_variance'}  # last part of their names
-BATCH_NORM = 'BatchNorm'
+FOLDED = 'FoldedBatchNorm'  # op of the nodes of `find_folded`
 KERNELS = {'Conv2D': 'weights', 'DepthwiseConv2dNative': 'depthwise_weights'}
 
 
@@ -39,8 +45,6 @@ class FrozenGraph:
         weights (dict): name -> shape of every variable: a `Const` (or
             dequantised) node that an `Identity` called `<name>/read` reads, or
             that is named as one of `VARIABLES`.
-        folded (dict): scope of a layer -> name of the `BiasAdd` that stands
-            for its batch norm; see `folded_layers.find_folded`.
         sha256 (str): of the data, in hexadecimal.
         ignored (list of str), files (list): see `checkpoint.Checkpoint`.
 
@@ -51,14 +55,13 @@ class FrozenGraph:
     is_graph = True
 
     def __init__(self, data, file_name, path=None):
-        from google.protobuf.message import DecodeError
         self.path = path = path or file_name
         self.files = [path]
         self.data, self.file_name, self.ignored = data, file_name, []
         thread = ThreadPoolExecutor(1)  # half a second, beside all else
         self._sha256 = thread.submit(hashlib.sha256, data)
         thread.shutdown(wait=False)
-        self.nodes, self._large = {}, {}
+        self.nodes, self._large = {}, {}  # of large ones: first and last byte
         try:
             self._parse()
         except (DecodeError, IndexError, UnicodeDecodeError):
@@ -66,14 +69,7 @@ class FrozenGraph:
         if not self.nodes:
             raise InputError(f'{path} is not a frozen TensorFlow graph (.pb), '
                              'or not a whole one: it cannot be parsed')
-        self._readers = {}  # name of a tensor -> nodes that read it
-        for node in self.nodes.values():
-            for source in node.input:
-                self._readers.setdefault(_tensor(source), []).append(node)
-        self.folded, self._sources, self._given = {}, {}, {}
-        self.weights = {
-            name: self._shape(self._constant(node))
-            for name, node in self.nodes.items() if self._is_weight(node)}
+        self.index()
 
     @property
     def sha256(self):
@@ -90,7 +86,7 @@ class FrozenGraph:
                     f'{self.path} is far larger than a graph of this network: '
                     f'at most {MAX_NODES} nodes of {MAX_NODE_BYTES >> 20} MiB '
                     'are read')
-            node = _node(memoryview(self.data)[start:end])
+            node = _node(self.data, start, end)
             if not node.name or node.name in self.nodes:
                 raise InputError(f'{self.path} has two nodes of the same '
                                  f'name, or one of none: {node.name!r}')
@@ -103,41 +99,61 @@ class FrozenGraph:
         if node.op != 'Const' or 'value' not in node.attr:
             self.refuse(node.name[:80],
                         'is too large for a node that is no constant')
+        self.shape(node)  # refuses too many sides
         tensor = node.attr['value'].tensor
-        self._shape(node)  # refuses too many sides
-        result = type(node)(name=node.name, op=node.op)
-        value = result.attr['value'].tensor
-        value.dtype = tensor.dtype
-        value.tensor_shape.CopyFrom(tensor.tensor_shape)
+        result = NodeDef(name=node.name, op=node.op)
+        result.attr['value'].tensor.dtype = tensor.dtype
+        result.attr['value'].tensor.tensor_shape.CopyFrom(tensor.tensor_shape)
         return result
 
-    def part(self, name):
-        """Return this graph without the readers on which a node does not
-        depend.
+    def index(self):
+        """Find weights and readers, after nodes have changed."""
+        self.nodes = {node.name: node for node in self.nodes.values()}
+        self._readers = {}  # name of a tensor -> nodes that read it
+        for node in self.nodes.values():
+            for source in node.input:
+                self._readers.setdefault(_tensor(source), []).append(node)
+        self.weights = {name: self.shape(node)
+                        for name, node in self.nodes.items()
+                        if self._is_weight(node)}
+
+    def add_constant(self, name, like, value=None):
+        """Add a constant like that of a node, or of its shape but with one
+        value; return its name.
         """
+        node = NodeDef()
+        node.CopyFrom(like)
+        if value is not None:
+            shape = self.constant(like).attr['value'].tensor.tensor_shape
+            node = NodeDef(op='Const')
+            node.attr['value'].tensor.CopyFrom(TensorProto(
+                dtype=DT_FLOAT, tensor_shape=shape, float_val=[value]))
+        elif like.name in self._large:
+            self._large[name] = self._large[like.name]
+        node.name, self.nodes[name] = name, node
+        return name
+
+    def part(self, name):
+        """Return the graph of the nodes on which a node depends."""
         result = copy.copy(self)
-        kept = {node.name for node in self.ancestors(name)}
-        result._readers = {
-            tensor: [node for node in readers if node.name in kept]
-            for tensor, readers in self._readers.items()}
+        result.nodes = self.ancestors(name)
+        result.index()
         return result
 
     # Values
 
     def array(self, name):
         """Return the values of a constant, in TensorFlow's layout."""
-        from tensorboard.util import tensor_util
         node = self.nodes.get(_tensor(name))
         if node is not None and node.op == 'Dequantize':
             return self._dequantized(node)
         if node is None or node.op != 'Const':
             self.refuse(name, 'is not a constant')
-        shape = self._shape(node)
+        shape = self.shape(node)
         if math.prod(shape) > MAX_VALUES:
             self.refuse(name, f'has the absurd shape {shape}')
         if name in self._large:
-            start, end = self._large[name]
-            node = _node(memoryview(self.data)[start:end])
+            node = _node(self.data, *self._large[name])
         try:
             return tensor_util.make_ndarray(node.attr['value'].tensor)
         except (TypeError, ValueError) as error:
@@ -145,26 +161,11 @@ class FrozenGraph:
 
     def weight(self, name):
         """Return the values of a weight as float32, widened from half."""
-        if name in self._given:
-            return np.full(self.weights[name], self._given[name])
-        array = self.array(self._sources.get(name, name))
+        array = self.array(name)
         if array.dtype not in (np.float32, np.float16):
             self.refuse(name, f'is {array.dtype}, and must be float32 or '
                         'float16')
         return array.astype(np.float32, copy=False)
-
-    def rename_weight(self, node, name):
-        """Take the constant that a node is or dequantises for a weight."""
-        constant = self._constant(node)
-        if constant is None:
-            self.refuse(node.name, f'is a {node.op}, and must be a constant')
-        self.weights.pop(node.name, None)
-        self.weights[name] = self._shape(constant)
-        self._sources[name] = node.name
-
-    def give_weight(self, name, shape, value):
-        """Add a weight that has this value everywhere, float32."""
-        self.weights[name], self._given[name] = shape, value
 
     def _dequantized(self, node):
         """Return what a Dequantize of 8 bits makes of constants, as TensorFlow
@@ -201,20 +202,19 @@ class FrozenGraph:
                         'be NHWC')
         return values[1:3]
 
-    def _shape(self, node):
-        tensor = node.attr['value'].tensor
-        if len(tensor.tensor_shape.dim) > 8:
-            self.refuse(node.name, 'has too many sides')
-        shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-        if any(side < 0 for side in shape):
-            self.refuse(node.name, f'has the shape {shape}')
+    def shape(self, node):
+        """Return the shape of the constant that a node is or dequantises."""
+        shape = tuple(dim.size for dim in self.constant(
+            node).attr['value'].tensor.tensor_shape.dim)
+        if len(shape) > MAX_SIDES or any(side < 0 for side in shape):
+            self.refuse(node.name, f'has the shape {shape[:MAX_SIDES + 1]}')
         return shape
 
     # Connections; an `Identity` is passed over.
 
     def producer(self, tensor):
         """Return the node that makes a tensor."""
-        for _ in range(len(self.nodes)):
+        for _ in self.nodes:
             node = self.nodes.get(_tensor(tensor))
             if node is None:
                 self.refuse(tensor, 'is read by a node, and is missing')
@@ -225,28 +225,37 @@ class FrozenGraph:
 
     def input_node(self, node, index):
         """Return the node that makes an input of a node."""
-        if index >= len(node.input):
+        if not 0 <= index < len(node.input):
             self.refuse(node.name, f'reads {len(node.input)} tensors, which '
                         'are too few')
         return self.producer(node.input[index])
 
+    def way_back(self, node):
+        """Yield a node, what its first input comes from, and so on to the
+        image.
+        """
+        for _ in self.nodes:
+            yield node
+            if node.op == 'Placeholder':
+                return
+            node = self.input_node(node, 0)
+        self.refuse(node.name, 'reads itself')
+
     def past(self, node, *ops):
         """Return the first node, going back from this one, of another op."""
-        for _ in self.nodes:
-            if node.op not in ops:
-                return node
-            node = self.input_node(node, 0)
-        return self.refuse(node.name, 'reads itself')
+        return next(each for each in self.way_back(node) if each.op not in ops)
 
     def ancestors(self, name):
-        """Return the nodes that a node depends on, itself among them."""
+        """Return the nodes that a node depends on, itself among them: a dict,
+        name -> node.
+        """
         found, left = {}, [name]
         while left:
             node = self.nodes.get(left.pop().lstrip('^').partition(':')[0])
             if node is not None and node.name not in found:
                 found[node.name] = node
                 left += node.input
-        return list(found.values())
+        return found
 
     def readers(self, name):
         """Return the nodes that read a node."""
@@ -272,17 +281,18 @@ class FrozenGraph:
     def reader_of_weight(self, weight, *ops):
         """Return the one node that reads a weight."""
         if weight not in self.weights:
-            raise InputError(f'{self.path} has no weight {weight}')
-        return self.only_reader(self._sources.get(weight, weight), *ops)
+            raise InputError(f'{self.path}: no label depends on the weight '
+                             f'{weight}')
+        return self.only_reader(weight, *ops)
 
     def _is_weight(self, node):
         name, read = node.name, self.nodes.get(f'{node.name}/read')
-        return self._constant(node) is not None and (
+        return self.constant(node) is not None and (
             name.rpartition('/')[2] in VARIABLES
             or (read is not None and read.op == 'Identity'
                 and [_tensor(source) for source in read.input] == [name]))
 
-    def _constant(self, node):
+    def constant(self, node):
         """Return the constant that a node is or dequantises, else None."""
         if node.op == 'Dequantize' and node.input:
             node = self.nodes.get(_tensor(node.input[0]), node)
@@ -300,32 +310,27 @@ class FrozenGraph:
             self.refuse(node, f'has {what} {found}, and the link has {wanted}')
 
 
-def _node(data):
-    from tensorboard.compat.proto.node_def_pb2 import NodeDef
-    return NodeDef.FromString(bytes(data))
+def _node(data, start, end):
+    return NodeDef.FromString(bytes(memoryview(data)[start:end]))
 
 
 def _node_ranges(data):
     """Yield where each node begins and ends: GraphDef's fields number 1.
 
-    The wire format is that of https://protobuf.dev/programming-guides/encoding
+    Its other fields are numbers or begin with their length as well; the wire
+    format is that of https://protobuf.dev/programming-guides/encoding.
     """
     position = 0
     while position < len(data):
         key, position = _varint(data, position)
-        kind = key & 7
-        if kind == 0:
-            _, position = _varint(data, position)
+        number, position = _varint(data, position)
+        if key & 7 == 0:
             continue
-        if kind == 2:
-            size, position = _varint(data, position)
-        else:
-            size = {1: 8, 5: 4}.get(kind, len(data))
-        if position + size > len(data):
+        if key & 7 != 2 or position + number > len(data):
             raise IndexError
-        if key >> 3 == 1 and kind == 2:
-            yield position, position + size
-        position += size
+        if key >> 3 == 1:
+            yield position, position + number
+        position += number
 
 
 def _varint(data, position):
@@ -345,44 +350,50 @@ def _tensor(source):
 
 
 def find_folded(graph):
-    """Name the weights of folded layers as before; return the graph.
+    """Undo what folds batch norms into convolutions; return the graph.
 
-    Kernel and bias keep their values; gamma, mean and variance are given.
+    A folded layer gets a batch norm again, of op `FOLDED`, and its weights
+    their old names. Kernel and bias keep their values: gamma is 1, the mean 0
+    and the variance 1 - epsilon.
     """
     for node in list(graph.nodes.values()):
-        if node.op not in KERNELS or len(node.input) != 2:
+        bias_add = _bias_add(graph, node) if node.op in KERNELS else None
+        if bias_add is None:
             continue
         scope = node.name.rpartition('/')[0]
-        bias_add = _bias_add(graph, node)
-        if bias_add is None or f'{scope}/{BATCH_NORM}/gamma' in graph.weights:
-            continue
-        if graph.producer(bias_add.input[1]).name in graph.weights:
-            continue  # a bias of its own
-        graph.folded[scope] = bias_add.name
-        for name, index, reader in (
-                (f'{scope}/{KERNELS[node.op]}', 1, node),
-                (f'{scope}/{BATCH_NORM}/beta', 1, bias_add)):
-            graph.rename_weight(graph.producer(reader.input[index]), name)
-        shape = graph.weights[f'{scope}/{BATCH_NORM}/beta']
+        norm = f'{scope}/BatchNorm'
+        kernel, bias = (graph.input_node(each, 1) for each in (node, bias_add))
+        if f'{norm}/gamma' in graph.weights or bias.name in graph.weights or (
+                None in map(graph.constant, (kernel, bias))):
+            continue  # not folded, or with a bias of its own
+        node.input[1] = graph.add_constant(f'{scope}/{KERNELS[node.op]}',
+                                           kernel)
+        after = graph.readers(bias_add.name)
+        if [each.op for each in after] == ['BatchToSpaceND']:
+            # It is before the BatchToSpaceND: they change names and places.
+            bias_add.name, after[0].name = after[0].name, bias_add.name
+            bias_add.input[0], after[0].input[0] = after[0].name, node.name
         epsilon = BACKBONE_EPS if scope.startswith('xception') else HEAD_EPS
-        for name, value in (('gamma', 1), ('moving_mean', 0),
-                            ('moving_variance', 1 - epsilon)):
-            graph.give_weight(f'{scope}/{BATCH_NORM}/{name}', shape,
-                              np.float32(value))
+        bias_add.op = FOLDED
+        bias_add.attr['epsilon'].f = epsilon
+        bias_add.input[1:] = [
+            graph.add_constant(f'{norm}/{name}', bias, value)
+            for name, value in (('gamma', 1), ('beta', None),
+                                ('moving_mean', 0),
+                                ('moving_variance', 1 - epsilon))]
+    graph.index()
     return graph
 
 
-def _bias_add(graph, convolution):
-    """Return the BiasAdd of a constant after a convolution, or None."""
-    node = convolution
-    for _ in range(2):  # graph_transforms puts it before a BatchToSpaceND
+def _bias_add(graph, node):
+    """Return the BiasAdd after a convolution, or after the BatchToSpaceND
+    behind it; else None.
+    """
+    for _ in range(2):
         readers = graph.readers(node.name)
         if len(readers) != 1:
             return None
         node, = readers
-        if node.op == 'BiasAdd' and len(node.input) == 2:
-            constant = graph.producer(node.input[1])
-            return node if constant.op in {'Const', 'Dequantize'} else None
         if node.op != 'BatchToSpaceND':
-            return None
-    return None
+            break
+    return node if node.op == 'BiasAdd' and len(node.input) == 2 else None

@@ -2,10 +2,10 @@
 
 Equal weights do not make an equal network: a graph may take its low level
 features from another block, join features in another order, or put a ReLU
-elsewhere. The check looks up the output, then follows the network in forward
-order. Layers are found by their weights; what each layer reads is compared
-with what the link's layer reads, and so are strides, dilations, padding and
-epsilons. Resizes of the official exporter that keep the size are passed over.
+elsewhere. The check looks up the output and the image, then follows the network
+in forward order. Layers are found by their weights; what each layer reads is
+compared with what the link's layer reads, and so are strides, dilations,
+padding and epsilons.
 
 A dilation is SpaceToBatchND -> convolution -> BatchToSpaceND, where the block
 shape is the rate; a strided convolution has its padding in a Pad before it.
@@ -14,15 +14,17 @@ import math
 import typing
 
 import numpy as np
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
+from convert.frozen_graph import FOLDED
 from convert.graph_wrapping import (
+    CHANNELS,
+    check_axis,
     check_labels_are_resized,
     check_resize,
     find_towers,
-    image_and_scale,
-    read_resize_range,
+    read_input,
     resized_to,
-    resizes_by_one,
     scale_of,
     scales_and_flip,
 )
@@ -31,25 +33,20 @@ from models.constants import (
     LOGITS_STRIDE,
     MAX_RATE,
     MIDDLE_BLOCKS,
-    OFFSET,
     OUTPUT_STRIDES,
-    SCALE,
 )
 from models.resize_range import ResizeRange
 
-ADD = ('Add', 'AddV2')
+FIRST = 'xception_65/entry_flow/conv1_1/weights'
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'
                   'separable_conv3_depthwise/depthwise_weights')
-NHWC_CHANNELS = 3  # axis
+ASPP = [f'aspp{i}_depthwise/depthwise_weights' for i in (1, 2, 3)]
+POOLED = 'image_pooling/weights'
 # Some TensorFlow leaves the head's epsilon at 1e-5, 0.1 % less (see head.py).
 EPSILON_TOLERANCE = 0.002
-UINT8 = 4  # types.proto, DT_UINT8
-# Ops forbidden between image and network; identity resizes and one to a range
-# of sizes are allowed.
-FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
-             'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
-             'ResizeArea', 'CropAndResize'}
-BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3')
+ADD = ('Add', 'AddV2')
+BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3',
+               FOLDED)
 CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
 
 
@@ -65,27 +62,23 @@ class Wiring(typing.NamedTuple):
     resize_range: ResizeRange | None = None  # to which images are resized
 
 
-def read_output_stride(graph):
-    """Return a graph's output stride, from the block whose stride it sets."""
+def read_strides(graph):
+    """Return a graph's output stride and the dilations of the ASPP's branches,
+    three ints.
+    """
     graph = find_towers(graph)[0][0].graph
-    found = convolution(graph, ENTRY3_STRIDED).stride
-    for output_stride, sets in OUTPUT_STRIDES.items():
-        if found == (sets['stride'], sets['stride']):
-            return output_stride
-    return graph.refuse('entry flow block 3', f'has stride {found}, and must '
-                        'have 1 or 2 (output stride 8 or 16)')
-
-
-def read_atrous_rates(graph):
-    """Return the dilations of the ASPP's branches, three ints."""
-    graph = find_towers(graph)[0][0].graph
-    kernels = [f'aspp{i}_depthwise/depthwise_weights' for i in (1, 2, 3)]
-    found = [convolution(graph, kernel) for kernel in kernels]
-    for each in found:
+    output_strides = {2 * (sets['stride'],): output_stride
+                      for output_stride, sets in OUTPUT_STRIDES.items()}
+    stride = convolution(graph, ENTRY3_STRIDED).stride
+    if stride not in output_strides:
+        graph.refuse('entry flow block 3', f'has stride {stride}, and must '
+                     'have 1 or 2 (output stride 8 or 16)')
+    branches = [convolution(graph, kernel) for kernel in ASPP]
+    for each in branches:
         if each.dilate[0] != each.dilate[1] or each.dilate[0] > MAX_RATE:
             graph.refuse(each.node, f'has dilation {each.dilate}, which the '
                          'link cannot have')
-    return [each.dilate[0] for each in found]
+    return output_strides[stride], [each.dilate[0] for each in branches]
 
 
 def check_structure(graph, link) -> Wiring:
@@ -93,124 +86,75 @@ def check_structure(graph, link) -> Wiring:
 
     Raise InputError with the node's name where graph and link differ.
     """
-    towers, mean = find_towers(graph)
-    compared = [_Comparison(tower, link) for tower in towers]
-    for each in compared:
-        each.network()
-    first = compared[0]
-    scores = first.sized_logits if mean is None else mean
-    if first.resize_range is not None:
-        check_labels_are_resized(graph, scores)
-    if mean is None:
-        return Wiring(first.image, first.crop_size, first.logits, scores,
-                      resize_range=first.resize_range)
-    graph.compare(mean, 'images', {
-        (each.image, each.resize_range) for each in compared}, {
-        (first.image, first.resize_range)})
-    graph.compare(mean, 'sizes', [
-        each.crop_size for each in compared], len(compared) * [first.crop_size])
-    scales, flip = scales_and_flip(graph, mean, [
-        (each.scale, tower.mirrored)
-        for each, tower in zip(compared, towers, strict=True)])
-    return Wiring(first.image, first.crop_size, None, scores, scales, flip,
-                  first.resize_range)
+    towers, scores = find_towers(graph)
+    found = [_check_tower(tower, link) for tower in towers]
+    first, *others = ((each.image, each.crop_size, each.resize_range)
+                      for each in found)
+    for each in others:
+        graph.compare(scores.name, 'images', each, first)
+    if found[0].resize_range is not None:
+        check_labels_are_resized(graph, scores.name)
+    scales, flip = scales_and_flip(graph, scores.name, [
+        (*each.scales, each.flip) for each in found])
+    one = (scales, flip) == ((1.,), False)
+    return found[0]._replace(
+        logits=found[0].logits if one else None, scores=scores.name,
+        scales=scales, flip=flip)
+
+
+def _check_tower(tower, link):
+    """Compare a tower with the link; return its own `Wiring`."""
+    graph, stride = tower.graph, link.output_stride
+    first = convolution(graph, FIRST)
+    image, resize_range, size = read_input(tower, first.node, first.input)
+    pooling = convolution(graph, POOLED).input
+    kernel = list(graph.sides(pooling, 'ksize'))
+    graph.compare(pooling.name, 'padding', pooling.attr['padding'].s, b'VALID')
+    crop_size = resized_to(graph, tower.resize)
+    if crop_size is None:  # then it is the usual stride * n + 1
+        if size is not None:
+            graph.refuse(tower.resize.name, 'must resize to a fixed size')
+        crop_size = [(side - 1) * stride + 1 for side in kernel]
+    size = size or crop_size
+    scale = scale_of(graph, first.node, size, crop_size)
+    if kernel != [math.ceil(side / stride) for side in size]:
+        graph.refuse(pooling.name, f'has kernel {kernel}, which does not span '
+                     f'the features of {size} pixels')
+    comparison = _Comparison(graph, link, size)
+    logits = comparison.network(first.input.name)
+    last = tower.resize
+    if tower.mirrored:
+        last = graph.input_node(last, 0)
+    comparison.match_input(last, (
+        'Unchanged', list(map(max, size, crop_size)), logits))
+    return Wiring(image, crop_size, logits, tower.resize.name, (scale,),
+                  tower.mirrored, resize_range)
 
 
 class _Comparison:
     """Follows the network in forward order, in the graph and in the link.
 
     In these methods an expected tensor is the name of the node that makes it,
-    or a tuple of an op and the expected tensors that it reads. 'Unchanged'
-    stands for a tensor itself or resized to its own size.
+    or a tuple of an op and the expected tensors that it reads. 'Unchanged' and
+    a size stand for a tensor of this size, itself or resized to it.
     """
 
-    def __init__(self, tower, link):
-        self.tower, self.graph = tower, tower.graph
+    def __init__(self, graph, link, size):
+        self.graph, self.size = graph, size  # of the image, height and width
         self.names = {array: name
                       for name, (array, _) in weight_table().items()}
         self.links = {path[1:]: child for path, child in link.namedlinks()}
-        self._sums = {}  # expected sum -> its node, once it was found
 
-    def network(self):
-        """Compare; set `image`, `resize_range`, `crop_size`, `scale` and the
-        logits' nodes."""
-        self.logits, self.sized_logits = self._output('decoder/conv_logits')
-        self.crop_size = self.size = self._crop_size()
-        self.size = self._scaled_size('feature_extractor/entryflow_conv1/conv')
-        self._check_pooling('aspp/image_pooling_conv/conv')
-        low_level, high_level = self._backbone('feature_extractor')
-        features = self._aspp('aspp', high_level)
-        self._match_input(self.logits, self._decoder(
-            'decoder', low_level, features))
-        last = self.sized_logits
-        if self.tower.mirrored:
-            last = self.graph.input_node(self.graph.nodes[last], 0).name
-        self.size = [max(sides) for sides in zip(self.size, self.crop_size,
-                                                 strict=True)]
-        self._match_input(last, ('Unchanged', self.logits))
-
-    def _output(self, path):
-        """Find the logits, and the resized logits that an ArgMax reads."""
-        bias = self.names[f'{path}/b']
-        node = logits = self.graph.reader_of_weight(bias, 'BiasAdd')
-        if self.tower.sized_logits is not None:
-            return logits.name, self.tower.sized_logits
-        for _ in range(2):  # the first may keep the size
-            node = self.graph.only_reader(node.name, 'ResizeBilinear')
-            check_resize(self.graph, node)
-            for each in self.graph.readers(node.name):
-                if each.op == 'ArgMax':
-                    self._check_axis(each, self.graph.input_node(each, 1))
-                    return logits.name, node.name
-        return self.graph.refuse(node.name, 'should feed an ArgMax')
-
-    def _crop_size(self):
-        """Read it off the last resize, else off the kernel of image pooling,
-        which spans all features, for the usual crops of stride * n + 1.
+    def network(self, x):
+        """Compare all from what the first layer reads to the logits; return the
+        node of these.
         """
-        size = resized_to(self.graph, self.graph.nodes[self.sized_logits])
-        if size is None and self.tower.sized_logits is not None:
-            self.graph.refuse(self.sized_logits, 'must resize to a fixed size')
-        stride = self.links[''].output_stride
-        return size or [(side - 1) * stride + 1 for side in
-                        self._pooling('aspp/image_pooling_conv/conv')[1][1:3]]
+        low_level, high_level = self._backbone('feature_extractor', x)
+        features = self._aspp('aspp', high_level)
+        return self._decoder('decoder', low_level, features)
 
-    def _scaled_size(self, path):
-        """Return the size that the image has in this tower."""
-        self.scale = 1.
-        if self.tower.sized_logits is None:
-            return self.crop_size
-        layer = convolution(self.graph, self.names[f'{path}/W'])
-        node = before_normalization(self.graph, layer.node,
-                                    self.graph.nodes[layer.input])
-        _, size, mirrored = image_and_scale(self.graph, node)
-        self.graph.compare(node.name, 'mirroring', mirrored,
-                           self.tower.mirrored)
-        if size is not None:
-            self.scale = scale_of(self.graph, node.name, size, self.crop_size)
-        return size or self.crop_size
-
-    def _pooling(self, path):
-        """Return the AvgPool that a convolution reads, and its kernel."""
-        layer = convolution(self.graph, self.names[f'{path}/W'])
-        pooling = self.graph.nodes[layer.input]
-        if pooling.op != 'AvgPool':
-            self.graph.refuse(layer.node, f'reads {pooling.op} '
-                              f'{pooling.name}, and must read an AvgPool')
-        kernel = list(pooling.attr['ksize'].list.i)
-        if len(kernel) != 4:
-            self.graph.refuse(pooling.name, f'has kernel {kernel}')
-        return pooling.name, kernel
-
-    def _check_pooling(self, path):
-        name, kernel = self._pooling(path)
-        stride = self.links[''].output_stride
-        if kernel != [1, *(math.ceil(side / stride) for side in self.size), 1]:
-            self.graph.refuse(name, f'has kernel {kernel}, which does not span '
-                              f'the features of {self.size} pixels')
-
-    def _backbone(self, path):
-        x = self._conv_bn(f'{path}/entryflow_conv1', 'input')
+    def _backbone(self, path, x):
+        x = self._conv_bn(f'{path}/entryflow_conv1', x)
         x = self._conv_bn(f'{path}/entryflow_conv2', x)
         blocks = [*(f'entryflow_block{i}' for i in (1, 2, 3)),
                   *(f'middleflow_block{i}' for i in MIDDLE_BLOCKS),
@@ -229,7 +173,10 @@ class _Comparison:
         h = self._separable(f'{path}/separable3', ('Relu', middle))
         if self.links[path].shortcut == 'conv':
             x = self._conv_bn(f'{path}/conv', x)
-        return ('Add', h, x), middle
+        total = self.graph.only_reader(h, *ADD)
+        terms = [self.graph.producer(tensor).name for tensor in total.input]
+        self.graph.compare(total.name, 'terms', sorted(terms), sorted([h, x]))
+        return total.name, middle
 
     def _aspp(self, path, x):
         pooled = self._conv_bn(f'{path}/image_pooling_conv', ('AvgPool', x))
@@ -242,10 +189,15 @@ class _Comparison:
 
     def _decoder(self, path, low_level, high_level):
         low = self._conv_bn(f'{path}/feature_proj', low_level)
-        x = ('ConcatV2', ('ResizeBilinear', high_level), ('Unchanged', low))
+        x = ('ConcatV2', ('ResizeBilinear', high_level),
+             ('Unchanged', self.size, low))
         x = self._separable(f'{path}/conv1', x)
         x = self._separable(f'{path}/conv2', x)
-        return self._conv(f'{path}/conv_logits', x)
+        x = self._conv(f'{path}/conv_logits', x)
+        bias_add = self.graph.reader_of_weight(
+            self.names[f'{path}/conv_logits/b'], 'BiasAdd')
+        self.match_input(bias_add, x)
+        return bias_add.name
 
     # Layers: each compares what it reads with x and returns what it makes.
 
@@ -277,168 +229,75 @@ class _Comparison:
 
     def _batch_norm(self, path, x):
         compare, gamma = self.graph.compare, self.names[f'{path}/gamma']
-        folded = self.graph.folded.get(gamma.removesuffix('/BatchNorm/gamma'))
-        if folded is not None:
-            return self._folded_batch_norm(folded, x)
-        node = batch_norm(self.graph, gamma)
+        node = self.graph.reader_of_weight(gamma, *BATCH_NORMS)
         compare(node.name, 'weights', [
             self.graph.producer(name).name for name in node.input[1:5]], [
             self.names[f'{path}/{name}']
             for name in ('gamma', 'beta', 'avg_mean', 'avg_var')])
-        self._match(node.name, node.input[0], x)
+        self.match_input(node, x)
         epsilon, wanted = node.attr['epsilon'].f, self.links[path].eps
         if not np.isclose(epsilon, wanted, rtol=EPSILON_TOLERANCE, atol=0):
             compare(node.name, 'epsilon', epsilon, wanted)
         compare(node.name, 'is_training', node.attr['is_training'].b, False)
         return node.name
 
-    def _folded_batch_norm(self, bias_add, x):
-        """It comes after x, or before the BatchToSpaceND that x is."""
-        node = self.graph.nodes[x]
-        if node.op == 'BatchToSpaceND' and (
-                self.graph.input_node(node, 0).name == bias_add):
-            return x
-        self._match_input(bias_add, x)
-        return bias_add
-
     # Tensors
 
-    def _match_input(self, name, expected):
-        """Compare the first tensor that a node reads with `expected`."""
-        self._match(name, self.graph.nodes[name].input[0], expected)
+    def match_input(self, node, expected):
+        """Compare what a node reads first with an expected tensor."""
+        self._match(node.name, self.graph.input_node(node, 0), expected)
 
-    def _match(self, reader, tensor, expected):
-        """Compare a tensor that the node `reader` reads with `expected`."""
-        node = self.graph.producer(tensor)
-        if isinstance(expected, tuple) and expected[0] == 'Unchanged':
-            node, expected = self._before_resize(node), expected[1]
-        expected = self._sums.get(expected, expected)
-        if expected == 'input':
-            self.image, self.resize_range = check_image(
-                self.graph, reader, node, self.tower.sized_logits is not None)
-        elif isinstance(expected, str):
+    def _match(self, reader, node, expected):
+        """Compare a node that the node `reader` reads with an expected tensor.
+        """
+        if isinstance(expected, str):
             if node.name != expected:
                 self.graph.refuse(reader, f'reads {node.op} {node.name}, and '
                                   f'must read {expected}')
-        else:
-            self._match_op(reader, node, *expected)
-            if expected[0] == 'Add':
-                self._sums[expected] = node.name
-
-    def _match_op(self, reader, node, op, *expected):
-        if node.op not in (ADD if op == 'Add' else (op,)):
+            return
+        op, *tensors = expected
+        if op == 'Unchanged':
+            size, x = tensors
+            self._match(reader, self._before_resize(node, size), x)
+            return
+        if node.op != op:
             self.graph.refuse(reader, f'reads {node.op} {node.name}, and must '
                               f'read a {op}')
-        tensors = list(node.input)
+        found = node.input
         if op == 'ResizeBilinear':
             check_resize(self.graph, node)
-            tensors = tensors[:1]
-        elif op == 'AvgPool':
-            self.graph.compare(node.name, 'padding', node.attr['padding'].s,
-                               b'VALID')
-        elif op == 'ConcatV2' and tensors:
-            self._check_axis(node, self.graph.producer(tensors.pop()))
-        if len(tensors) != len(expected):
-            self.graph.refuse(node.name, f'reads {len(tensors)} tensors, and '
-                              f'must read {len(expected)}')
-        if op == 'Add' and self.graph.producer(tensors[0]).name != expected[0]:
-            tensors.reverse()  # a sum has no order
-        for tensor, wanted in zip(tensors, expected, strict=True):
-            self._match(node.name, tensor, wanted)
+            found = found[:1]  # without the size
+        elif op == 'ConcatV2':
+            check_axis(self.graph, node, CHANNELS)
+            found = found[:-1]
+        if len(found) != len(tensors):
+            self.graph.refuse(node.name, f'reads {len(found)} tensors, and '
+                              f'must read {len(tensors)}')
+        for tensor, x in zip(found, tensors, strict=True):
+            self._match(node.name, self.graph.producer(tensor), x)
 
-    def _check_axis(self, node, axis):
-        self.graph.compare(node.name, 'axis', self.graph.array(
-            axis.name).tolist(), NHWC_CHANNELS)
-
-    def _before_resize(self, node):
-        """Return what a resize to the logits' size reads: it has that size."""
+    def _before_resize(self, node, size):
+        """Return what a resize to the features of a size reads: it has their
+        size.
+        """
         if node.op != 'ResizeBilinear':
             return node
         check_resize(self.graph, node)
         self.graph.compare(
             node.name, 'size', resized_to(self.graph, node),
-            [math.ceil(side / LOGITS_STRIDE) for side in self.size])
+            [math.ceil(side / LOGITS_STRIDE) for side in size])
         return self.graph.input_node(node, 0)
-
-
-def check_image(graph, reader, node, scaled=False):
-    """Check that the network reads pixel * SCALE - OFFSET of a padded image.
-
-    `reader` is the name of the network's first node, `node` what it reads;
-    the image may be `scaled` and mirrored before. Return the name of the node
-    that the image is fed to, and the `ResizeRange` that it is resized to, or
-    None.
-    """
-    source, offset = _with_constant(graph, reader, node, 'Sub')
-    image, scale = _with_constant(graph, reader, source, 'Mul')
-    if scaled:
-        image, _, _ = image_and_scale(graph, image)
-    resize_range = _resize_range(graph, image)
-    name = _image(graph, image)
-    graph.compare(node.name, 'offset', offset, OFFSET)
-    if not np.isclose(scale, SCALE, rtol=1e-5, atol=0):
-        graph.compare(source.name, 'scale', scale, SCALE)
-    return name, resize_range
-
-
-def before_normalization(graph, reader, node):
-    """Return the image of which the network reads pixel * SCALE - OFFSET."""
-    source, _ = _with_constant(graph, reader, node, 'Sub')
-    return _with_constant(graph, reader, source, 'Mul')[0]
-
-
-def _resize_range(graph, node):
-    """Return to what an image is resized before a node."""
-    changes = [each for each in graph.ancestors(node.name)
-               if each.op in FORBIDDEN and not resizes_by_one(graph, each)]
-    if not changes:
-        return None
-    first, *more = changes
-    if first.op != 'ResizeBilinear' or more:
-        other = more[0] if first.op == 'ResizeBilinear' else first
-        graph.refuse(other.name, f'is a {other.op} of the image before the '
-                     'network: only padding and one resize can be converted')
-    return read_resize_range(graph, first, node)
-
-
-def _image(graph, node):
-    """Return what feeds a node: one image, converted and padded at most."""
-    before = graph.ancestors(node.name)
-    images = [each for each in before if each.op == 'Placeholder']
-    if len(images) != 1 or images[0].attr['dtype'].type != UINT8:
-        graph.refuse(node.name, 'must come from one Placeholder of type '
-                     f'uint8, and comes from {len(images)}')
-    return images[0].name
-
-
-def _with_constant(graph, reader, node, op):
-    """Return the other input of a node, and the number that it works with."""
-    if node.op != op or len(node.input) != 2:
-        graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                     'pixel * 2 / 255 - 1')
-    a, b = map(graph.producer, node.input)
-    if a.op == 'Const' and op == 'Mul':
-        a, b = b, a
-    number = graph.array(b.name)
-    if number.size != 1 or number.dtype.kind != 'f':
-        graph.refuse(node.name, 'must work with one number')
-    return a, number.item()
 
 
 class Convolution(typing.NamedTuple):
     """How a graph applies a kernel; pairs are vertical, horizontal."""
 
     node: str
-    input: str  # node before the convolution, padding and SpaceToBatchND
+    input: NodeDef  # before the convolution, padding and SpaceToBatchND
     output: str  # last node: the convolution, or BatchToSpaceND
     stride: tuple
     dilate: tuple
     pad: tuple | None  # the same on both sides; None: computed by the graph
-
-
-def batch_norm(graph, gamma):
-    """Return the node of the batch norm that reads the weight `gamma`."""
-    return graph.reader_of_weight(gamma, *BATCH_NORMS)
 
 
 def convolution(graph, kernel):
@@ -450,38 +309,31 @@ def convolution(graph, kernel):
     stride = graph.sides(node, 'strides')
     dilate = graph.sides(node, 'dilations') if 'dilations' in node.attr else (
         1, 1)
-    before, output, pad = graph.input_node(node, 0), node.name, (0, 0)
-    padding = _padding(graph, node, before)
+    before, last, pad = graph.input_node(node, 0), node, (0, 0)
+    is_padded = before.op in {'SpaceToBatchND', 'Pad'}
+    padding = node.attr['padding'].s
+    if padding == b'SAME' and not is_padded:
+        pad = _same_padding(graph, node, graph.weights[kernel], stride, dilate)
+    elif padding != b'VALID':
+        graph.refuse(node.name, f'has padding {padding} after {before.op}, '
+                     'which the link cannot have')
     if before.op == 'SpaceToBatchND':
-        last = graph.folded.get(node.name.rpartition('/')[0])
-        inside = last is not None and any(
-            each.name == last for each in graph.readers(node.name))
-        after = graph.only_reader(last if inside else node.name,
-                                  'BatchToSpaceND')
+        last = graph.only_reader(node.name, 'BatchToSpaceND')
         block, other = (graph.integers(graph.input_node(each, 1), (2,))
-                        for each in (before, after))
+                        for each in (before, last))
         if block != other:
             graph.refuse(before.name, f'has the block {block}, and '
-                         f'{after.name} {other}')
-        pad = _space_padding(graph, before, after)
+                         f'{last.name} {other}')
+        pad = _space_padding(graph, before, last)
         dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
-        before, output = graph.input_node(before, 0), after.name
     elif before.op == 'Pad':
-        pad = _explicit_padding(graph, before)
-        before = graph.input_node(before, 0)
-    if padding == b'SAME':
-        pad = _same_padding(graph, node, graph.weights[kernel], stride, dilate)
-    return Convolution(node.name, before.name, output, stride, dilate, pad)
-
-
-def _padding(graph, node, before):
-    padding = node.attr['padding'].s
-    allowed = {b'VALID'} if before.op in {'SpaceToBatchND', 'Pad'} else {
-        b'VALID', b'SAME'}
-    if padding not in allowed:
-        graph.refuse(node.name, f'has padding {padding} after {before.op}, '
-                     f'and must have {" or ".join(map(str, sorted(allowed)))}')
-    return padding
+        edges = graph.integers(graph.input_node(before, 1), (4, 2))
+        if edges[0] != [0, 0] or edges[3] != [0, 0]:
+            graph.refuse(before.name, 'pads the batch or the channels')
+        pad = _alike(graph, before, edges[1:3])
+    return Convolution(
+        node.name, graph.input_node(before, 0) if is_padded else before,
+        last.name, stride, dilate, pad)
 
 
 def _same_padding(graph, node, kernel, stride, dilate):
@@ -492,23 +344,17 @@ def _same_padding(graph, node, kernel, stride, dilate):
                  for rate, side in zip(dilate, kernel[:2], strict=True))
 
 
-def _explicit_padding(graph, node):
-    pad = graph.integers(graph.input_node(node, 1), (4, 2))
-    if any(a != b for a, b in pad) or pad[0] != [0, 0] or pad[3] != [0, 0]:
-        graph.refuse(node.name, f'pads by {pad}, and must pad alike on '
-                     'opposite sides')
-    return pad[1][0], pad[2][0]
-
-
 def _space_padding(graph, before, after):
-    sources = [graph.input_node(node, 2) for node in (before, after)]
-    if any(node.op != 'Const' for node in sources):
+    edges = [graph.input_node(node, 2) for node in (before, after)]
+    if any(node.op != 'Const' for node in edges):
         return None
-    paddings, crops = (graph.integers(node, (2, 2)) for node in sources)
-    if crops[0][0] or crops[1][0]:
-        graph.refuse(after.name, 'crops at the top or left')
-    for (start, end), (_, crop) in zip(paddings, crops, strict=True):
-        if start != end - crop:
-            graph.refuse(before.name, f'pads by {paddings}, and must pad '
-                         'alike on opposite sides')
-    return paddings[0][0], paddings[1][0]
+    paddings, crops = (graph.integers(node, (2, 2)) for node in edges)
+    return _alike(graph, before, (np.array(paddings) - crops).tolist())
+
+
+def _alike(graph, node, edges):
+    """Return the padding of edges, which must be alike on opposite sides."""
+    if any(start != end for start, end in edges):
+        graph.refuse(node.name, f'pads by {edges}, and must pad alike on '
+                     'opposite sides')
+    return tuple(start for start, _ in edges)

@@ -1,43 +1,114 @@
 """What the exporter puts around the network: resizes, scales, a range of sizes.
 
---inference_scales and --add_flipped_images write one tower for each: the
+--inference_scales and --add_flipped_images write one tower for each: the padded
 image, mirrored and then resized; the network, whose towers read the same
 weights; logits, mirrored back and resized to the image; softmax. Labels are the
-best class of the mean of all. --min_resize_value computes the image's new size
-from its own.
+best class of the mean of all. --min_resize_value resizes the image before it is
+padded, to a size computed from its own.
 """
+import contextlib
 import fractions
-import itertools
+import functools
 import math
 import operator
 import typing
 
 import numpy as np
+from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
 from convert.frozen_graph import FrozenGraph
-from models.constants import MAX_INPUT_SIDE, MAX_SCALE
+from models.constants import MAX_SCALE, OFFSET, SCALE
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
 
-WIDTH, TOWERS = 2, 4  # axes
+WIDTH, CHANNELS, TOWERS = 2, 3, 4  # axes
+UINT8 = 4  # types.proto, DT_UINT8
 DECIMALS = 6  # of a scale
-SIDES = (1, 2, 31, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 683, 720,
-         1023, 1025, 1080, 1920, 2047, 2049, 3024, 4032, 9999)
-HEIGHTS, WIDTHS = np.array(list(itertools.product(SIDES, SIDES))).T
-MAX_DEPTH = 100  # operations between the image's size and the new one (40)
-MAX_NUMBERS = 8  # constants among them (6)
-OPERATIONS = {
-    'Minimum': np.minimum, 'Maximum': np.maximum, 'Add': operator.add,
-    'AddV2': operator.add, 'Sub': operator.sub, 'Mul': operator.mul,
-    'RealDiv': operator.truediv, 'FloorMod': np.mod, 'Floor': np.floor,
-    'Ceil': np.ceil, 'Greater': operator.gt,
-    'Pack': lambda *values: np.stack(np.broadcast_arrays(*values)),
-    'Max': lambda values, axis: values.max(int(axis.item())),
-    'Min': lambda values, axis: values.min(int(axis.item())),
-}
-# Values that do not go together, or inputs that are missing.
-NOT_COMPUTED = TypeError, ValueError, IndexError, AttributeError, OverflowError
+# Ops forbidden before the network; resizes that keep the image's size and one
+# to a range of sizes are allowed.
+FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
+             'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
+             'ResizeArea', 'CropAndResize'}
+
+# Sizes of images for which the nodes before a resize are computed.
+SIDES = (1, 2, 33, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 720, 1023,
+         1080, 1920, 2049, 3024, 4032, 9999)
+SIZES = [*zip(SIDES, SIDES[::-1], strict=True),
+         *zip(SIDES, SIDES[2:] + SIDES[:2], strict=True)]
+IMAGE = np.dtype([])  # images are arrays of their shape that take no memory
+MAX_NUMBERS = 4  # in a constant that a size is computed from
 TYPES = {1: np.float32, 3: np.int32, 9: np.int64}  # types.proto
+# Values that do not go together, a missing input, or a node that reads itself.
+NOT_COMPUTED = (TypeError, ValueError, LookupError, AttributeError,
+                OverflowError, RecursionError)
+
+
+class Tower(typing.NamedTuple):
+    """One of the networks in a graph."""
+
+    graph: FrozenGraph  # only what its logits depend on
+    resize: NodeDef  # of its logits to the image's size
+    mirrored: bool  # whether it sees the mirrored image
+
+
+def find_towers(graph):
+    """Return the `Tower`s of a graph, and the node of the scores: labels are
+    their best class.
+    """
+    scores = {}
+    for node in graph.nodes.values():
+        source = graph.input_node(node, 0) if node.op == 'ArgMax' else node
+        if node.op == 'ArgMax' and source.op in {'Mean', 'ResizeBilinear'}:
+            check_axis(graph, node, CHANNELS)
+            scores[source.name] = source
+    if len(scores) != 1:
+        graph.refuse('ArgMax', f'takes the best class of {len(scores)} '
+                     'ResizeBilinear or Mean nodes, and must of one')
+    scores, = scores.values()
+    if scores.op == 'ResizeBilinear':
+        return [_tower(graph, scores)], scores
+    check_axis(graph, scores, TOWERS, -1)
+    joined, tensors = graph.input_node(scores, 0), scores.input[:1]
+    if joined.op == 'ConcatV2':
+        check_axis(graph, joined, TOWERS)
+        tensors = joined.input[:-1]
+    return [_softmax_tower(graph, scores.name, graph.producer(tensor))
+            for tensor in tensors], scores
+
+
+def _softmax_tower(graph, reader, node):
+    for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
+        node = graph.past(node, 'Reshape')
+        if node.op != op:
+            graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
+                         f'a {op}')
+        if op == 'ExpandDims':
+            check_axis(graph, node, TOWERS, -1)
+        reader, last, node = node.name, node, graph.input_node(node, 0)
+    return _tower(graph, last)
+
+
+def _tower(graph, resize):
+    check_resize(graph, resize)
+    return Tower(graph.part(resize.name), resize,
+                 _is_mirror(graph, graph.input_node(resize, 0)))
+
+
+def _is_mirror(graph, node):
+    """Return whether a node mirrors left and right."""
+    if node.op != 'ReverseV2':
+        return False
+    check_axis(graph, node, WIDTH)
+    return True
+
+
+def check_axis(graph, node, *allowed):
+    """Refuse a node whose last input is none of the allowed axes."""
+    found = graph.array(graph.input_node(
+        node, len(node.input) - 1).name).ravel().tolist()
+    if found not in [[axis] for axis in allowed]:
+        graph.refuse(node.name, f'has axis {found}, and must have '
+                     f'{allowed[0]}')
 
 
 def check_resize(graph, node):
@@ -48,123 +119,46 @@ def check_resize(graph, node):
                   node.attr['half_pixel_centers'].b, False)
 
 
-def resized_to(graph, resize):
-    """Return [height, width] after a resize; None if not constant."""
-    size = graph.input_node(resize, 1)
-    if size.op == 'StridedSlice' and (
-            shape := graph.input_node(size, 0)).op == 'Const':
-        graph.compare(size.name, 'edges', _edges(graph, size), (1, 3, False))
-        return graph.integers(shape, (4,))[1:3]
-    return graph.integers(size, (2,)) if size.op == 'Const' else None
+def read_input(tower, reader, node):
+    """Check that the node `reader` reads pixel * SCALE - OFFSET of an image.
 
-
-def resizes_by_one(graph, node):
-    """Return whether a node resizes an image to 1 times its own size, as
-    graphs of early 2018 do.
+    Return the name of the node that the image is fed to; the `ResizeRange` that
+    it is resized to, or None; [height, width] that the padded image is resized
+    to, or None.
     """
-    if node.op != 'ResizeBilinear':
-        return False
-    image, size = (graph.past(graph.input_node(node, i), 'ExpandDims', 'Cast')
-                   for i in (0, 1))
-    if size.op != 'Mul' or len(size.input) != 2:
-        return False
-    sides, factor = map(graph.producer, size.input)
-    sides = graph.past(sides, 'Cast')
-    return (factor.op == 'Const' and sides.op == 'Pack'
-            and graph.array(factor.name).tolist() == 1
-            and len(sides.input) == 2
-            and all(_is_side(graph, graph.producer(tensor), i, image)
-                    for i, tensor in enumerate(sides.input)))
+    graph, size = tower.graph, None
+    node = _before(graph, reader, node, 'Sub', OFFSET)
+    image = _before(graph, reader, node, 'Mul', SCALE)
+    if image.op == 'ResizeBilinear':
+        size = resized_to(graph, image)
+    if size is not None:
+        check_resize(graph, image)
+        image = graph.input_node(image, 0)
+    mirrored = _is_mirror(graph, image)
+    graph.compare(image.name, 'mirroring', mirrored, tower.mirrored)
+    if mirrored:
+        image = graph.input_node(image, 0)
+    fed = [each for each in graph.ancestors(image.name).values()
+           if each.op == 'Placeholder']
+    if len(fed) != 1 or fed[0].attr['dtype'].type != UINT8:
+        graph.refuse(image.name, 'must come from one Placeholder of type '
+                     f'uint8, and comes from {len(fed)}')
+    return fed[0].name, _read_resize_range(graph, image), size
 
 
-def _is_side(graph, node, i, image):
-    """Return whether a node takes side i of the shape of an image."""
-    if node.op != 'StridedSlice' or _edges(graph, node) != (i, i + 1, True):
-        return False
-    shape = graph.input_node(node, 0)
-    return shape.op == 'Shape' and image is graph.past(
-        graph.input_node(shape, 0), 'Cast')
-
-
-def _edges(graph, node):
-    """Return begin and end of a StridedSlice, and whether it takes one item."""
-    for mask in 'begin_mask', 'end_mask', 'ellipsis_mask', 'new_axis_mask':
-        graph.compare(node.name, mask, node.attr[mask].i, 0)
-    begin, end, step = (graph.integers(
-        graph.input_node(node, i), (1,))[0] for i in (1, 2, 3))
-    graph.compare(node.name, 'step', step, 1)
-    return begin, end, node.attr['shrink_axis_mask'].i == 1
-
-
-class Tower(typing.NamedTuple):
-    """One of the networks in a graph."""
-
-    graph: FrozenGraph  # only what its logits depend on
-    sized_logits: str | None  # its logits at image size; None: the only tower
-    mirrored: bool  # whether it sees the mirrored image
-
-
-def find_towers(graph):
-    """Return the `Tower`s of a graph; and the node of their mean, or None."""
-    means = {graph.input_node(node, 0).name for node in graph.nodes.values()
-             if node.op == 'ArgMax' and node.input
-             and graph.input_node(node, 0).op == 'Mean'}
-    if not means:
-        return [Tower(graph, None, False)], None
-    if len(means) > 1:
-        graph.refuse(min(means), 'is not the only mean that gives labels')
-    mean = graph.nodes[means.pop()]
-    _check_axis(graph, mean, TOWERS, -1)
-    joined, names = graph.input_node(mean, 0), [mean.input[0]]
-    if joined.op == 'ConcatV2':
-        *names, axis = joined.input
-        graph.compare(joined.name, 'axis', graph.array(
-            graph.producer(axis).name).tolist(), TOWERS)
-    return [_tower(graph, mean.name, graph.producer(name))
-            for name in names], mean.name
-
-
-def _tower(graph, reader, node):
-    for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
-        node = graph.past(node, 'Reshape')
-        if node.op != op:
-            graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                         f'a {op}')
-        reader = node.name
-        if op == 'ExpandDims':
-            _check_axis(graph, node, TOWERS, -1)
-        if op != 'ResizeBilinear':
-            node = graph.input_node(node, 0)
-    check_resize(graph, node)
-    return Tower(graph.part(node.name), node.name,
-                 is_mirror(graph, graph.input_node(node, 0)))
-
-
-def is_mirror(graph, node):
-    """Return whether a node mirrors left and right."""
-    if node.op != 'ReverseV2':
-        return False
-    _check_axis(graph, node, WIDTH)
-    return True
-
-
-def _check_axis(graph, node, *allowed):
-    found = graph.array(graph.input_node(node, 1).name).ravel().tolist()
-    if found not in [[axis] for axis in allowed]:
-        graph.refuse(node.name, f'has axis {found}, and must have '
-                     f'{allowed[0]}')
-
-
-def image_and_scale(graph, node):
-    """Return what an image is before it is mirrored and resized; height and
-    width that it is resized to, or None; and whether it is mirrored.
-    """
-    size = None
-    if node.op == 'ResizeBilinear' and resized_to(graph, node) is not None:
-        check_resize(graph, node)
-        size, node = resized_to(graph, node), graph.input_node(node, 0)
-    mirrored = is_mirror(graph, node)
-    return graph.input_node(node, 0) if mirrored else node, size, mirrored
+def _before(graph, reader, node, op, wanted):
+    """Return what a node works on with one number, the wanted one."""
+    if node.op != op or len(node.input) != 2:
+        graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
+                     'pixel * 2 / 255 - 1')
+    a, b = map(graph.producer, node.input)
+    if a.op == 'Const' and op == 'Mul':
+        a, b = b, a
+    number = graph.array(b.name)
+    if number.size != 1 or number.dtype.kind != 'f' or not np.isclose(
+            number.item(), wanted, rtol=1e-5, atol=0):
+        graph.refuse(node.name, f'must be a {op} with {wanted:.6g}')
+    return a
 
 
 def scale_of(graph, node, size, crop_size):
@@ -199,154 +193,176 @@ def scales_and_flip(graph, mean, found):
     return scales, flip
 
 
-def read_resize_range(graph, resize, last):
-    """Return the `ResizeRange` by which the ResizeBilinear `resize` changes
-    the image, on its way to the node `last`.
-    """
-    check_resize(graph, resize)
-    if resize.name not in _way_of_image(graph, last):
-        graph.refuse(resize.name, 'resizes the image, and is not on its way to '
-                     'the network')
-    _rank(graph, graph.input_node(resize, 0))
-    sizes = _Sizes(graph)
-    try:
-        with np.errstate(all='ignore'):  # of another form than the exporter's
-            found = np.maximum(sizes.of(resize.input[1]), 1)
-    except InputError:
-        raise
-    except NOT_COMPUTED as error:
-        graph.refuse(resize.name, 'resizes the image to a size that cannot be '
-                     f'computed ({error})')
-    numbers = sorted(sizes.numbers)
-    if len(numbers) <= MAX_NUMBERS:
-        for each in itertools.starmap(ResizeRange, itertools.product(
-                numbers, [0, *numbers], [0, *numbers], (0, 1))):
-            if np.array_equal(each.size(HEIGHTS, WIDTHS), found):
-                return each
-    return graph.refuse(
-        resize.name, 'resizes the image to a size that is not the official '
-        "exporter's: export without --min_resize_value, and use demo.py "
-        '--max-size')
-
-
 def check_labels_are_resized(graph, scores):
     """Refuse a graph whose labels, the best class of the node `scores`, do not
     go back to the image's size as `resize_labels` does it.
     """
-    nodes, names = [graph.nodes[scores]], set()
-    while nodes:
-        node = nodes.pop()
-        if node.op == 'ResizeNearestNeighbor':
+    for node in graph.nodes.values():
+        if node.op == 'ResizeNearestNeighbor' and (
+                scores in graph.ancestors(node.name)):
             return check_resize(graph, node)
-        nodes += [each for each in graph.readers(node.name)
-                  if each.name not in names]
-        names.update(each.name for each in nodes)
     return graph.refuse(scores, 'gives labels at another size than the '
                         "image's")
 
 
-def _way_of_image(graph, node):
-    """Return the names of nodes that an image goes through to a node: the
-    first input of each.
+def resized_to(graph, resize):
+    """Return [height, width] after a resize; None if that depends on the image.
     """
-    names = []
-    while node.op != 'Placeholder' and node.input and len(names) < MAX_DEPTH:
-        names.append(node.name)
-        node = graph.input_node(node, 0)
-    return names
+    size = graph.input_node(resize, 1)
+    if any(node.op == 'Placeholder'
+           for node in graph.ancestors(size.name).values()):
+        return None
+    with _computing(graph, resize):
+        found = np.asarray(_evaluator(graph, *SIZES[0])(size.name))
+    if found.shape != (2,) or found.dtype.kind != 'i':
+        graph.refuse(resize.name, f'has size {found.tolist()}, and must have '
+                     'height and width')
+    return found.tolist()
 
 
-def _rank(graph, node):
-    """Return how many axes an image has: the graph's, with only the axis of
-    the batch taken away or added.
+def _read_resize_range(graph, image):
+    """Return the `ResizeRange` that an image is resized to on its way to the
+    node `image`, or None.
     """
-    rank = 4
-    for _ in range(MAX_DEPTH):
+    resizes = {node.name: node for node in graph.way_back(image)
+               if node.op == 'ResizeBilinear'}
+    for node in graph.ancestors(image.name).values():
+        if node.op in FORBIDDEN and node.name not in resizes:
+            graph.refuse(node.name, f'is a {node.op} of the image before the '
+                         'network: only padding and one resize can be '
+                         'converted')
+    found = None
+    for node in resizes.values():
+        check_resize(graph, node)
+        with _computing(graph, node):
+            if operator.ne(*_sizes_around(graph, node, SIZES)):
+                if found is not None:
+                    graph.refuse(node.name, 'resizes the image once more')
+                found = _range_of(graph, node)
+    return found
+
+
+def _range_of(graph, resize):
+    """Return the `ResizeRange` of a resize: what ops and constants say, if the
+    graph's nodes then give the same sizes.
+
+    The exporter divides `shortest` by the lesser side of the image, `longest`,
+    which it lowers to a multiple of the factor plus 1, by the greater one.
+    """
+    nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
+    numbers = {}
+    for node in nodes:
+        if node.op in {'RealDiv', 'FloorMod'}:
+            a, b = (graph.input_node(node, i) for i in (0, 1))
+            op, number = (b.op, a) if node.op == 'RealDiv' else (node.op, b)
+            number = graph.past(number, 'Cast', 'Add', 'AddV2', 'Sub')
+            numbers[op] = int(graph.array(number.name).item())
+    found = ResizeRange(
+        *(numbers.get(op, 0) for op in ('Minimum', 'Maximum', 'FloorMod')),
+        int(any(node.op == 'Ceil' for node in nodes)))
+    sizes = [*SIZES, *_sizes_that_tell(*found)]
+    _, after = _sizes_around(graph, resize, sizes)
+    if found.shortest < 1 or after != [
+            found.size(*size).tolist() for size in sizes]:
+        graph.refuse(
+            resize.name, 'resizes the image to a size that is not the official '
+            "exporter's: export without --min_resize_value, and use demo.py "
+            '--max-size')
+    return found
+
+
+def _sizes_that_tell(shortest, longest, factor, _):
+    """Return sizes that become another if a limit is a little other."""
+    step = factor or 1
+    limit = longest - (longest - 1) % step
+    above = shortest + -(shortest - 1) % step
+    resized = [(shortest, above), (shortest, above + 1),
+               (step + 1, limit), (step + 2, limit)]
+    return [(times * height, times * width) for height, width in resized
+            for times in (3, 7) if min(height, width) > 0]
+
+
+def _sizes_around(graph, resize, sizes):
+    """Return what sizes images have before a resize, and after it."""
+    images = [_evaluator(graph, *size) for size in sizes]
+    return [[list(value(tensor).shape[1:3]) for value in images]
+            for tensor in (resize.input[0], resize.name)]
+
+
+@contextlib.contextmanager
+def _computing(graph, resize):
+    try:
+        with np.errstate(all='ignore'):  # of other forms than the exporter's
+            yield
+    except InputError:
+        raise
+    except NOT_COMPUTED as error:
+        graph.refuse(resize.name, 'resizes to a size that cannot be computed '
+                     f'({error})')
+
+
+def _evaluator(graph, height, width):
+    """Return a function from a tensor's name to its value for an image."""
+    @functools.cache
+    def value(tensor):
+        name, _, output = tensor.partition(':')
+        node = graph.nodes[name]
         if node.op == 'Placeholder':
-            return rank
-        if node.op not in {'Cast', 'Squeeze', 'ExpandDims'}:
-            break
-        if node.op == 'Squeeze':
-            graph.compare(node.name, 'axis', list(
-                node.attr['squeeze_dims'].list.i), [0])
-        if node.op == 'ExpandDims':
-            graph.compare(node.name, 'axis', graph.array(graph.input_node(
-                node, 1).name).ravel().tolist(), [0])
-        rank += {'Squeeze': -1, 'ExpandDims': 1}.get(node.op, 0)
-        node = graph.input_node(node, 0)
-    return graph.refuse(node.name, 'changes the image before it is resized')
-
-
-class _Sizes:
-    """Computes what a graph does to `HEIGHTS` and `WIDTHS`.
-
-    A value is a number, or an array whose last axis is that of the sizes.
-    `numbers` are the whole numbers among the constants.
-    """
-
-    def __init__(self, graph):
-        self.graph, self.numbers, self._known = graph, set(), {}
-
-    def of(self, tensor, depth=0):
-        """Return the value of a tensor; refuse an unknown operation."""
-        node = self.graph.producer(tensor)
-        if depth > MAX_DEPTH:
-            self.graph.refuse(node.name, 'comes from too many operations')
-        if node.name not in self._known:
-            self._known[node.name] = self._compute(node, depth + 1)
-        return self._known[node.name]
-
-    def _compute(self, node, depth):
+            return np.empty((1, height, width, 3), IMAGE)
         if node.op == 'Const':
-            return self._constant(node)
-        if node.op == 'Shape':
-            rank = _rank(self.graph, self.graph.input_node(node, 0))
-            return np.stack(np.broadcast_arrays(
-                *[1] * (rank - 3), HEIGHTS, WIDTHS, 3)).astype(np.int32)
-        if node.op == 'Merge':
-            return self._merge(node, depth)
-        values = [self.of(tensor, depth) for tensor in node.input]
-        if node.op == 'Cast':
-            return values[0].astype(
-                TYPES.get(node.attr['DstT'].type, np.float64))
-        if node.op == 'StridedSlice':
-            return self._slice(node, values[0])
-        if node.op in OPERATIONS:
-            return OPERATIONS[node.op](*values)
-        return self.graph.refuse(node.name, f'is a {node.op}, which computes '
-                                 "no size of an image in the exporter's graphs")
+            array = graph.array(name)
+            if array.size > MAX_NUMBERS:
+                raise ValueError(f'{name} has {array.size} numbers')
+            return array
+        inputs = [value(each) for each in node.input if each[:1] != '^']
+        if node.op in WITH_ATTRIBUTES:
+            return WITH_ATTRIBUTES[node.op](node.attr, *inputs)
+        if node.op not in OPERATIONS:
+            graph.refuse(name, f'is a {node.op}, which computes no size of an '
+                         "image in the exporter's graphs")
+        result = OPERATIONS[node.op](*inputs)
+        return result[int(output or 0)] if node.op == 'Switch' else result
 
-    def _constant(self, node):
-        value = self.graph.array(node.name)
-        if value.ndim == 0 and value.dtype.kind in 'if' and (
-                0 < value <= MAX_INPUT_SIDE and value == int(value)):
-            self.numbers.add(int(value))
-        return value
+    return value
 
-    def _slice(self, node, value):
-        """x[i], or x[begin:end]."""
-        begin, end, step = (self.graph.integers(
-            self.graph.input_node(node, i), (1,))[0] for i in (1, 2, 3))
-        if node.attr['shrink_axis_mask'].i == 1:
-            return value[begin]
-        masks = [node.attr[f'{name}_mask'].i for name in ('begin', 'end')]
-        return value[None if masks[0] else begin:None if masks[1] else end:step]
 
-    def _merge(self, node, depth):
-        """tf.cond: of two values, each through a Switch of the same truth."""
-        values = {}
-        for tensor in node.input:
-            name, _, output = tensor.partition(':')
-            switch = self.graph.nodes.get(name)
-            for _ in range(MAX_DEPTH):
-                if switch is None or switch.op != 'Identity':
-                    break
-                name, _, output = switch.input[0].partition(':')
-                switch = self.graph.nodes.get(name)
-            if switch is None or switch.op != 'Switch':
-                self.graph.refuse(node.name, 'must choose between two sizes')
-            value, truth = (self.of(each, depth) for each in switch.input)
-            values[output == '1'] = value
-        if len(values) != 2:
-            self.graph.refuse(node.name, 'must choose between two sizes')
-        return np.where(truth, values[True], values[False])
+def _merge(*values):
+    value, = (each for each in values if each is not None)
+    return value
+
+
+def _strided_slice(attr, values, *edges):
+    """x[i], or x[begin:end:step]."""
+    begin, end, step = (int(each.item()) for each in edges)
+    if attr['ellipsis_mask'].i or attr['new_axis_mask'].i:
+        raise ValueError('a slice with other axes')
+    if attr['shrink_axis_mask'].i:
+        return values[begin]
+    return values[None if attr['begin_mask'].i else begin:
+                  None if attr['end_mask'].i else end:step]
+
+
+# Ops as functions of their inputs, and of attributes and inputs.
+OPERATIONS = {
+    'Add': operator.add, 'AddV2': operator.add, 'Sub': operator.sub,
+    'Mul': operator.mul, 'RealDiv': operator.truediv, 'FloorMod': np.mod,
+    'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
+    'Floor': np.floor, 'Ceil': np.ceil, 'Identity': lambda value: value,
+    'Max': lambda values, axis: values.max(int(axis.item())),
+    'Min': lambda values, axis: values.min(int(axis.item())),
+    'Pack': lambda *values: np.fromiter(values, values[0].dtype),
+    'Shape': lambda image: np.int32(image.shape),
+    'ExpandDims': lambda image, axis: np.expand_dims(image, int(axis.item())),
+    'ResizeBilinear': lambda image, size: np.empty(
+        (image.shape[0], *np.maximum(size, 1), image.shape[3]), IMAGE),
+    # tf.cond: one output of a Switch has the value, the other has none.
+    'Switch': lambda value, truth: (None, value) if truth else (value, None),
+    'Merge': _merge,
+}
+WITH_ATTRIBUTES = {
+    'Cast': lambda attr, value: value if value.dtype == IMAGE else (
+        value.astype(TYPES[attr['DstT'].type])),
+    'Squeeze': lambda attr, image: image.squeeze(
+        tuple(attr['squeeze_dims'].list.i) or None),
+    'StridedSlice': _strided_slice,
+}

@@ -1,10 +1,12 @@
 """Describe a source of weights, whether it can be converted or not."""
+import collections
 import math
 
 from convert.conversion import backbones, check, count_outputs, guess_dataset
 from convert.name_table import weight_table
 from models.constants import DATASETS
 from models.utils.errors import InputError, shortened
+from models.weights import named_arrays
 
 
 def inspect(source):
@@ -15,9 +17,10 @@ def inspect(source):
     """
     n_output = count_outputs(source)
     dataset = guess_dataset(n_output)
-    conversion, problem = None, None
+    conversion = link = problem = None
     try:
         conversion = check(source, dataset)
+        link = conversion.link
     except InputError as error:
         problem = str(error)
     offset = DATASETS.get(dataset, {}).get('background_offset', 0)
@@ -28,14 +31,16 @@ def inspect(source):
         'era': _era(source) if source.is_graph else None,
         'backbone': ', '.join(backbones(source)) or None,
         'dataset': dataset, 'outputs': n_output or None,
-        **_of_link(conversion and conversion.link),
+        'classes': link and link.n_class,
+        'output_stride': link and link.output_stride,
+        'atrous_rates': link and list(link.atrous_rates),
         'epsilons': _epsilons(source) if source.is_graph else None,
         'min_input_size': conversion and conversion.min_input_size,
         'parameters': sum(map(math.prod, source.weights.values())),
         'dropped': [*(f'output {i} of {n_output}' for i in range(offset)),
                     *source.ignored],
         'problem': problem,
-        'weights': _weights(source, conversion),
+        'weights': _weights(source, named_arrays(link) if link else {}),
     }
 
 
@@ -64,39 +69,22 @@ def _shape(shape):
     return '?' if shape is None else 'x'.join(map(str, shape)) or 'scalar'
 
 
-def _of_link(link):
-    return {
-        'classes': link and link.n_class,
-        'output_stride': link and link.output_stride,
-        'atrous_rates': link and list(link.atrous_rates),
-    }
-
-
 def _era(graph):
     """Return 2018 or 2020, the exporter's year, by TensorFlow's newer ops."""
-    newer = any(node.op in {'FusedBatchNormV3', 'AddV2'}
-                for node in graph.nodes.values())
-    return 2020 if newer else 2018
+    ops = {node.op for node in graph.nodes.values()}
+    return 2020 if ops & {'FusedBatchNormV3', 'AddV2'} else 2018
 
 
 def _epsilons(graph):
     """Return epsilon -> number of batch norms that have it."""
-    counts = {}
-    for node in graph.nodes.values():
-        if node.op.startswith('FusedBatchNorm'):
-            epsilon = f'{node.attr["epsilon"].f:.4g}'
-            counts[epsilon] = counts.get(epsilon, 0) + 1
-    return counts
+    return dict(collections.Counter(
+        f'{node.attr["epsilon"].f:.4g}' for node in graph.nodes.values()
+        if node.op.startswith('FusedBatchNorm')))
 
 
-def _weights(source, conversion):
-    from models.weights import named_arrays
-    table, result = weight_table(), {}
-    arrays = named_arrays(conversion.link) if conversion else {}
-    for name, shape in source.weights.items():
-        target = table.get(name, (None,))[0]
-        result[name] = {
-            'shape': list(shape), 'target': target,
-            'target_shape': list(arrays[target].shape) if target in arrays
-            else None}
-    return result
+def _weights(source, arrays):
+    targets = {name: target for name, (target, _) in weight_table().items()}
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    return {name: {'shape': list(shape), 'target': targets.get(name),
+                   'target_shape': shapes.get(targets.get(name))}
+            for name, shape in source.weights.items()}

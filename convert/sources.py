@@ -4,6 +4,7 @@ It may be downloaded first; so may a pretrained model.
 """
 import contextlib
 import gzip
+import os
 import pathlib
 import re
 import tarfile
@@ -30,25 +31,34 @@ MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
 MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
 MAX_MEMBERS = 10_000  # (5)
 MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
-SAVED_MODEL = 'saved_model.pb'
-ARCHIVES = ('.tar.gz', '.tgz', '.tar')
+GRAPHS = ('.pb', '.tar.gz', '.tgz', '.tar')
 TO_EXPORT = ('export a frozen graph (.pb), or give the checkpoint it was made '
              'from')
-# Files that people mistake for a frozen graph: offset and value of their first
-# bytes, what such a file is, and what to do with it.
-OTHER_FORMATS = [
-    (0, b'\x89HDF', 'an HDF5 file, as of Keras', TO_EXPORT),
-    (0, b'\x93NUMPY', 'a NumPy array', TO_EXPORT),
-    (0, b'\x80', 'a Python pickle, as of PyTorch', TO_EXPORT),
-    (4, b'TFL3', 'a TensorFlow Lite model', TO_EXPORT),
-    (0, b'node {', 'a graph as text, without weights', TO_EXPORT),
-    (4, bytes(4), 'a log or records of training', 'give a model.ckpt'),
-]
-OTHER_ENDINGS = {
+# Files that people mistake for a frozen graph, with what to do: known by their
+# first bytes from an offset on; a zip archive by a name in it; by their ending.
+STARTS = {
+    (0, b'\x89HDF'): ('an HDF5 file, as of Keras', TO_EXPORT),
+    (0, b'\x93NUMPY'): ('a NumPy array', TO_EXPORT),
+    (0, b'\x80'): ('a Python pickle, as of PyTorch', TO_EXPORT),
+    (4, b'TFL3'): ('a TensorFlow Lite model', TO_EXPORT),
+    (0, b'node {'): ('a graph as text, without weights', TO_EXPORT),
+    (4, bytes(4)): ('a log or records of training', 'give a model.ckpt'),
+}
+ZIPPED = {
+    '.npy': ('an npz, which has been converted already', 'give it to demo.py '
+             'or an eval script as --pretrained-model'),
+    'data.pkl': ('a PyTorch model', TO_EXPORT),
+    'config.json': ('a Keras model', TO_EXPORT),
+    '': ('a zip archive', 'unpack it first'),
+}
+ENDINGS = {
     '.onnx': ('an ONNX model', TO_EXPORT),
     '.meta': ("a checkpoint's structure alone", 'give its weights as well, '
               'model.ckpt.index and model.ckpt.data-...'),
 }
+# What archives raise for damage, as found by fuzzing.
+DAMAGE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError,
+          OverflowError)
 LATEST = re.compile(rb'\s*model_checkpoint_path:\s*"([^"\n]+)"')
 ZOO = 'zoo'  # stands for the official archive of a dataset
 
@@ -73,14 +83,9 @@ def open_source(path, output_stride=None, min_input_size=None):
         InputError: it is none of these, damaged, or several.
         OSError: it cannot be read.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        path = _in_folder(path)
-    if path.name == SAVED_MODEL:
-        path = _variables(path)
-    path = _latest(path)
-    prefix = _checkpoint_prefix(path)
-    if prefix is not None:
+    path = _file_of(pathlib.Path(path))
+    prefix = re.sub(r'\.(index|meta|data-[^/]*)$', '', str(path))
+    if os.path.isfile(f'{prefix}.index') and not os.path.isfile(prefix):
         from convert.checkpoint import Checkpoint
         return Checkpoint(prefix, output_stride, min_input_size)
     for value, option in ((output_stride, '--output-stride'),
@@ -92,17 +97,18 @@ def open_source(path, output_stride=None, min_input_size=None):
     return find_folded(FrozenGraph(*_graph_data(path), str(path)))
 
 
-def _variables(saved_model):
-    """Return the checkpoint of a SavedModel."""
-    path = saved_model.parent / 'variables' / 'variables.index'
-    if not path.is_file():
-        raise InputError(f'{saved_model} is a SavedModel, whose weights are in '
-                         f'{path}, which is missing: export a frozen graph')
-    return path
-
-
-def _latest(path):
-    """Return the checkpoint that the file 'checkpoint' names, else the path."""
+def _file_of(path):
+    """Return the graph, archive or file of a checkpoint that a path stands for.
+    """
+    if path.is_dir():
+        path = _in_folder(path)
+    if path.name == 'saved_model.pb':
+        found = path.parent / 'variables' / 'variables.index'
+        if not found.is_file():
+            raise InputError(f'{path} is a SavedModel, whose weights are in '
+                             f'{found}, which is missing: export a frozen '
+                             'graph')
+        return found
     if path.name != 'checkpoint' or not path.is_file():
         return path
     with open(path, 'rb') as file:
@@ -121,21 +127,18 @@ def _in_folder(folder):
     """Return the one source in a folder or one level below.
 
     Graphs and archives win over checkpoints, which the zoo's archives hold as
-    well.
+    well; of several checkpoints, the file 'checkpoint' names the latest.
     """
-    paths = sorted([*folder.glob('*'), *folder.glob('*/*')])
-    for endings in (('.pb', *ARCHIVES), ('.index',)):
-        found = [path for path in paths if _is_named(path.name, endings)
-                 and path.is_file()]
-        if len(found) == 1:
-            return found[0]
-        latest = folder / 'checkpoint'  # as training leaves it
-        if endings == ('.index',) and _latest(latest) != latest:
-            return latest
-        if found:
-            raise _several(folder, found)
-    raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz and '
-                     'no checkpoint (.index)')
+    paths = [path for path in sorted([*folder.glob('*'), *folder.glob('*/*')])
+             if path.is_file()]
+    graphs = [path for path in paths if _is_named(path.name, GRAPHS)]
+    found = graphs or [path for path in paths if _is_named(path.name, '.index')]
+    if not found:
+        raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz '
+                         'and no checkpoint (.index)')
+    if len(found) > 1 and not graphs and (folder / 'checkpoint').is_file():
+        return folder / 'checkpoint'
+    return _only(folder, found)
 
 
 def _is_named(name, endings):
@@ -143,22 +146,11 @@ def _is_named(name, endings):
     return name.endswith(endings) and not name.startswith('.')
 
 
-def _several(where, found):
-    return InputError(f'{where} holds {len(found)} sources, name one of them: '
-                      f'{shortened(found)}')
-
-
-def _checkpoint_prefix(path):
-    """Return a checkpoint's prefix, TensorFlow's name for it, or None."""
-    prefix = str(path)
-    if path.suffix == '.index':
-        prefix = prefix.removesuffix('.index')
-    elif '.data-' in path.name:
-        prefix = prefix.rpartition('.data-')[0]
-    elif path.suffix == '.meta':
-        prefix = prefix.removesuffix('.meta')
-    is_there = pathlib.Path(f'{prefix}.index').is_file()
-    return prefix if is_there and not pathlib.Path(prefix).is_file() else None
+def _only(where, found):
+    if len(found) > 1:
+        raise InputError(f'{where} holds {len(found)} sources, name one of '
+                         f'them: {shortened(found)}')
+    return found[0]
 
 
 def _graph_data(path):
@@ -182,45 +174,37 @@ def _graph_data(path):
 
 def _refuse_other_formats(path, start):
     """Raise InputError for a file that is known to be no frozen graph."""
-    found = [(kind, advice) for at, first, kind, advice in OTHER_FORMATS
+    found = [known for (at, first), known in STARTS.items()
              if start[at:].startswith(first)]
     if start.startswith(b'PK'):
-        found = [_kind_of_zip(path)]
-    if path.suffix in OTHER_ENDINGS:
-        found.append(OTHER_ENDINGS[path.suffix])
+        names = _names_in_zip(path)
+        found += [known for ending, known in ZIPPED.items()
+                  if any(name.endswith(ending) for name in names)]
+    if path.suffix in ENDINGS:
+        found.append(ENDINGS[path.suffix])
     if found:
         kind, advice = found[0]
         raise InputError(f'{path} is {kind}, not a frozen TensorFlow graph: '
                          f'{advice}')
 
 
-def _kind_of_zip(path):
+def _names_in_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            return ['', *archive.namelist()]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        names = []
-    if names and all(name.endswith('.npy') for name in names):
-        return ('an npz, which has been converted already', 'give it to '
-                'demo.py or an eval script as --pretrained-model')
-    if any(name.endswith('data.pkl') for name in names):
-        return 'a PyTorch model', TO_EXPORT
-    if 'config.json' in names:
-        return 'a Keras model', TO_EXPORT
-    return 'a zip archive', 'unpack it first'
+        return ['']
 
 
 def _read_graph(path, file, size):
     if size > MAX_GRAPH_BYTES:
         raise InputError(f'{path}: the graph has {size} bytes, and at most '
                          f'{MAX_GRAPH_BYTES} are read')
-    data, position = bytearray(size), 0
-    while position < size:  # in blocks: tarfile would hold the whole twice
-        block = file.read(min(1 << 20, size - position))
-        if not block:
-            raise InputError(f'{path} ends after {position} of {size} bytes')
-        data[position:position + len(block)] = block
-        position += len(block)
+    data = bytearray()
+    while block := file.read(min(1 << 20, size - len(data))):
+        data += block  # in blocks: tarfile would hold the whole twice
+    if len(data) < size:
+        raise InputError(f'{path} ends after {len(data)} of {size} bytes')
     return data
 
 
@@ -235,25 +219,20 @@ def _from_archive(path, file):
                     raise InputError(f'{path} holds more than {MAX_MEMBERS} '
                                      'files')
                 name = pathlib.PurePosixPath(member.name).name
-                if not _is_named(name, '.pb') or not (
-                        member.isreg() and not member.issparse()):
-                    continue
-                found.append(name)
-                if data is None:
-                    data = _read_graph(path, archive.extractfile(member),
-                                       member.size)
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile,
-            ValueError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise
+                if (_is_named(name, '.pb') and member.isreg()
+                        and not member.issparse()):
+                    found.append(name)
+                    data = data or _read_graph(
+                        path, archive.extractfile(member), member.size)
+    except InputError:
+        raise
+    except DAMAGE as error:
         raise InputError(f'{path} is not a whole archive ({error}): download '
                          'it again') from None
     if not found:
         raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
                          'must be unpacked first')
-    if len(found) > 1:
-        raise _several(path, found)
-    return data, found[0]
+    return data, _only(path, found)
 
 
 class _Limited:
@@ -296,21 +275,16 @@ def fetch(pretrained_model) -> pathlib.Path:
 def _convert_archive(name, check_weights):
     """Download the official archive of a model and convert its graph."""
     from convert.conversion import check, write
-    from convert.sources import open_source
-    conversion = None
+    path = cached_path(name)
 
-    def check_archive(part):
-        nonlocal conversion
+    def convert(part):
         conversion = check(open_source(part), name)
-
-    def convert(part, path):
         with atomic_path(path) as temporary:
             write(conversion, temporary)
             check_npz(name, temporary, check_weights)
             record_sha256(temporary, path)
-        part.unlink()
 
-    obtain(name, 'archive', check_archive, convert)
+    obtain(name, 'archive', convert, lambda part, path: part.unlink())
 
 
 @contextlib.contextmanager
@@ -328,7 +302,6 @@ def opened(source, dataset, *options):
     Raises:
         InputError: it cannot be downloaded or opened.
     """
-    from convert.sources import open_source
     if source != ZOO and not re.match(r'\w+://', source):
         yield open_source(source, *options)
         return
@@ -337,24 +310,21 @@ def opened(source, dataset, *options):
                          f'of {dataset}')
     from models.utils.download import download_and_use, file_name_of
     url = URLS[dataset]['archive'] if source == ZOO else source
-    folder, found = cached_path(next(iter(URLS))).parent, {}
-
-    def check(part):
-        found['source'] = open_source(part, *options)
-        found['part'] = part
-
     shown, name = without_secrets(url), file_name_of(url)
+    folder, found = cached_path(next(iter(URLS))).parent, {}
     with locked(folder / (name or 'download')):
         try:
-            download_and_use(url, folder, check, lambda part: None,
-                             mirrored=source == ZOO)
+            download_and_use(
+                url, folder, lambda part: found.update(
+                    part=part, source=open_source(part, *options)),
+                lambda part: None, mirrored=source == ZOO)
         except DownloadError as error:
             raise InputError(f'{shown} cannot be downloaded ({error}): '
                              'download it in another way and give the file'
                              ) from None
-        result = found['source']
+        result, part = found['source'], found['part']
         result.path = shown
-        if result.file_name == found['part'].name:
+        if result.file_name == part.name:
             result.file_name = name
         yield result
-        found['part'].unlink()
+        part.unlink()

@@ -27,6 +27,10 @@ def verify(conversion, npz, images):
     Raise InputError where TensorFlow is missing or the two do not agree.
     """
     from models import DeepLabV3plusXception65
+    if conversion.wiring is None:
+        raise InputError(f'{conversion.source.path} is a checkpoint, which has '
+                         'no graph to run: leave --verify out, or export a '
+                         'graph')
     model = DeepLabV3plusXception65(pretrained_model=npz)
     run_graph = _session(conversion, model)
     for name, original in images.items():

@@ -129,6 +129,11 @@ def labels_of_quarter_size(graph):
     node(graph, 'ArgMax').input[0] = 'ResizeBilinear_2'
 
 
+def second_output(graph):
+    graph.node.add(name='Second', op='ArgMax', input=[
+        'ResizeBilinear_2', 'ArgMax/dimension'])
+
+
 def nameless(graph):
     node(graph, 'aspp0/Conv2D').name = ''
     node(graph, 'aspp0/BatchNorm/FusedBatchNorm').input[0] = ''
@@ -168,20 +173,21 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (set_integers('ResizeBilinear_2/size', 65, 65),
      r'ResizeBilinear_2 has size \[65, 65\]'),
     (retarget('ArgMax', 0, 'logits/semantic/BiasAdd'),
-     'BiasAdd feeds ResizeBilinear ResizeBilinear_2, ArgMax ArgMax'),
+     'ArgMax takes the best class of 0 ResizeBilinear or Mean nodes'),
     (retarget('ArgMax', 0, 'nowhere'),
      'nowhere is read by a node, and is missing'),
-    (retarget('ArgMax', 0, 'aspp0/Relu'), 'ResizeBilinear_3 should feed an '
-     'ArgMax'),
+    (retarget('ArgMax', 0, 'aspp0/Relu'), 'best class of 0 ResizeBilinear'),
+    (second_output, 'best class of 2 ResizeBilinear or Mean'),
     (retarget(f'{MIDDLE}/separable_conv2_depthwise/depthwise/SpaceToBatchND',
               0, f'{MIDDLE}/separable_conv1_pointwise/BatchNorm/'
               'FusedBatchNorm'),
      'unit_3/.*conv2_depthwise/depthwise reads FusedBatchNorm .*must read a '
      'Relu'),
     (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
-              'xception_module/add'), 'unit_3/.*add reads Add .*unit_1/.*, '
-     'and must read .*unit_2/'),
-    (softmax_first, 'logits/semantic/BiasAdd feeds Softmax Early'),
+              'xception_module/add'), 'unit_3/.*add has terms .*unit_1/.*, '
+     'and the link has .*unit_2/'),
+    (softmax_first, 'ResizeBilinear_3 reads Softmax Early, and must read '
+     'logits/semantic/BiasAdd'),
     (retarget('aspp0/Conv2D', 0, 'nowhere'),
      'nowhere is read by a node, and is missing'),
     (set_attribute('decoder/ResizeBilinear', 'align_corners', 'b', False),
@@ -194,10 +200,10 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
      'is_training True'),
     (set_attribute('xception_65/entry_flow/conv1_2/Conv2D', 'padding', 's',
                    b'VALID'), r'conv1_2/Conv2D has padding \(0, 0\)'),
-    (set_constant('mul_1/x', 1 / 255), 'mul_1 has scale'),
+    (set_constant('mul_1/x', 1 / 255), 'mul_1 must be a Mul with 0.00784314'),
     (retarget('aspp0/BatchNorm/FusedBatchNorm', 1,
               'concat_projection/BatchNorm/gamma/read'),
-     'BatchNorm/gamma feeds'),
+     'no label depends on the weight aspp0/BatchNorm/gamma'),
     (twice, "two nodes of the same name, .*: 'aspp0/weights'"),
     (loop, 'aspp0/BatchNorm/gamma'),
     (swap_sides, r'conv1_2/weights has shape \(3, 3, 64, 32\)'),
@@ -209,7 +215,7 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (set_constant('ToFloat/x', 0.5), 'not the official exporter'),
     (second_image, 'must come from one Placeholder .* and comes from 2'),
     (set_attribute('ImageTensor', 'dtype', 'type', 1), 'of type uint8'),
-    (string_scale, 'mul_1 must work with one number'),
+    (string_scale, 'mul_1 must be a Mul with'),
     (set_attribute(f'{MIDDLE}/separable_conv2_depthwise/depthwise', 'padding',
                    's', b'SAME'), 'SAME.* after SpaceToBatchND'),
     (set_attribute('xception_65/entry_flow/conv1_1/Conv2D', 'padding', 's',
@@ -219,22 +225,23 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (other_block, 'has the block .*, and .*BatchToSpaceND'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (pooling(64), r'AvgPool has kernel \[1, 64, 65, 1\], which does not '
+    (pooling(64), r'AvgPool has kernel \[64, 65\], which does not '
      r'span the features of \[513, 513\] pixels'),
-    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'kernel \[\]'),
+    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'ksize \[\]'),
     (labels_of_quarter_size, r'does not span the features of \[129, 129\]'),
     (nameless, "or one of none: ''"),
-    (set_integers('ArgMax/dimension', 1), 'ArgMax has axis 1'),
-    (set_attribute('strided_slice_6', 'begin_mask', 'i', 1), 'begin_mask 1'),
-    (set_integers('strided_slice_6/stack_2', -1), 'strided_slice_6 has step'),
-    (set_integers('strided_slice_6/stack', 0), 'has edges .0, 3'),
+    (set_integers('ArgMax/dimension', 1), r'ArgMax has axis \[1\], and must'),
+    (set_attribute('strided_slice_6', 'begin_mask', 'i', 1),
+     r'ResizeBilinear_3 has size \[1, 513, 513\], and must'),
+    (set_integers('strided_slice_6/stack_2', -1), r'has size \[\], and must'),
+    (set_integers('strided_slice_6/stack', 0), r'has size \[1, 513, 513\]'),
     (retarget('ToFloat_1', 0, 'decoder/ResizeBilinear/size'),
      'not the official exporter'),
-    (retarget('ToInt32', 0, 'ToInt32'), 'ToInt32 reads itself'),
+    (retarget('ToInt32', 0, 'ToInt32'), 'a size that cannot be computed'),
     (half_first, 'not the official exporter'),
     (retarget('ToFloat_1/x', 1, 'strided_slice_1'),
      'not the official exporter'),
-    (retarget('Shape_1', 0, 'ExpandDims_2'), 'changes the image before'),
+    (retarget('Shape_1', 0, 'ExpandDims_2'), 'a size that cannot be computed'),
     (huge_crop, 'the crop is 71993 x 513, and its sides must be'),
     (set_constant('aspp0/BatchNorm/moving_variance', -1.), 'negative'),
 ])
