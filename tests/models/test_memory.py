@@ -3,10 +3,11 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT, linux_only
 
-from models import memory
+from models import DeepLabV3plusXception65, memory
 from models.utils.errors import InputError
 
 V1, V2 = '9:name=systemd:/\n4:cpu,memory:{}\n0::/\n', '0::{}\n'
@@ -100,3 +101,12 @@ def test_says_what_was_needed():
 
 def test_this_machine():
     assert 0 < memory.available_memory() < 1e15
+
+
+def test_memory_of_many_scales_and_classes():
+    model = DeepLabV3plusXception65(150)
+    scales = tuple(np.arange(0.5, 2, 0.25))
+    one = memory.logits_memory(model, 1025, 2049)
+    model.scales, model.flip = scales, True
+    assert 0.1e9 < one < 0.2e9
+    assert 2.5e9 < memory.logits_memory(model, 1025, 2049) < 3.5e9

@@ -1,11 +1,13 @@
-"""Reading ahead, in a thread."""
+"""Many inputs: reading ahead, and what comes of each."""
 import contextlib
 import threading
 import time
 
 import pytest
+from fixture_images import write_image
 
-from media.batch import prefetch
+from media.batch import Batch, prefetch
+from media.inputs import find_inputs
 
 
 def test_one_ahead_and_in_order():
@@ -47,3 +49,13 @@ def test_a_read_that_waits_holds_nothing_up():
         next(items)
     assert time.monotonic() - begun < 3
     ended.set()
+
+
+def test_images_that_vanish_after_the_plan(tmp_path):
+    found = [find_inputs([str(write_image(tmp_path / name))])[0][0]
+             for name in ('a.png', 'b.png')]
+    for each in found:
+        each.path.unlink()
+    outcomes = list(Batch(None, None, {each: {} for each in found}).run())
+    assert [outcome.error for outcome in outcomes] == [
+        f'{each.path}: No such file or directory' for each in found]
