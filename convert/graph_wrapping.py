@@ -79,9 +79,7 @@ def find_towers(graph):
 def _softmax_tower(graph, reader, node):
     for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
         node = graph.past(node, 'Reshape')
-        if node.op != op:
-            graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                         f'a {op}')
+        graph.check_op(reader, node, op)
         if op == 'ExpandDims':
             check_axis(graph, node, TOWERS, -1)
         reader, last, node = node.name, node, graph.input_node(node, 0)
@@ -104,11 +102,10 @@ def _is_mirror(graph, node):
 
 def check_axis(graph, node, *allowed):
     """Refuse a node whose last input is none of the allowed axes."""
-    found = graph.array(graph.input_node(
-        node, len(node.input) - 1).name).ravel().tolist()
+    axis = graph.input_node(node, len(node.input) - 1)
+    found = graph.array(axis.name).ravel().tolist()
     if found not in [[axis] for axis in allowed]:
-        graph.refuse(node.name, f'has axis {found}, and must have '
-                     f'{allowed[0]}')
+        graph.compare(node.name, 'axis', found, allowed[:1])
 
 
 def check_resize(graph, node):
@@ -148,10 +145,8 @@ def read_input(tower, reader, node):
 
 def _before(graph, reader, node, op, wanted):
     """Return what a node works on with one number, the wanted one."""
-    if node.op != op or len(node.input) != 2:
-        graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                     'pixel * 2 / 255 - 1')
-    a, b = map(graph.producer, node.input)
+    graph.check_op(reader, node, op)
+    a, b = (graph.input_node(node, i) for i in (0, 1))
     if a.op == 'Const' and op == 'Mul':
         a, b = b, a
     number = graph.array(b.name)
@@ -349,7 +344,6 @@ OPERATIONS = {
     'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
     'Floor': np.floor, 'Ceil': np.ceil, 'Identity': lambda value: value,
     'Max': lambda values, axis: values.max(int(axis.item())),
-    'Min': lambda values, axis: values.min(int(axis.item())),
     'Pack': lambda *values: np.fromiter(values, values[0].dtype),
     'Shape': lambda image: np.int32(image.shape),
     'ExpandDims': lambda image, axis: np.expand_dims(image, int(axis.item())),

@@ -210,14 +210,16 @@ def _read_graph(path, file, size):
 
 def _from_archive(path, file):
     """Read the one graph in a tar archive; nothing is written to disk."""
-    found, data = [], None
+    found, data, unpacked = [], None, 0
     try:
-        with tarfile.open(fileobj=_Limited(path, file), mode='r|',
+        with tarfile.open(fileobj=file, mode='r|',
                           tarinfo=TarMember) as archive:
             for count, member in enumerate(archive):
-                if count == MAX_MEMBERS:
-                    raise InputError(f'{path} holds more than {MAX_MEMBERS} '
-                                     'files')
+                unpacked += member.size
+                if count == MAX_MEMBERS or unpacked > MAX_ARCHIVE_BYTES:
+                    raise InputError(
+                        f'{path} unpacks to more than {MAX_ARCHIVE_BYTES} '
+                        f'bytes or {MAX_MEMBERS} files')
                 name = pathlib.PurePosixPath(member.name).name
                 if (_is_named(name, '.pb') and member.isreg()
                         and not member.issparse()):
@@ -233,20 +235,6 @@ def _from_archive(path, file):
         raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
                          'must be unpacked first')
     return data, _only(path, found)
-
-
-class _Limited:
-    """A file that can be read up to `MAX_ARCHIVE_BYTES`."""
-
-    def __init__(self, path, file):
-        self.path, self.file, self.left = path, file, MAX_ARCHIVE_BYTES
-
-    def read(self, size):
-        self.left -= size
-        if self.left < 0:
-            raise InputError(f'{self.path} unpacks to more than '
-                             f'{MAX_ARCHIVE_BYTES} bytes')
-        return self.file.read(size)
 
 
 class TarMember(tarfile.TarInfo):
