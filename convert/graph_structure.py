@@ -244,8 +244,7 @@ class _Comparison:
         self._match(node.name, self.graph.input_node(node, 0), expected)
 
     def _match(self, reader, node, expected):
-        """Compare a node that the node `reader` reads with an expected tensor.
-        """
+        """Compare a node, which another reads, with an expected tensor."""
         if isinstance(expected, str):
             if node.name != expected:
                 self.graph.refuse(reader, f'reads {node.op} {node.name}, and '
@@ -269,9 +268,7 @@ class _Comparison:
             self._match(node.name, self.graph.producer(tensor), x)
 
     def _before_resize(self, node, size):
-        """Return what a resize to the features of a size reads: it has their
-        size.
-        """
+        """Return what a node reads if it only resizes to features' own size."""
         if node.op != 'ResizeBilinear':
             return node
         check_resize(self.graph, node)

@@ -57,10 +57,11 @@ def find_towers(graph):
     """
     scores = {}
     for node in graph.nodes.values():
-        source = graph.input_node(node, 0) if node.op == 'ArgMax' else node
-        if node.op == 'ArgMax' and source.op in {'Mean', 'ResizeBilinear'}:
-            check_axis(graph, node, CHANNELS)
-            scores[source.name] = source
+        if node.op == 'ArgMax':
+            source = graph.input_node(node, 0)
+            if source.op in {'Mean', 'ResizeBilinear'}:
+                check_axis(graph, node, CHANNELS)
+                scores[source.name] = source
     if len(scores) != 1:
         graph.refuse('ArgMax', f'takes the best class of {len(scores)} '
                      'ResizeBilinear or Mean nodes, and must of one')
@@ -110,10 +111,8 @@ def check_axis(graph, node, *allowed):
 
 def check_resize(graph, node):
     """Refuse a ResizeBilinear that does not align corners."""
-    graph.compare(node.name, 'align_corners',
-                  node.attr['align_corners'].b, True)
-    graph.compare(node.name, 'half_pixel_centers',
-                  node.attr['half_pixel_centers'].b, False)
+    for name, wanted in ('align_corners', True), ('half_pixel_centers', False):
+        graph.compare(node.name, name, node.attr[name].b, wanted)
 
 
 def read_input(tower, reader, node):
@@ -216,9 +215,7 @@ def resized_to(graph, resize):
 
 
 def _read_resize_range(graph, image):
-    """Return the `ResizeRange` that an image is resized to on its way to the
-    node `image`, or None.
-    """
+    """Return the `ResizeRange` of an image that is resized before, or None."""
     resizes = {node.name: node for node in graph.way_back(image)
                if node.op == 'ResizeBilinear'}
     for node in graph.ancestors(image.name).values():
@@ -342,7 +339,7 @@ OPERATIONS = {
     'Add': operator.add, 'AddV2': operator.add, 'Sub': operator.sub,
     'Mul': operator.mul, 'RealDiv': operator.truediv, 'FloorMod': np.mod,
     'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
-    'Floor': np.floor, 'Ceil': np.ceil, 'Identity': lambda value: value,
+    'Floor': np.floor, 'Ceil': np.ceil,
     'Max': lambda values, axis: values.max(int(axis.item())),
     'Pack': lambda *values: np.fromiter(values, values[0].dtype),
     'Shape': lambda image: np.int32(image.shape),

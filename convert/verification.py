@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from PIL import Image
 
-from models.resize_range import resize_labels
+from models.resize_range import resize_image, resize_labels
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'
@@ -90,23 +90,17 @@ def _compare(model, image, scores, *logits):
 def built_in_image(size):
     """Return the built-in image, float32 (3, h, w), for a crop of a size."""
     with Image.open(BUILT_IN_IMAGE) as image:
-        pixels = np.asarray(image.convert('RGB'))
-    return _resized(pixels.transpose(2, 0, 1),
-                    [math.ceil(side * FILLED) for side in size])
+        pixels = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+    return resize_image(
+        pixels, [math.ceil(side * FILLED) for side in size]).round()
 
 
 def shrunk(image, size):
     """Return an image (3, H, W), smaller where it exceeds a size (H, W)."""
     scale = min(most / side for most, side in zip(
         size, image.shape[1:], strict=True))
-    return image if scale >= 1 else _resized(
-        image, [int(side * scale) or 1 for side in image.shape[1:]])
-
-
-def _resized(image, size):
-    pixels = image.transpose(1, 2, 0).astype(np.uint8)
-    resized = Image.fromarray(pixels).resize(size[::-1])
-    return np.asarray(resized).transpose(2, 0, 1).astype(np.float32)
+    return image if scale >= 1 else resize_image(
+        image, [int(side * scale) or 1 for side in image.shape[1:]]).round()
 
 
 def import_tensorflow(purpose, instead):

@@ -406,7 +406,7 @@ def test_the_file_that_names_a_checkpoint(tmp_path, monkeypatch):
     listing = tmp_path / 'checkpoint'
     listing.write_text('model_checkpoint_path: "/elsewhere/model.ckpt-7"\n')
     with pytest.raises(InputError, match=r'names the checkpoint model\.ckpt-7, '
-                       r'and .*index is missing'):
+                       r'whose .*index, which is missing'):
         open_source(listing)
     for step in 3, 7:
         (tmp_path / f'model.ckpt-{step}.index').touch()
