@@ -20,8 +20,7 @@ class Checkpoint:
             default that of the dataset.
 
     Attributes:
-        path (str): the prefix, for messages.
-        file_name (str): its last part.
+        path, file_name (str): the prefix, for messages; its last part.
         files (list of pathlib.Path): what is read.
         weights (dict): name -> shape.
         ignored (list of str): variables that only training needs.
@@ -44,7 +43,10 @@ class Checkpoint:
         self.weights = {name: tuple(shape)
                         for name, shape in sorted(shapes.items())
                         if not _is_for_training(name)}
-        self.files = _files(pathlib.Path(prefix))
+        self.files = sorted(
+            path for path in pathlib.Path(prefix).parent.iterdir()
+            if path.name.startswith((f'{self.file_name}.index',
+                                     f'{self.file_name}.data-')))
         self.sha256 = sha256(*self.files)
 
     def weight(self, name):
@@ -72,9 +74,3 @@ def _reader(prefix):
     except Exception as error:  # TensorFlow's own, many kinds
         raise InputError(f'{prefix} is not a whole checkpoint ({error})'
                          ) from None
-
-
-def _files(prefix):
-    return sorted(
-        path for path in prefix.parent.iterdir() if path.name.startswith(
-            (f'{prefix.name}.index', f'{prefix.name}.data-')))

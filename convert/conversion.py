@@ -1,10 +1,12 @@
 """From TensorFlow's weights to the link's: `check`, then `write`."""
-import dataclasses
 import re
 import typing
 
 import numpy as np
 
+import models
+from convert.checkpoint import Checkpoint
+from convert.frozen_graph import FrozenGraph
 from convert.graph_structure import Wiring, check_structure, read_strides
 from convert.name_table import LOGITS, weight_table
 from models.constants import (
@@ -15,11 +17,6 @@ from models.constants import (
 )
 from models.utils.errors import InputError, describe_differences, shortened
 from models.weights import WeightsFile, leave_unset, named_arrays, write_npz
-
-if typing.TYPE_CHECKING:
-    from convert.checkpoint import Checkpoint
-    from convert.frozen_graph import FrozenGraph
-    from models import DeepLabV3plusXception65
 
 CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
@@ -45,30 +42,16 @@ PARTS = [
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """A source and the link that takes its weights; they match.
+class Conversion(typing.NamedTuple):
+    """A source and the link that takes its weights; they match."""
 
-    Attributes:
-        source (FrozenGraph or Checkpoint): see `sources.open_source`.
-        dataset (str): a key of `DATASETS`, or `CUSTOM`.
-        link (DeepLabV3plusXception65): with the source's output stride and
-            class count; its weights are unset.
-        background_offset (int): leading output channels to drop (ADE20K's
-            "other").
-        wiring (graph_structure.Wiring): of a graph; None for a checkpoint.
-        min_input_size (list of two ints): height and width in pixels to which
-            the source pads images.
-        settings (dict): metadata that the official models do not have.
-    """
-
-    source: 'FrozenGraph | Checkpoint'
-    dataset: str
-    link: 'DeepLabV3plusXception65'
-    background_offset: int
-    wiring: Wiring | None
-    min_input_size: list
-    settings: dict
+    source: FrozenGraph | Checkpoint
+    dataset: str  # a key of `DATASETS`, or `CUSTOM`
+    link: 'models.DeepLabV3plusXception65'  # its weights are unset
+    background_offset: int  # leading outputs to drop (ADE20K's "other")
+    wiring: Wiring | None  # of a graph
+    min_input_size: list  # height, width in pixels to which the source pads
+    settings: dict  # metadata that the official models do not have
 
 
 def check(source, dataset: str) -> Conversion:
@@ -193,12 +176,11 @@ def _background_offset(source, dataset, n_output):
 
 def _build_link(source, n_class):
     """Return the link with a source's output stride; its weights are unset."""
-    from models import DeepLabV3plusXception65
     from models.memory import giving_back
     output_stride, rates = read_strides(source) if source.is_graph else (
         source.output_stride, None)
     with giving_back():
-        return DeepLabV3plusXception65(
+        return models.DeepLabV3plusXception65(
             n_class, initialW=leave_unset, output_stride=output_stride,
             atrous_rates=rates)
 

@@ -61,14 +61,13 @@ class FrozenGraph:
         thread = ThreadPoolExecutor(1)  # half a second, beside all else
         self._sha256 = thread.submit(hashlib.sha256, data)
         thread.shutdown(wait=False)
-        self.nodes, self._large = {}, {}  # of large ones: first and last byte
+        self._large = {}  # constant -> where its node begins and ends
         try:
-            self._parse()
+            self.nodes = self._parse()
         except (DecodeError, IndexError, UnicodeDecodeError):
-            self.nodes = {}
-        if not self.nodes:
             raise InputError(f'{path} is not a frozen TensorFlow graph (.pb), '
-                             'or not a whole one: it cannot be parsed')
+                             'or not a whole one: it cannot be parsed'
+                             ) from None
         self.index()
 
     @property
@@ -76,59 +75,74 @@ class FrozenGraph:
         return self._sha256.result().hexdigest()
 
     def _parse(self):
-        small = 0
+        nodes, small = {}, 0
         for start, end in _node_ranges(self.data):
-            large = end - start > LARGE
-            small += 0 if large else end - start
-            if (len(self.nodes) == MAX_NODES or end - start > MAX_NODE_BYTES
+            is_large = end - start > LARGE
+            small += 0 if is_large else end - start
+            if (len(nodes) == MAX_NODES or end - start > MAX_NODE_BYTES
                     or small > MAX_SMALL_BYTES):
                 raise InputError(
                     f'{self.path} is far larger than a graph of this network: '
                     f'at most {MAX_NODES} nodes of {MAX_NODE_BYTES >> 20} MiB '
                     'are read')
             node = _node(self.data, start, end)
-            if not node.name or node.name in self.nodes:
+            if not node.name or node.name in nodes:
                 raise InputError(f'{self.path} has two nodes of the same '
                                  f'name, or one of none: {node.name!r}')
-            if large:
+            if is_large:
+                if node.op != 'Const':
+                    self.refuse(node.name[:80], 'is too large for a node that '
+                                'is no constant')
                 self._large[node.name] = start, end
-                node = self._without_values(node)
-            self.nodes[node.name] = node
-
-    def _without_values(self, node):
-        if node.op != 'Const' or 'value' not in node.attr:
-            self.refuse(node.name[:80],
-                        'is too large for a node that is no constant')
-        self.shape(node)  # refuses too many sides
-        tensor = node.attr['value'].tensor
-        result = NodeDef(name=node.name, op=node.op)
-        result.attr['value'].tensor.dtype = tensor.dtype
-        result.attr['value'].tensor.tensor_shape.CopyFrom(tensor.tensor_shape)
-        return result
+                self.shape(node)  # refuses too many sides
+                node = _without_values(node)
+            nodes[node.name] = node
+        if not nodes:
+            raise DecodeError
+        return nodes
 
     def index(self):
-        """Find weights and readers, after nodes have changed."""
+        """Find weights and readers, after nodes have changed; let inputs pass
+        over `Identity` nodes.
+        """
         self.nodes = {node.name: node for node in self.nodes.values()}
-        self._readers = {}  # name of a tensor -> nodes that read it
+        self._readers = {}  # name of a tensor -> name -> node that reads it
         for node in self.nodes.values():
-            for source in node.input:
-                self._readers.setdefault(_tensor(source), []).append(node)
+            for i, tensor in enumerate(node.input):
+                node.input[i] = source = self._past_identities(tensor)
+                if node.op != 'Identity':
+                    self._readers.setdefault(source, {})[node.name] = node
         self.weights = {name: self.shape(node)
                         for name, node in self.nodes.items()
                         if self._is_weight(node)}
 
+    def _past_identities(self, tensor):
+        for _ in self.nodes:
+            tensor = tensor.removesuffix(':0')
+            node = self.nodes.get(tensor)
+            if node is None or node.op != 'Identity' or not node.input:
+                return tensor
+            tensor = node.input[0]
+        return self.refuse(tensor, 'reads itself')
+
+    def _is_weight(self, node):
+        read = self.nodes.get(f'{node.name}/read')
+        return self.constant(node) is not None and (
+            node.name.rpartition('/')[2] in VARIABLES
+            or (read is not None and read.op == 'Identity'
+                and read.input == [node.name]))
+
     def add_constant(self, name, like, value=None):
-        """Add a constant like that of a node, or of its shape but with one
-        value; return its name.
+        """Add a constant: what a node is, or of its shape and with one value.
+        Return its name.
         """
-        node = NodeDef()
-        node.CopyFrom(like)
-        if value is not None:
-            shape = self.constant(like).attr['value'].tensor.tensor_shape
-            node = NodeDef(op='Const')
-            node.attr['value'].tensor.CopyFrom(TensorProto(
-                dtype=DT_FLOAT, tensor_shape=shape, float_val=[value]))
-        elif like.name in self._large:
+        if value is None:
+            node = NodeDef()
+            node.CopyFrom(like)
+        else:
+            node = _without_values(self.constant(like), DT_FLOAT)
+            node.attr['value'].tensor.float_val.append(value)
+        if value is None and like.name in self._large:
             self._large[name] = self._large[like.name]
         node.name, self.nodes[name] = name, node
         return name
@@ -144,7 +158,7 @@ class FrozenGraph:
 
     def array(self, name):
         """Return the values of a constant, in TensorFlow's layout."""
-        node = self.nodes.get(_tensor(name))
+        node = self.nodes.get(name)
         if node is not None and node.op == 'Dequantize':
             return self._dequantized(node)
         if node is None or node.op != 'Const':
@@ -202,26 +216,27 @@ class FrozenGraph:
                         'be NHWC')
         return values[1:3]
 
+    def constant(self, node):
+        """Return the constant that a node is or dequantises, else None."""
+        if node.op == 'Dequantize' and node.input:
+            node = self.nodes.get(node.input[0], node)
+        return node if node.op == 'Const' else None
+
     def shape(self, node):
         """Return the shape of the constant that a node is or dequantises."""
-        shape = tuple(dim.size for dim in self.constant(
-            node).attr['value'].tensor.tensor_shape.dim)
+        tensor = self.constant(node).attr['value'].tensor
+        shape = tuple(side.size for side in tensor.tensor_shape.dim)
         if len(shape) > MAX_SIDES or any(side < 0 for side in shape):
             self.refuse(node.name, f'has the shape {shape[:MAX_SIDES + 1]}')
         return shape
 
-    # Connections; an `Identity` is passed over.
+    # Connections
 
     def producer(self, tensor):
         """Return the node that makes a tensor."""
-        for _ in self.nodes:
-            node = self.nodes.get(_tensor(tensor))
-            if node is None:
-                self.refuse(tensor, 'is read by a node, and is missing')
-            if node.op != 'Identity' or not node.input:
-                return node
-            tensor = node.input[0]
-        return self.refuse(tensor, 'reads itself')
+        if tensor not in self.nodes:
+            self.refuse(tensor, 'is read by a node, and is missing')
+        return self.nodes[tensor]
 
     def input_node(self, node, index):
         """Return the node that makes an input of a node."""
@@ -259,14 +274,7 @@ class FrozenGraph:
 
     def readers(self, name):
         """Return the nodes that read a node."""
-        found, left = {}, [name]
-        while left:
-            for node in self._readers.get(left.pop(), []):
-                if node.name not in found:
-                    found[node.name] = node
-                    if node.op == 'Identity':
-                        left.append(node.name)
-        return [node for node in found.values() if node.op != 'Identity']
+        return list(self._readers.get(name, {}).values())
 
     def only_reader(self, name, *ops):
         """Return the one node that reads a node; it has one of these ops."""
@@ -285,19 +293,6 @@ class FrozenGraph:
                              f'{weight}')
         return self.only_reader(weight, *ops)
 
-    def _is_weight(self, node):
-        name, read = node.name, self.nodes.get(f'{node.name}/read')
-        return self.constant(node) is not None and (
-            name.rpartition('/')[2] in VARIABLES
-            or (read is not None and read.op == 'Identity'
-                and [_tensor(source) for source in read.input] == [name]))
-
-    def constant(self, node):
-        """Return the constant that a node is or dequantises, else None."""
-        if node.op == 'Dequantize' and node.input:
-            node = self.nodes.get(_tensor(node.input[0]), node)
-        return node if node.op == 'Const' else None
-
     # Refusals
 
     def refuse(self, node, reason):
@@ -305,13 +300,27 @@ class FrozenGraph:
         raise InputError(f'{self.path}: {node} {reason}')
 
     def compare(self, node, what, found, wanted):
-        """Refuse a node where what it has is not what the link has."""
+        """Refuse a node where what it has is not what it must have."""
         if found != wanted:
-            self.refuse(node, f'has {what} {found}, and the link has {wanted}')
+            self.refuse(node, f'has {what} {found}, and must have {wanted}')
+
+    def check_op(self, reader, node, op):
+        """Refuse the node `reader` where what it reads has another op."""
+        if node.op != op:
+            self.refuse(reader, f'reads {node.op} {node.name}, and must read a '
+                        f'{op}')
 
 
 def _node(data, start, end):
     return NodeDef.FromString(bytes(memoryview(data)[start:end]))
+
+
+def _without_values(constant, dtype=None):
+    tensor = constant.attr['value'].tensor
+    result = NodeDef(name=constant.name, op='Const')
+    result.attr['value'].tensor.CopyFrom(TensorProto(
+        dtype=dtype or tensor.dtype, tensor_shape=tensor.tensor_shape))
+    return result
 
 
 def _node_ranges(data):
@@ -342,11 +351,6 @@ def _varint(data, position):
         if byte < 0x80:
             return value, position
     raise IndexError
-
-
-def _tensor(source):
-    """'name:0', as inputs may be written, to 'name'."""
-    return source.removesuffix(':0')
 
 
 def find_folded(graph):

@@ -117,9 +117,8 @@ def _check_tower(tower, link):
         crop_size = [(side - 1) * stride + 1 for side in kernel]
     size = size or crop_size
     scale = scale_of(graph, first.node, size, crop_size)
-    if kernel != [math.ceil(side / stride) for side in size]:
-        graph.refuse(pooling.name, f'has kernel {kernel}, which does not span '
-                     f'the features of {size} pixels')
+    graph.compare(pooling.name, f'for {size} pixels the kernel', kernel,
+                  [math.ceil(side / stride) for side in size])
     comparison = _Comparison(graph, link, size)
     logits = comparison.network(first.input.name)
     last = tower.resize
@@ -146,9 +145,7 @@ class _Comparison:
         self.links = {path[1:]: child for path, child in link.namedlinks()}
 
     def network(self, x):
-        """Compare all from what the first layer reads to the logits; return the
-        node of these.
-        """
+        """Compare all from the input `x` to the logits; return their node."""
         low_level, high_level = self._backbone('feature_extractor', x)
         features = self._aspp('aspp', high_level)
         return self._decoder('decoder', low_level, features)
@@ -174,8 +171,8 @@ class _Comparison:
         if self.links[path].shortcut == 'conv':
             x = self._conv_bn(f'{path}/conv', x)
         total = self.graph.only_reader(h, *ADD)
-        terms = [self.graph.producer(tensor).name for tensor in total.input]
-        self.graph.compare(total.name, 'terms', sorted(terms), sorted([h, x]))
+        self.graph.compare(total.name, 'terms', sorted(total.input),
+                           sorted([h, x]))
         return total.name, middle
 
     def _aspp(self, path, x):
@@ -230,8 +227,7 @@ class _Comparison:
     def _batch_norm(self, path, x):
         compare, gamma = self.graph.compare, self.names[f'{path}/gamma']
         node = self.graph.reader_of_weight(gamma, *BATCH_NORMS)
-        compare(node.name, 'weights', [
-            self.graph.producer(name).name for name in node.input[1:5]], [
+        compare(node.name, 'weights', list(node.input[1:5]), [
             self.names[f'{path}/{name}']
             for name in ('gamma', 'beta', 'avg_mean', 'avg_var')])
         self.match_input(node, x)
@@ -248,8 +244,7 @@ class _Comparison:
         self._match(node.name, self.graph.input_node(node, 0), expected)
 
     def _match(self, reader, node, expected):
-        """Compare a node that the node `reader` reads with an expected tensor.
-        """
+        """Compare a node, which another reads, with an expected tensor."""
         if isinstance(expected, str):
             if node.name != expected:
                 self.graph.refuse(reader, f'reads {node.op} {node.name}, and '
@@ -260,9 +255,7 @@ class _Comparison:
             size, x = tensors
             self._match(reader, self._before_resize(node, size), x)
             return
-        if node.op != op:
-            self.graph.refuse(reader, f'reads {node.op} {node.name}, and must '
-                              f'read a {op}')
+        self.graph.check_op(reader, node, op)
         found = node.input
         if op == 'ResizeBilinear':
             check_resize(self.graph, node)
@@ -270,16 +263,12 @@ class _Comparison:
         elif op == 'ConcatV2':
             check_axis(self.graph, node, CHANNELS)
             found = found[:-1]
-        if len(found) != len(tensors):
-            self.graph.refuse(node.name, f'reads {len(found)} tensors, and '
-                              f'must read {len(tensors)}')
+        self.graph.compare(node.name, 'inputs', len(found), len(tensors))
         for tensor, x in zip(found, tensors, strict=True):
             self._match(node.name, self.graph.producer(tensor), x)
 
     def _before_resize(self, node, size):
-        """Return what a resize to the features of a size reads: it has their
-        size.
-        """
+        """Return what a node reads if it only resizes to features' own size."""
         if node.op != 'ResizeBilinear':
             return node
         check_resize(self.graph, node)
@@ -321,16 +310,15 @@ def convolution(graph, kernel):
         last = graph.only_reader(node.name, 'BatchToSpaceND')
         block, other = (graph.integers(graph.input_node(each, 1), (2,))
                         for each in (before, last))
-        if block != other:
-            graph.refuse(before.name, f'has the block {block}, and '
-                         f'{last.name} {other}')
+        graph.compare(last.name, 'block', other, block)
         pad = _space_padding(graph, before, last)
         dilate = tuple(a * b for a, b in zip(block, dilate, strict=True))
     elif before.op == 'Pad':
-        edges = graph.integers(graph.input_node(before, 1), (4, 2))
-        if edges[0] != [0, 0] or edges[3] != [0, 0]:
-            graph.refuse(before.name, 'pads the batch or the channels')
-        pad = _alike(graph, before, edges[1:3])
+        batch, *edges, channels = graph.integers(
+            graph.input_node(before, 1), (4, 2))
+        graph.compare(before.name, 'padding of batch and channels',
+                      batch + channels, 4 * [0])
+        pad = _padding(graph, before, edges)
     return Convolution(
         node.name, graph.input_node(before, 0) if is_padded else before,
         last.name, stride, dilate, pad)
@@ -341,7 +329,7 @@ def _same_padding(graph, node, kernel, stride, dilate):
         graph.refuse(node.name, f'pads by SAME at stride {stride}, which '
                      'depends on the size')
     return tuple(rate * (side - 1) // 2
-                 for rate, side in zip(dilate, kernel[:2], strict=True))
+                 for rate, side in zip(dilate, kernel, strict=False))
 
 
 def _space_padding(graph, before, after):
@@ -349,12 +337,11 @@ def _space_padding(graph, before, after):
     if any(node.op != 'Const' for node in edges):
         return None
     paddings, crops = (graph.integers(node, (2, 2)) for node in edges)
-    return _alike(graph, before, (np.array(paddings) - crops).tolist())
+    return _padding(graph, before, (np.array(paddings) - crops).tolist())
 
 
-def _alike(graph, node, edges):
-    """Return the padding of edges, which must be alike on opposite sides."""
-    if any(start != end for start, end in edges):
-        graph.refuse(node.name, f'pads by {edges}, and must pad alike on '
-                     'opposite sides')
-    return tuple(start for start, _ in edges)
+def _padding(graph, node, edges):
+    (top, bottom), (left, right) = edges
+    graph.compare(node.name, 'padding at bottom and right', (bottom, right),
+                  (top, left))
+    return top, left

@@ -57,10 +57,11 @@ def find_towers(graph):
     """
     scores = {}
     for node in graph.nodes.values():
-        source = graph.input_node(node, 0) if node.op == 'ArgMax' else node
-        if node.op == 'ArgMax' and source.op in {'Mean', 'ResizeBilinear'}:
-            check_axis(graph, node, CHANNELS)
-            scores[source.name] = source
+        if node.op == 'ArgMax':
+            source = graph.input_node(node, 0)
+            if source.op in {'Mean', 'ResizeBilinear'}:
+                check_axis(graph, node, CHANNELS)
+                scores[source.name] = source
     if len(scores) != 1:
         graph.refuse('ArgMax', f'takes the best class of {len(scores)} '
                      'ResizeBilinear or Mean nodes, and must of one')
@@ -79,9 +80,7 @@ def find_towers(graph):
 def _softmax_tower(graph, reader, node):
     for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
         node = graph.past(node, 'Reshape')
-        if node.op != op:
-            graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                         f'a {op}')
+        graph.check_op(reader, node, op)
         if op == 'ExpandDims':
             check_axis(graph, node, TOWERS, -1)
         reader, last, node = node.name, node, graph.input_node(node, 0)
@@ -104,19 +103,16 @@ def _is_mirror(graph, node):
 
 def check_axis(graph, node, *allowed):
     """Refuse a node whose last input is none of the allowed axes."""
-    found = graph.array(graph.input_node(
-        node, len(node.input) - 1).name).ravel().tolist()
+    axis = graph.input_node(node, len(node.input) - 1)
+    found = graph.array(axis.name).ravel().tolist()
     if found not in [[axis] for axis in allowed]:
-        graph.refuse(node.name, f'has axis {found}, and must have '
-                     f'{allowed[0]}')
+        graph.compare(node.name, 'axis', found, allowed[:1])
 
 
 def check_resize(graph, node):
     """Refuse a ResizeBilinear that does not align corners."""
-    graph.compare(node.name, 'align_corners',
-                  node.attr['align_corners'].b, True)
-    graph.compare(node.name, 'half_pixel_centers',
-                  node.attr['half_pixel_centers'].b, False)
+    for name, wanted in ('align_corners', True), ('half_pixel_centers', False):
+        graph.compare(node.name, name, node.attr[name].b, wanted)
 
 
 def read_input(tower, reader, node):
@@ -148,10 +144,8 @@ def read_input(tower, reader, node):
 
 def _before(graph, reader, node, op, wanted):
     """Return what a node works on with one number, the wanted one."""
-    if node.op != op or len(node.input) != 2:
-        graph.refuse(reader, f'reads {node.op} {node.name}, and must read '
-                     'pixel * 2 / 255 - 1')
-    a, b = map(graph.producer, node.input)
+    graph.check_op(reader, node, op)
+    a, b = (graph.input_node(node, i) for i in (0, 1))
     if a.op == 'Const' and op == 'Mul':
         a, b = b, a
     number = graph.array(b.name)
@@ -221,9 +215,7 @@ def resized_to(graph, resize):
 
 
 def _read_resize_range(graph, image):
-    """Return the `ResizeRange` that an image is resized to on its way to the
-    node `image`, or None.
-    """
+    """Return the `ResizeRange` of an image that is resized before, or None."""
     resizes = {node.name: node for node in graph.way_back(image)
                if node.op == 'ResizeBilinear'}
     for node in graph.ancestors(image.name).values():
@@ -347,9 +339,8 @@ OPERATIONS = {
     'Add': operator.add, 'AddV2': operator.add, 'Sub': operator.sub,
     'Mul': operator.mul, 'RealDiv': operator.truediv, 'FloorMod': np.mod,
     'Minimum': np.minimum, 'Maximum': np.maximum, 'Greater': operator.gt,
-    'Floor': np.floor, 'Ceil': np.ceil, 'Identity': lambda value: value,
+    'Floor': np.floor, 'Ceil': np.ceil,
     'Max': lambda values, axis: values.max(int(axis.item())),
-    'Min': lambda values, axis: values.min(int(axis.item())),
     'Pack': lambda *values: np.fromiter(values, values[0].dtype),
     'Shape': lambda image: np.int32(image.shape),
     'ExpandDims': lambda image, axis: np.expand_dims(image, int(axis.item())),

@@ -98,28 +98,22 @@ def open_source(path, output_stride=None, min_input_size=None):
 
 
 def _file_of(path):
-    """Return the graph, archive or file of a checkpoint that a path stands for.
-    """
+    """Return the file that a folder, SavedModel or 'checkpoint' stands for."""
     if path.is_dir():
         path = _in_folder(path)
     if path.name == 'saved_model.pb':
         found = path.parent / 'variables' / 'variables.index'
-        if not found.is_file():
-            raise InputError(f'{path} is a SavedModel, whose weights are in '
-                             f'{found}, which is missing: export a frozen '
-                             'graph')
-        return found
-    if path.name != 'checkpoint' or not path.is_file():
+        said = 'is a SavedModel'
+    elif path.name == 'checkpoint' and path.is_file() and (
+            named := LATEST.match(_start(path))):
+        name = pathlib.Path(named[1].decode(errors='replace')).name
+        found = path.with_name(f'{name}.index')  # the folder may be moved
+        said = f'names the checkpoint {name}'
+    else:
         return path
-    with open(path, 'rb') as file:
-        named = LATEST.match(file.read(1 << 12))
-    if named is None:
-        return path
-    name = pathlib.Path(named[1].decode(errors='replace')).name
-    found = path.with_name(f'{name}.index')  # the folder may have been moved
     if not found.is_file():
-        raise InputError(f'{path} names the checkpoint {name}, and {found} is '
-                         'missing')
+        raise InputError(f'{path} {said}, whose weights are in {found}, which '
+                         'is missing: give another source')
     return found
 
 
@@ -153,16 +147,20 @@ def _only(where, found):
     return found[0]
 
 
+def _start(path):
+    with open(path, 'rb') as file:
+        return file.read(1 << 12)
+
+
 def _graph_data(path):
     """Return a graph's bytes, and the name of its file."""
     if path.exists() and not path.is_file():
         raise InputError(f'{path} is no regular file: a graph is read from one')
+    start = _start(path)
+    if not start:
+        raise InputError(f'{path} is empty: a frozen TensorFlow graph (.pb) is '
+                         'needed')
     with open(path, 'rb') as file:
-        start = file.read(512)
-        file.seek(0)
-        if not start:
-            raise InputError(f'{path} is empty: a frozen TensorFlow graph '
-                             '(.pb) is needed')
         if start.startswith(b'\x1f\x8b'):
             with gzip.GzipFile(fileobj=file) as unpacked:
                 return _from_archive(path, unpacked)
@@ -210,14 +208,16 @@ def _read_graph(path, file, size):
 
 def _from_archive(path, file):
     """Read the one graph in a tar archive; nothing is written to disk."""
-    found, data = [], None
+    found, data, unpacked = [], None, 0
     try:
-        with tarfile.open(fileobj=_Limited(path, file), mode='r|',
+        with tarfile.open(fileobj=file, mode='r|',
                           tarinfo=TarMember) as archive:
             for count, member in enumerate(archive):
-                if count == MAX_MEMBERS:
-                    raise InputError(f'{path} holds more than {MAX_MEMBERS} '
-                                     'files')
+                unpacked += member.size
+                if count == MAX_MEMBERS or unpacked > MAX_ARCHIVE_BYTES:
+                    raise InputError(
+                        f'{path} unpacks to more than {MAX_ARCHIVE_BYTES} '
+                        f'bytes or {MAX_MEMBERS} files')
                 name = pathlib.PurePosixPath(member.name).name
                 if (_is_named(name, '.pb') and member.isreg()
                         and not member.issparse()):
@@ -233,20 +233,6 @@ def _from_archive(path, file):
         raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
                          'must be unpacked first')
     return data, _only(path, found)
-
-
-class _Limited:
-    """A file that can be read up to `MAX_ARCHIVE_BYTES`."""
-
-    def __init__(self, path, file):
-        self.path, self.file, self.left = path, file, MAX_ARCHIVE_BYTES
-
-    def read(self, size):
-        self.left -= size
-        if self.left < 0:
-            raise InputError(f'{self.path} unpacks to more than '
-                             f'{MAX_ARCHIVE_BYTES} bytes')
-        return self.file.read(size)
 
 
 class TarMember(tarfile.TarInfo):

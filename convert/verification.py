@@ -6,8 +6,9 @@ import pathlib
 import sys
 
 import numpy as np
+from PIL import Image
 
-from models.resize_range import resize_labels
+from models.resize_range import resize_image, resize_labels
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'
@@ -24,7 +25,8 @@ def verify(conversion, npz, images):
     the graph's crop is made smaller. Yield for each image a dict: 'name',
     'size', 'equal_labels', a share, and where the graph has one scale,
     'max_difference' and 'mean_difference' of the logits and their 'std'.
-    Raise InputError where TensorFlow is missing or the two do not agree.
+    Raise InputError where there is no graph, TensorFlow is missing or the two
+    do not agree.
     """
     from models import DeepLabV3plusXception65
     if conversion.wiring is None:
@@ -32,11 +34,11 @@ def verify(conversion, npz, images):
                          'no graph to run: leave --verify out, or export a '
                          'graph')
     model = DeepLabV3plusXception65(pretrained_model=npz)
-    run_graph = _session(conversion, model)
-    for name, original in images.items():
-        image = shrunk(original, conversion.min_input_size)
-        logits, label = run_graph(image)
-        result = _compare(model, image, logits, label)
+    images = {name: shrunk(image, conversion.min_input_size)
+              for name, image in images.items()}
+    outputs = _outputs(conversion, images.values())
+    for name, image in images.items():
+        result = _compare(model, image, *next(outputs))
         yield {'name': name, 'size': list(image.shape[1:]), **result}
         difference = result.get('max_difference', 0)
         if not (difference <= MAX_DIFFERENCE * result.get('std', 1)
@@ -48,77 +50,57 @@ def verify(conversion, npz, images):
                 'was written')
 
 
-def _compare(model, image, logits, label):
+def _outputs(conversion, images):
+    """Yield what a graph makes of each image in TensorFlow: scores, (H, W, C),
+    and logits, (h, w, C), if these are of one scale.
+    """
+    tf = import_tensorflow('--verify', 'leave --verify out')
+    source, wiring = conversion.source, conversion.wiring
+    names = [f'{name}:0' for name in (wiring.scores, wiring.logits) if name]
+    try:
+        with tf.Graph().as_default() as graph:
+            tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
+                bytes(source.data)), name='')
+        session = tf.compat.v1.Session(graph=graph)
+        for image in images:
+            pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
+            with silent():
+                found = session.run(names, {f'{wiring.image}:0': pixels})
+            yield [each[0, ..., conversion.background_offset:]
+                   for each in found]
+    except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{source.path}: TensorFlow cannot run the graph '
+                         f'({error})') from None
+
+
+def _compare(model, image, scores, *logits):
+    height, width = model.resized_size(*image.shape[1:])
+    label = resize_labels(scores[:height, :width].argmax(2), image.shape[1:])
     predicted, = model.predict([image])
     result = {'equal_labels': float((predicted == label).mean())}
-    if logits is not None:
-        x = model.prepare(image)[np.newaxis]
-        difference = np.abs(model.compile()(x)[0] - logits)
+    if logits:
+        found = model.compile()(model.prepare(image)[np.newaxis])[0]
+        difference = np.abs(found - logits[0].transpose(2, 0, 1))
         result.update(max_difference=float(difference.max()),
                       mean_difference=float(difference.mean()),
-                      std=float(logits.std()))
+                      std=float(logits[0].std()))
     return result
 
 
 def built_in_image(size):
     """Return the built-in image, float32 (3, h, w), for a crop of a size."""
-    from PIL import Image
     with Image.open(BUILT_IN_IMAGE) as image:
-        pixels = np.asarray(image.convert('RGB'))
-    return _resized(pixels.transpose(2, 0, 1),
-                    [math.ceil(side * FILLED) for side in size])
+        pixels = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
+    return resize_image(
+        pixels, [math.ceil(side * FILLED) for side in size]).round()
 
 
 def shrunk(image, size):
     """Return an image (3, H, W), smaller where it exceeds a size (H, W)."""
     scale = min(most / side for most, side in zip(
         size, image.shape[1:], strict=True))
-    return image if scale >= 1 else _resized(
-        image, [int(side * scale) or 1 for side in image.shape[1:]])
-
-
-def _resized(image, size):
-    from PIL import Image
-    pixels = image.transpose(1, 2, 0).astype(np.uint8)
-    resized = Image.fromarray(pixels).resize(size[::-1])
-    return np.asarray(resized).transpose(2, 0, 1).astype(np.float32)
-
-
-def _session(conversion, model):
-    """Return a function from an image to logits (CHW; None where the graph
-    has several) and labels; the model has the npz.
-    """
-    tf = import_tensorflow('--verify', 'leave --verify out')
-    source, wiring = conversion.source, conversion.wiring
-    graph = tf.Graph()
-    with graph.as_default():
-        try:
-            tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
-                bytes(source.data)), name='')
-        except ValueError as error:
-            raise InputError(f'{source.path}: TensorFlow refuses the graph '
-                             f'({error})') from None
-    session = tf.compat.v1.Session(graph=graph)
-    names = [f'{name}:0' for name in (wiring.scores, wiring.logits) if name]
-
-    def run(image):
-        pixels = image.transpose(1, 2, 0).astype(np.uint8)[np.newaxis]
-        try:
-            with silent():
-                scores, *logits = session.run(
-                    names, {f'{wiring.image}:0': pixels})
-        except (tf.errors.OpError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f'{source.path}: TensorFlow cannot run the graph '
-                             f'({error})') from None
-        classes = slice(conversion.background_offset, None)
-        height, width = model.resized_size(*image.shape[1:])
-        label = scores[0, :height, :width, classes].argmax(2)
-        label = resize_labels(label, image.shape[1:])
-        if not logits:
-            return None, label
-        return logits[0][0, :, :, classes].transpose(2, 0, 1), label
-
-    return run
+    return image if scale >= 1 else resize_image(
+        image, [int(side * scale) or 1 for side in image.shape[1:]]).round()
 
 
 def import_tensorflow(purpose, instead):

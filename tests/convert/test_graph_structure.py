@@ -185,7 +185,7 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
      'Relu'),
     (retarget(f'{MIDDLE}/add', 1, 'xception_65/middle_flow/block1/unit_1/'
               'xception_module/add'), 'unit_3/.*add has terms .*unit_1/.*, '
-     'and the link has .*unit_2/'),
+     'and must have .*unit_2/'),
     (softmax_first, 'ResizeBilinear_3 reads Softmax Early, and must read '
      'logits/semantic/BiasAdd'),
     (retarget('aspp0/Conv2D', 0, 'nowhere'),
@@ -222,13 +222,13 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
                    b'SAME'), 'SAME.* after Pad'),
     (set_attribute('aspp0/Conv2D', 'padding', 's', b'EXPLICIT'),
      'aspp0/Conv2D has padding .*EXPLICIT'),
-    (other_block, 'has the block .*, and .*BatchToSpaceND'),
+    (other_block, r'BatchToSpaceND has block \[4, 4\], and must have'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (pooling(64), r'AvgPool has kernel \[64, 65\], which does not '
-     r'span the features of \[513, 513\] pixels'),
+    (pooling(64), r'AvgPool has for \[513, 513\] pixels the '
+     r'kernel \[64, 65\]'),
     (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'ksize \[\]'),
-    (labels_of_quarter_size, r'does not span the features of \[129, 129\]'),
+    (labels_of_quarter_size, r'for \[129, 129\] pixels the kernel'),
     (nameless, "or one of none: ''"),
     (set_integers('ArgMax/dimension', 1), r'ArgMax has axis \[1\], and must'),
     (set_attribute('strided_slice_6', 'begin_mask', 'i', 1),

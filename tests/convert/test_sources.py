@@ -87,7 +87,7 @@ def test_archive_bombs(tmp_path, monkeypatch):
     path = tar_gz(tmp_path / 'b.tar.gz',
                   *((f'file{i}', b'') for i in range(5)))
     monkeypatch.setattr(sources, 'MAX_MEMBERS', 4)
-    with pytest.raises(InputError, match='more than 4 files'):
+    with pytest.raises(InputError, match=r'more than .* or 4 files'):
         open_source(path)
     info = tarfile.TarInfo('x')
     info.type = tarfile.XHDTYPE  # a header as large as it likes
@@ -98,7 +98,7 @@ def test_archive_bombs(tmp_path, monkeypatch):
     claim.size = 1 << 40
     with gzip.open(tmp_path / 'd.tar.gz', 'wb') as file:
         file.write(claim.tobuf(tarfile.GNU_FORMAT))
-    with pytest.raises(InputError, match='1099511627776 bytes'):
+    with pytest.raises(InputError, match='unpacks to more than'):
         open_source(tmp_path / 'd.tar.gz')
 
 
@@ -173,7 +173,7 @@ def test_without_tensorflow(skeleton, tmp_path, monkeypatch, version, command):
     with pytest.raises(InputError, match=re.escape(
             f'--verify needs TensorFlow: install it with {command}, or leave '
             f'--verify out')):
-        list(verify(conversion, tmp_path / 'a.npz', {}))
+        list(verify(conversion, tmp_path / 'a.npz', {'': np.zeros((3, 9, 9))}))
 
 
 def test_options_of_a_checkpoint_only(fails, tmp_path, skeleton):
@@ -406,7 +406,7 @@ def test_the_file_that_names_a_checkpoint(tmp_path, monkeypatch):
     listing = tmp_path / 'checkpoint'
     listing.write_text('model_checkpoint_path: "/elsewhere/model.ckpt-7"\n')
     with pytest.raises(InputError, match=r'names the checkpoint model\.ckpt-7, '
-                       r'and .*index is missing'):
+                       r'whose .*index, which is missing'):
         open_source(listing)
     for step in 3, 7:
         (tmp_path / f'model.ckpt-{step}.index').touch()
