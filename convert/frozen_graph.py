@@ -1,7 +1,8 @@
 """Read a frozen TensorFlow graph without TensorFlow, with limits.
 
 The GraphDef protos come with tensorboard. What well-known tools do to a graph
-is undone: 8-bit weights, and batch norms folded into convolutions.
+is undone: 8-bit weights, other names of weights, and batch norms folded into
+convolutions.
 """
 import copy
 import hashlib
@@ -29,7 +30,13 @@ LARGE = 1 << 16  # bytes; larger constants are parsed on demand
 VARIABLES = {'weights', 'depthwise_weights', 'biases', 'gamma', 'beta',
              'moving_mean', 'moving_variance'}  # last part of their names
 FOLDED = 'FoldedBatchNorm'  # op of the nodes of `find_folded`
-KERNELS = {'Conv2D': 'weights', 'DepthwiseConv2dNative': 'depthwise_weights'}
+BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3',
+               FOLDED)
+KERNELS = {'Conv2D': ['weights'],
+           'DepthwiseConv2dNative': ['depthwise_weights']}
+# Op of a layer -> the weights that it reads behind its first input.
+READ = {**KERNELS, 'BiasAdd': ['biases'], **dict.fromkeys(
+    BATCH_NORMS, ['gamma', 'beta', 'moving_mean', 'moving_variance'])}
 
 
 class FrozenGraph:
@@ -169,7 +176,7 @@ class FrozenGraph:
         if name in self._large:
             node = _node(self.data, *self._large[name])
         try:
-            return tensor_util.make_ndarray(node.attr['value'].tensor)
+            return _values(node.attr['value'].tensor, shape)
         except (TypeError, ValueError) as error:
             return self.refuse(name, f'is a damaged constant ({error})')
 
@@ -315,6 +322,23 @@ def _node(data, start, end):
     return NodeDef.FromString(bytes(memoryview(data)[start:end]))
 
 
+def _values(tensor, shape):
+    """Return the values of a tensor, which may lack the last ones where these
+    repeat, or all where these are 0 (TensorFlow's tensor_util.cc).
+    """
+    if tensor.tensor_content:
+        return tensor_util.make_ndarray(tensor)
+    given = TensorProto()
+    given.CopyFrom(tensor)
+    given.tensor_shape.Clear()
+    count = sum(len(values) for field, values in tensor.ListFields()
+                if field.name.endswith('_val'))
+    given.tensor_shape.dim.add(size=count)
+    return np.pad(
+        tensor_util.make_ndarray(given), (0, math.prod(shape) - count),
+        'edge' if count else 'constant').reshape(shape)
+
+
 def _without_values(constant, dtype=None):
     tensor = constant.attr['value'].tensor
     result = NodeDef(name=constant.name, op='Const')
@@ -354,24 +378,23 @@ def _varint(data, position):
 
 
 def find_folded(graph):
-    """Undo what folds batch norms into convolutions; return the graph.
+    """Undo what tools do to weights; return the graph.
 
-    A folded layer gets a batch norm again, of op `FOLDED`, and its weights
-    their old names. Kernel and bias keep their values: gamma is 1, the mean 0
-    and the variance 1 - epsilon.
+    Weights get their old names, see `_restore_names`. A layer with a batch norm
+    folded into it gets one again, of op `FOLDED`. Kernel and bias keep their
+    values: gamma is 1, the mean 0 and the variance 1 - epsilon.
     """
+    _restore_names(graph)
     for node in list(graph.nodes.values()):
         bias_add = _bias_add(graph, node) if node.op in KERNELS else None
         if bias_add is None:
             continue
-        scope = node.name.rpartition('/')[0]
-        norm = f'{scope}/BatchNorm'
         kernel, bias = (graph.input_node(each, 1) for each in (node, bias_add))
+        scope = kernel.name.rpartition('/')[0]
+        norm = f'{scope}/BatchNorm'
         if f'{norm}/gamma' in graph.weights or bias.name in graph.weights or (
                 None in map(graph.constant, (kernel, bias))):
             continue  # not folded, or with a bias of its own
-        node.input[1] = graph.add_constant(f'{scope}/{KERNELS[node.op]}',
-                                           kernel)
         after = graph.readers(bias_add.name)
         if [each.op for each in after] == ['BatchToSpaceND']:
             # It is before the BatchToSpaceND: they change names and places.
@@ -387,6 +410,29 @@ def find_folded(graph):
                                 ('moving_variance', 1 - epsilon))]
     graph.index()
     return graph
+
+
+def _restore_names(graph):
+    """Name weights that a tool renamed as before: it kept the name up to
+    '/read' (aspp0/weights/read/_6__cf__6), or the layer that reads it has it.
+    """
+    restored = {}
+    for node in list(graph.nodes.values()):
+        for i, kind in enumerate(READ.get(node.op, ()), start=1):
+            weight = graph.input_node(node, i)
+            if weight.name in graph.weights or graph.constant(weight) is None:
+                continue
+            name = weight.name.partition('/read')[0]
+            if not name.endswith(f'/{kind}'):
+                if node.op == 'BiasAdd':
+                    continue  # mostly of a folded batch norm
+                name = f'{node.name.rpartition("/")[0]}/{kind}'
+            if not (weight.name in restored or name in restored.values()
+                    or graph.readers(name)):
+                restored[weight.name] = graph.add_constant(name, weight)
+            node.input[i] = restored.get(weight.name, weight.name)
+    if restored:
+        graph.index()
 
 
 def _bias_add(graph, node):

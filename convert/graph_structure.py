@@ -16,7 +16,7 @@ import typing
 import numpy as np
 from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
-from convert.frozen_graph import FOLDED
+from convert.frozen_graph import BATCH_NORMS
 from convert.graph_wrapping import (
     CHANNELS,
     check_axis,
@@ -45,8 +45,6 @@ POOLED = 'image_pooling/weights'
 # Some TensorFlow leaves the head's epsilon at 1e-5, 0.1 % less (see head.py).
 EPSILON_TOLERANCE = 0.002
 ADD = ('Add', 'AddV2')
-BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3',
-               FOLDED)
 CONVOLUTIONS = ('Conv2D', 'DepthwiseConv2dNative')
 
 
