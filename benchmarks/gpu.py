@@ -3,10 +3,12 @@
     python benchmarks/gpu.py
 
 Random weights, at output stride 8 and 16, with and without scales, in float32
-and with TF32 allowed. Prints a table and a sentence that says whether all is as
-it should be, and writes gpu.json beside: please send both. Needs CuPy (make
-setup-gpu); takes some minutes, most of them on the CPU.
+and with TF32 allowed, through CuPy and through Chainer. Prints two tables and a
+sentence that says whether all is as it should be, and writes gpu.json beside:
+please send all. Needs CuPy (make setup-gpu); takes some minutes, most of them
+on the CPU.
 """
+import collections
 import gc
 import itertools
 import json
@@ -26,7 +28,11 @@ SCALES = {'1': {'scales': (1.,), 'flip': False},
                                       'flip': True}}
 ROUNDS = 5
 PRECISIONS = {'float32': '0', 'TF32': '1'}  # NVIDIA_TF32_OVERRIDE
+ROUNDING = 1 << 20  # bytes that CuPy may take for small arrays
 MIN_EQUAL_LABELS = 0.9999  # of float32
+# Seconds at most of an H200 in float32, without scales: by size and stride.
+GOALS = {('voc', 8): 0.012, ('voc', 16): 0.005,
+         ('cityscapes', 8): 0.075, ('cityscapes', 16): 0.027}
 MEASURE = '--measure'  # what the processes of their own are started with
 
 
@@ -81,6 +87,7 @@ def measure(folder):
     import cupy
     import numpy as np
 
+    from models.cupy_engine import CuPyEngine
     from models.gpu import check_gpu
     check_gpu(0)
     pool = cupy.get_default_memory_pool()
@@ -93,24 +100,66 @@ def measure(folder):
 
     for i, each in enumerate(configurations()):
         model, image = load(folder, *each)
+        expected = np.load(folder / f'{i}.npy')
         model.to_gpu(0)
+        row = {'configuration': describe(*each), 'goal': GOALS.get(each[:2])
+               if each[2] == '1' else None}
+        row['backend'] = type(model.compile()).__name__
+        row['counted_bytes'] = pool.used_bytes() + model.memory_needed(
+            *image.shape[1:]) + ROUNDING
         with Peak() as peak:
             label, = model.predict([image])
-        seconds = []
-        for _ in range(ROUNDS):
-            start = time.perf_counter()
-            model.predict([image])  # ends with labels on the CPU
-            seconds.append(time.perf_counter() - start)
-        print(json.dumps({
-            'configuration': describe(*each), 'seconds': min(seconds),
-            'equal_labels': float((label == np.load(
-                folder / f'{i}.npy')).mean()),
-            'peak_bytes': peak.used, 'pool_bytes': pool.total_bytes(),
-            'counted_bytes': model.memory_needed(*image.shape[1:])}),
-            flush=True)
+        row |= {'peak_bytes': peak.used, 'pool_bytes': pool.total_bytes(),
+                'equal_labels': float((label == expected).mean()),
+                'seconds': seconds(model, image)}
+        with model.in_float32():
+            label, = model.predict([image])
+        row['equal_in_float32'] = float((label == expected).mean())
+        if row['backend'] == CuPyEngine.__name__:
+            row['parts'] = parts(model, image)
+        row['frozen_seconds'] = seconds(load(folder, *each)[0].to_gpu(
+            0).freeze(), image)
+        row['chainer_seconds'] = seconds(model.to_chainer(), image)
+        print(json.dumps(row), flush=True)
         del model
         gc.collect()
         pool.free_all_blocks()
+
+
+def seconds(model, image):
+    """Return the best time of `predict`, from pixels to labels."""
+    found = []
+    for _ in range(ROUNDS + 1):
+        start = time.perf_counter()
+        model.predict([image])  # ends with labels on the CPU
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def parts(model, image):
+    """Return kernel -> (launches, seconds on the card) of the network at scale
+    1; `product` is that of cuBLAS, `all` all of them in turn.
+    """
+    import cupy
+    engine = model.compile()
+    plan = engine._plans[model.prepare(image).shape[1:]]
+    launches = collections.defaultdict(list)
+    for function, arguments in plan.launches:
+        launches[function.__name__].append((function, arguments))
+        launches['all'].append((function, arguments))
+    found = {}
+    for name, each in launches.items():
+        times = []
+        for _ in range(ROUNDS + 1):
+            start, end = cupy.cuda.Event(), cupy.cuda.Event()
+            start.record()
+            for function, arguments in each:
+                function(*arguments)
+            end.record()
+            end.synchronize()
+            times.append(cupy.cuda.get_elapsed_time(start, end) / 1e3)
+        found[name] = len(each), min(times)
+    return found
 
 
 def versions():
@@ -135,19 +184,50 @@ def table(found):
     """Return the figures as a table of Markdown; `found` is what `measure`
     prints, by precision.
     """
-    lines = ['| | precision | seconds | labels like the CPU | peak | pool |',
-             '|---|---|---:|---:|---:|---:|']
+    lines = ['| | precision | ms | frozen | goal (H200) | Chainer | labels '
+             'like the CPU | peak | pool |',
+             '|---|---|---:|---:|---:|---:|---:|---:|---:|']
     for precision, rows in found.items():
         lines += [
-            f'| {row["configuration"]} | {precision} | {row["seconds"]:.3f} | '
-            f'{row["equal_labels"]:.3%} | {row["peak_bytes"] / 1e9:.2f} GB | '
+            f'| {row["configuration"]} | {precision} | {_ms(row["seconds"])} | '
+            f'{_ms(row["frozen_seconds"])} | {_ms(row["goal"])} | '
+            f'{_ms(row["chainer_seconds"])} | {row["equal_labels"]:.3%} | '
+            f'{row["peak_bytes"] / 1e9:.2f} GB | '
             f'{row["pool_bytes"] / 1e9:.2f} GB |' for row in rows]
+    return '\n'.join(lines)
+
+
+def _ms(seconds):
+    return '' if seconds is None else f'{1e3 * seconds:.1f}'
+
+
+def table_of_parts(found):
+    """Return the milliseconds of each kernel at scale 1, on the card."""
+    rows = [(precision, row) for precision, rows in found.items()
+            for row in rows if 'parts' in row]
+    names = sorted({name for _, row in rows for name in row['parts']})
+    lines = [f'| | precision | {" | ".join(names)} |',
+             f'|---|---|{"---:|" * len(names)}']
+    for precision, row in rows:
+        cells = [f'{1e3 * row["parts"][name][1]:.2f} '
+                 f'({row["parts"][name][0]})' if name in row['parts'] else ''
+                 for name in names]
+        lines.append(f'| {row["configuration"]} | {precision} | '
+                     f'{" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
 def verdict(found):
     """Return a sentence, whether all is as it should be."""
     problems = [
+        f'{row["configuration"]}: {row["backend"]} instead of CuPyEngine'
+        for rows in found.values() for row in rows
+        if row['backend'] != 'CuPyEngine']
+    problems += [
+        f'{row["configuration"]}: only {row["equal_in_float32"]:.3%} of the '
+        'labels in float32 beside TF32'
+        for row in found['TF32'] if row['equal_in_float32'] < MIN_EQUAL_LABELS]
+    problems += [
         f'{row["configuration"]}: only {row["equal_labels"]:.3%} of the labels'
         for row in found['float32'] if row['equal_labels'] < MIN_EQUAL_LABELS]
     problems += [
@@ -189,7 +269,8 @@ def main():
         pathlib.Path('gpu.json').write_text(json.dumps(result, indent=1) + '\n')
         print(', '.join(f'{name} {value}' for name, value
                         in result['versions'].items()))
-        print(f'\n{table(found)}\n\n{result["verdict"]}')
+        print(f'\n{table(found)}\n\n{table_of_parts(found)}\n\n'
+              f'{result["verdict"]}')
 
 
 if __name__ == '__main__':
