@@ -1,10 +1,4 @@
-"""What --gpu runs, on a stand-in for a GPU's arrays.
-
-The stand-in is as strict as CuPy: its arrays do not become NumPy's unless
-they are asked to (`get`), and do not work together with NumPy's. Chainer's own
-functions are taken as they are: what goes into one must lie on the device, and
-what comes out of it does.
-"""
+"""What --gpu runs, through CuPy and through Chainer, on a stand-in for CuPy."""
 import math
 import os
 import pathlib
@@ -18,117 +12,26 @@ import numpy as np
 import pytest
 from chainer.backends import cuda
 from conftest import ROOT
+from fixture_gpu import DeviceArray, StandInDevice, emulate, outside
 from fixture_images import patches, write_image, write_tree
 
 from evaluation.labelled_images import LabelledImages
 from evaluation.run import State, evaluate
 from media.images import read_image
 from media.segmentation import Segmenter
-from models import DeepLabV3plusXception65, chainer_compat, gpu, label_map
+from models import DeepLabV3plusXception65, chainer_compat, gpu
 from models.classes import label_names
 from models.utils.errors import InputError
 
 
-class DeviceArray(np.ndarray):
-
-    """An array that refuses to work with NumPy's."""
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
-        _check(*inputs, *out)
-        if out:
-            kwargs['out'] = tuple(map(_inside, out))
-        return _outside(getattr(ufunc, method)(*map(_inside, inputs),
-                                               **kwargs))
-
-    def __array_function__(self, function, types, args, kwargs):
-        raise TypeError(f'numpy.{function.__name__} of a device array')
-
-    def __array__(self, *args, **kwargs):
-        raise TypeError('a device array does not become one of NumPy by '
-                        'itself')
-
-    def __getitem__(self, index):
-        return _outside(_inside(self)[index])
-
-    def argmax(self, *args, **kwargs):
-        return _outside(_inside(self).argmax(*args, **kwargs))
-
-
-def _check(*arrays):
-    for array in arrays:
-        if isinstance(array, np.ndarray) and not isinstance(
-                array, DeviceArray) and array.ndim:
-            raise TypeError("NumPy's array together with a device's")
-
-
-def _inside(array):
-    return array.view(np.ndarray) if isinstance(array, DeviceArray) else array
-
-
-def _outside(array):
-    return array.view(DeviceArray) if isinstance(array, np.ndarray) else array
-
-
-class StandInModule:
-
-    """What stands for `cupy`."""
-
-    float32, int32 = np.float32, np.int32
-
-    @staticmethod
-    def asarray(array):
-        return _outside(array)
-
-
-class StandInDevice(chainer.backend.CpuDevice):
-
-    xp = StandInModule
-
-
 @pytest.fixture
 def device(monkeypatch):
-    """Make Chainer and the project take DeviceArray for a GPU's."""
-    original = chainer.FunctionNode.apply
-
-    def apply(self, inputs):
-        arrays = [getattr(each, 'array', each) for each in inputs]
-        on_device = [isinstance(array, DeviceArray) for array in arrays]
-        if not any(on_device):
-            return original(self, inputs)
-        if not all(on_device):
-            raise TypeError(f'{type(self).__name__} of a NumPy array')
-        outputs = original(self, tuple(map(_inside, arrays)))
-        for output in outputs:
-            output.array = _outside(output.array)
-        return outputs
-
-    def get_array_module(*arrays):
-        return StandInModule if isinstance(arrays[0], DeviceArray) else np
-
-    monkeypatch.setattr(chainer.FunctionNode, 'apply', apply)
-    monkeypatch.setattr(label_map, 'get_array_module', get_array_module)
-    monkeypatch.setattr(label_map, 'to_cpu', _inside)
-    runtime = SimpleNamespace(memGetInfo=lambda: (8e9, 8e9))
-    pool = SimpleNamespace(free_bytes=lambda: 1e9, free_all_blocks=pytest.fail)
-    monkeypatch.setattr(cuda, 'cupy', SimpleNamespace(
-        cuda=SimpleNamespace(runtime=runtime),
-        get_default_memory_pool=lambda: pool))
-    return SimpleNamespace(runtime=runtime, pool=pool)
-
-
-def moved(link):
-    """Put a link's arrays on the device."""
-    for child in link.links():
-        child._device = StandInDevice()
-        for param in child.params(include_uninit=False):
-            param.array = _outside(_inside(param.array))
-        for name in child._persistent:
-            setattr(child, name, _outside(getattr(child, name)))
-    return link
+    """Make Chainer and the project take the stand-in for a GPU."""
+    yield from emulate(monkeypatch)
 
 
 def test_the_stand_in_is_strict(device):
-    array = _outside(np.ones(3, np.float32))
+    array = outside(np.ones(3, np.float32))
     with pytest.raises(TypeError):
         array + np.ones(3)
     with pytest.raises(TypeError):
@@ -140,15 +43,17 @@ def test_the_stand_in_is_strict(device):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('backend', ['to_openvino', 'to_chainer'])
 @pytest.mark.parametrize('options', [
     {}, {'scales': (0.5, 1.0), 'flip': True}])
-def test_predict(device, palette_graphs, tmp_path, options):
+def test_predict(device, palette_graphs, tmp_path, options, backend):
     _, npz = palette_graphs('cityscapes')
     image = read_image(write_image(tmp_path / 'a.png'))
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, **options)
     expected = model.predict([image])[0]
-    label, = moved(model).predict([image])
+    getattr(model, backend)()
+    label, = model.to_device(StandInDevice()).predict([image])
     assert type(label) is np.ndarray
     assert label.dtype == np.int32
     assert (label == expected).mean() > 0.999
@@ -161,12 +66,12 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, output_stride=16)
     expected, = model.predict([image])
-    moved(model)
+    model.to_device(StandInDevice())
     assert model.free_memory() == 9e9
     segmenter = Segmenter(model, label_names('cityscapes'), None)
     _, record, _ = segmenter.segment(image)
     assert record['tiles'] == 1
-    device.runtime.memGetInfo = lambda: (0, 8e9)
+    device.cuda.runtime.memGetInfo = lambda: (0, 8e9)
     freed = []
     device.pool.free_bytes = lambda: model.memory_needed(265, 265)
     device.pool.free_all_blocks = lambda: freed.append(1)
@@ -176,9 +81,11 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
     assert (label == expected).mean() > 0.99
 
 
-def test_memory_counts_classes_scales_and_size(monkeypatch):
+def test_memory_counts_classes_scales_and_size(device, monkeypatch):
+    """On Chainer; of the other way, tests/models/test_cupy_engine.py."""
+    link = DeepLabV3plusXception65(19, min_input_size=513).to_chainer()
+    link.to_device(StandInDevice())
     monkeypatch.setattr(cuda, 'cudnn_enabled', True)
-    link = moved(DeepLabV3plusXception65(19, min_input_size=513))
     assert 0.5e9 < link.memory_needed(513, 513) < 0.8e9
     one = link.memory_needed(1025, 2049)
     assert 3.1e9 < one < 4e9
@@ -202,7 +109,7 @@ def test_evaluation(device, palette_graphs, tmp_path):
         'voc', tmp_path / 'data', patches('voc', 2), 30), 'val')
     link = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
     matrices = []
-    for model in link, moved(link.copy('copy')):
+    for model in link, link.copy('copy').to_device(StandInDevice()):
         state = State(21)
         evaluate(images, model, state, lambda: None, show=False)
         matrices.append(state.matrix)
