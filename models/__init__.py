@@ -8,8 +8,8 @@ Python and NumPy (chainer_compat.py). Chainer itself is loaded at the first use
 of the link, so that `--help` of the scripts is instant.
 
 The network is written down four times, and each one checks another: as a link
-(xception.py, head.py, deeplab_v3_plus.py), as a graph for ONNX and OpenVINO
-(network_graph.py), and in convert/ as the wiring of TensorFlow's graph
+(xception.py, head.py, deeplab_v3_plus.py), as a graph for ONNX, OpenVINO and
+CuPy (network_graph.py), and in convert/ as the wiring of TensorFlow's graph
 (graph_structure.py) and as a table of weight names (name_table.py).
 """
 import sys

@@ -18,7 +18,7 @@ from os import PathLike
 import chainer
 import chainer.functions as F
 import numpy as np
-from chainer.backends.cuda import GpuDevice
+from chainer.backends import cuda
 
 from . import memory
 from .constants import (
@@ -30,6 +30,7 @@ from .constants import (
     PAD_VALUE,
     SCALE,
 )
+from .cupy_engine import CuPyEngine
 from .head import Decoder, SeparableASPP
 from .label_map import label_map
 from .openvino_engine import OpenVINOEngine
@@ -68,8 +69,8 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     On a CPU `predict` runs the network through OpenVINO where that is
     installed, several times as fast as Chainer; `to_openvino` and
-    `to_chainer` choose. Everything else runs on Chainer: a call of the link,
-    training, GPUs.
+    `to_chainer` choose. On a GPU it runs the network through CuPy; `to_gpu` is
+    enough. Everything else runs on Chainer: a call of the link, training.
 
     Attributes:
         metadata (dict): what the npz says, see `models.weights`; may be empty.
@@ -80,6 +81,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         InputError: an argument is invalid, or the model is missing or does
             not fit.
     """
+
+    _gpu_engine = None  # where the link is on a GPU
 
     def __init__(self, n_class: int | None = None,
                  pretrained_model: str | PathLike | None = None,
@@ -147,19 +150,25 @@ class DeepLabV3plusXception65(chainer.Chain):
         Raises:
             InputError: the image has another shape.
         """
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise InputError(f'an image has shape {image.shape}, and must be '
-                             'CHW with three channels (RGB)')
-        H, W = size = self.resized_size(*image.shape[1:])
-        if size != image.shape[1:]:
-            image = resize_image(image, size)
-        padded = np.full((3, max(H, self.min_input_size[0]),
-                          max(W, self.min_input_size[1])),
-                         PAD_VALUE, np.float32)
+        image = self._resized(image)
+        _, H, W = image.shape
+        padded = np.full((3, *self._padded_size(H, W)), PAD_VALUE, np.float32)
         padded[:, :H, :W] = image
         padded *= np.float32(SCALE)
         padded -= np.float32(OFFSET)
         return padded
+
+    def _resized(self, image):
+        """Check an image (3, H, W) and resize it to `resize_range`."""
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise InputError(f'an image has shape {image.shape}, and must be '
+                             'CHW with three channels (RGB)')
+        size = self.resized_size(*image.shape[1:])
+        return image if size == image.shape[1:] else resize_image(image, size)
+
+    def _padded_size(self, height, width):
+        return (max(height, self.min_input_size[0]),
+                max(width, self.min_input_size[1]))
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
         """Return the size that an image has after `resize_range`."""
@@ -217,27 +226,37 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     @property
     def precision(self) -> str:
-        """'float32', or 'bfloat16', see `to_openvino`."""
-        return 'float32' if self._engine is None else self._engine.precision
+        """'float32', or 'bfloat16', see `to_openvino`; or 'tf32' on a GPU."""
+        engine = self._present_engine
+        return 'float32' if engine is None else engine.precision
+
+    @property
+    def _present_engine(self):
+        """The engine where the link is now; None for Chainer."""
+        if self.xp is np or self._engine is None:
+            return self._engine
+        return self._gpu_engine
 
     @contextlib.contextmanager
     def in_float32(self):
         """In the body, have `predict` compute in float32."""
-        engine = self._engine
+        engine = self._present_engine
+        name = '_engine' if self.xp is np else '_gpu_engine'
         if engine is not None:
-            self._engine = engine.in_float32()
+            setattr(self, name, engine.in_float32())
         try:
             yield
         finally:
-            self._engine = engine
+            if engine is not None:
+                setattr(self, name, engine)
 
     def freeze(self) -> 'DeepLabV3plusXception65':
-        """Give the weights up once OpenVINO has them, 165 MB, and return the
-        link: it can then do nothing but `predict`, as it is.
+        """Give the weights up once OpenVINO or CuPy has them, 165 MB, and
+        return the link: it can then do nothing but `predict`, as it is.
 
-        Where `predict` runs on Chainer or a GPU, this does nothing.
+        Where `predict` runs on Chainer, this does nothing.
         """
-        if self.compile() is self._engine and not self._is_frozen:
+        if self.compile() is self._present_engine and not self._is_frozen:
             for name in list(self._children):
                 delattr(self, name)
             self._is_frozen = True
@@ -251,15 +270,16 @@ class DeepLabV3plusXception65(chainer.Chain):
         training mode.
         Raise BackendError, see `to_openvino`.
         """
+        engine = self._present_engine
         if self._is_frozen:
-            return self._engine
-        if self._engine is not None and self.xp is np:
+            return engine
+        if engine is not None:
             try:
                 self._check_forward()
-                self._engine.update(self)
-                return self._engine
+                engine.update(self)
+                return engine
             except BackendError as error:
-                if self._engine_is_required:
+                if self._engine_is_required and self.xp is np:
                     raise
                 warnings.warn(f'{error}: predict runs on Chainer instead, '
                               'several times as slow', stacklevel=3)
@@ -279,7 +299,9 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         On a CPU it is known after `compile`.
         """
-        return memory.memory_needed(self, self._engine, height, width)
+        if self.xp is not np:
+            self.compile()
+        return memory.memory_needed(self, self._present_engine, height, width)
 
     def free_memory(self) -> float:
         """Return the bytes that are free where the link is."""
@@ -289,16 +311,20 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
         self._check_not_frozen()
         super().device_resident_accept(visitor)
-        if isinstance(self.device, GpuDevice):
+        self._gpu_engine = None
+        if self.xp is cuda.cupy:
             from . import gpu
             with chainer.using_device(self.device):
                 gpu.set_up()
+                self._gpu_engine = CuPyEngine(
+                    'tf32' if gpu.uses_tf32() else 'float32')
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""
         self._check_not_frozen()
         link = super().copy(mode)
         link._engine = copy.copy(self._engine)
+        link._gpu_engine = copy.copy(self._gpu_engine)
         return link
 
     def _check_forward(self):
@@ -351,7 +377,14 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     def _predict_one(self, img, network):
         if self.xp is not np:
-            memory.make_room(self.memory_needed(*img.shape[1:]))
+            memory.make_room(memory.memory_needed(
+                self, self._present_engine, *img.shape[1:]))
+        if isinstance(network, CuPyEngine):
+            resized = self._resized(img)
+            label = network.label_map(
+                resized, self._padded_size(*resized.shape[1:]), self.scales,
+                self.flip)
+            return resize_labels(label, img.shape[1:])
         x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
         logits = list(self._logits(x, network))
         label = label_map(logits, x.shape[2:],

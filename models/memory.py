@@ -29,12 +29,14 @@ V1_FILES = ('memory.limit_in_bytes', 'memory.usage_in_bytes',
 
 def memory_needed(link, engine, height, width):
     """Return about how many more bytes `link.predict` takes for an image;
-    infinity where it must be cut into tiles. `engine` runs the link on a CPU,
-    or is None for Chainer.
+    infinity where it must be cut into tiles. `engine` runs the link, or is
+    None for Chainer.
     """
     padded = [max(side, least) for side, least in zip(
         link.resized_size(height, width), link.min_input_size, strict=True)]
     scaled = [int(side * max(link.scales)) for side in padded]
+    if link.xp is not np and engine is not None:
+        return engine.memory_needed(padded, link.scales, link.flip)
     if link.xp is not np:
         return _gpu_memory(link, *padded, *scaled)
     network = (chainer_memory(link, *scaled) if engine is None else

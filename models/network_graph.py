@@ -1,4 +1,4 @@
-"""The network of a link as a graph, for one of two writers: ONNX or OpenVINO.
+"""The network of a link as a graph, for a writer: ONNX, OpenVINO or CuPy.
 
 Each link's `forward` is written out here once more; `NetworkGraph` walks a link
 in that order and asks its child for one operation after another. Batch norm is
