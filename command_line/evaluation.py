@@ -90,7 +90,8 @@ def run(dataset, args, processes):
         'images_of_split': len(every), **place,
         'label_map': digest(args.label_map),
         'predictions_saved': args.save_predictions,
-        'runs_on': gpu_mode() if args.gpu >= 0 else args.backend,
+        'runs_on': (f'{gpu_mode()}, {args.backend}' if args.gpu >= 0 else
+                    args.backend),
         'processes': processes.size, **settings_of(model, npz)}
     if processes.rank == 0:
         check_outputs(args.output, images, [args.images, args.labels],

@@ -43,8 +43,8 @@ def add_model_options(parser, default, said=None):
                              "as the model's graph, mostly not)")
     parser.add_argument(
         '--backend', choices=['auto', 'openvino', 'chainer'], default='auto',
-        help='what runs the network on a CPU (default: OpenVINO where it is '
-             'installed, else Chainer)')
+        help='what runs the network (default: on a CPU OpenVINO where it is '
+             'installed, else Chainer; on a GPU CuPy)')
     parser.add_argument(
         '--precision', choices=['float32', 'bfloat16'], default='float32',
         help='bfloat16 takes half the time on processors that have it; some '
@@ -84,8 +84,9 @@ def check_model_options(parser, args):
         parser.error(f'--threads is {args.threads}, and must be positive')
     if args.tf32 and args.gpu < 0:
         parser.error('--tf32 is for --gpu')
-    if args.gpu >= 0 and (args.backend, args.threads) != ('auto', None):
-        parser.error('--backend and --threads are for a CPU, not for --gpu')
+    if args.gpu >= 0 and (args.backend == 'openvino' or args.threads):
+        parser.error('--backend openvino and --threads are for a CPU, not for '
+                     '--gpu')
     if args.precision != 'float32' and (
             args.gpu >= 0 or args.backend == 'chainer'):
         parser.error(f'--precision {args.precision} is for OpenVINO on a CPU')
@@ -120,6 +121,8 @@ def load_model(pretrained_model, processes, gpu=-1, threads=None,
         import chainer
         chainer.cuda.get_device_from_id(gpu).use()
         model.to_gpu(gpu)
+        if backend == 'chainer':
+            model.to_chainer()
     else:
         set_backend(model, backend, precision, threads)
     if processes.rank == 0:

@@ -24,8 +24,8 @@ LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
 
 
 # What scores depend on: the network, and how images and labels are read.
-CODE = ('models/*.py', 'media/images.py', 'evaluation/labelled_images.py',
-        'evaluation/scores.py')
+CODE = ('models/*.py', 'models/*.cu', 'media/images.py',
+        'evaluation/labelled_images.py', 'evaluation/scores.py')
 
 
 class State(typing.NamedTuple):
@@ -96,6 +96,9 @@ def code_sha256(root=ROOT):
     """
     result = hashlib.sha256()
     for path in sorted(path for code in CODE for path in root.glob(code)):
+        if path.suffix != '.py':
+            result.update(path.read_bytes())
+            continue
         tree = ast.parse(path.read_bytes())
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)

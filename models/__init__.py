@@ -10,9 +10,11 @@ it, where CuPy is installed, the CUDA libraries, with TF32 switched off unless
 the environment allows it (chainer_compat.py).
 
 The network is written down four times, and each one checks another: as a link
-(xception.py, head.py, deeplab_v3_plus.py), as a graph for ONNX and OpenVINO
-(network_graph.py), and in convert/ as the wiring of TensorFlow's graph
-(graph_structure.py) and as a table of weight names (name_table.py).
+(xception.py, head.py, deeplab_v3_plus.py), as a graph (network_graph.py), and
+in convert/ as the wiring of TensorFlow's graph (graph_structure.py) and as a
+table of weight names (name_table.py). The graph has three writers:
+onnx_graph.py writes a file, openvino_engine.py runs on a CPU, cupy_engine.py on
+a GPU.
 """
 import sys
 from typing import TYPE_CHECKING

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Sequence
 from os import PathLike
 
 import chainer
-import chainer.functions as F
 import numpy as np
-from chainer.backends.cuda import GpuDevice
+from chainer.backends import cuda
 
 from . import gpu, memory
+from .chainer_engine import ChainerEngine, Engine
 from .constants import (
-    LOGITS_STRIDE,
     MAX_INPUT_SIDE,
     MAX_RATE,
     MAX_SCALE,
@@ -31,8 +30,8 @@ from .constants import (
     PAD_VALUE,
     SCALE,
 )
+from .cupy_engine import CuPyEngine
 from .head import Decoder, SeparableASPP
-from .label_map import label_map
 from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
 from .resize_range import resize_image, resize_labels
@@ -69,8 +68,8 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     On a CPU `predict` runs the network through OpenVINO where that is
     installed, several times as fast as Chainer; `to_openvino` and
-    `to_chainer` choose. Everything else runs on Chainer: a call of the link,
-    training, GPUs.
+    `to_chainer` choose. On a GPU it runs the network through CuPy: `to_gpu` is
+    enough. Everything else runs on Chainer: a call of the link, training.
 
     Attributes:
         metadata (dict): what the npz says, see `models.weights`; may be empty.
@@ -153,16 +152,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         Raises:
             InputError: the image has another shape.
         """
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise InputError(f'an image has shape {image.shape}, and must be '
-                             'CHW with three channels (RGB)')
+        check_image(image)
+        padded = np.full((3, *self.padded_size(*image.shape[1:])), PAD_VALUE,
+                         np.float32)
         H, W = size = self.resized_size(*image.shape[1:])
-        if size != image.shape[1:]:
-            image = resize_image(image, size)
-        padded = np.full((3, max(H, self.min_input_size[0]),
-                          max(W, self.min_input_size[1])),
-                         PAD_VALUE, np.float32)
-        padded[:, :H, :W] = image
+        padded[:, :H, :W] = resize_image(image, size)
         padded *= np.float32(SCALE)
         padded -= np.float32(OFFSET)
         return padded
@@ -172,6 +166,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         if self.resize_range is None:
             return height, width
         return tuple(self.resize_range.size(height, width).tolist())
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size that an image has after `prepare`."""
+        return tuple(map(max, self.resized_size(height, width),
+                         self.min_input_size))
 
     def predict(self, imgs: Iterable[np.ndarray]) -> list[np.ndarray]:
         """Segment images.
@@ -194,13 +193,14 @@ class DeepLabV3plusXception65(chainer.Chain):
                     precision: str = 'float32') -> 'DeepLabV3plusXception65':
         """Have `predict` run the network through OpenVINO on a CPU.
 
-        A new link does, with `required=False`. Changed weights are noticed at
-        each `predict`.
+        A new link does, with `required=False`, and so does one that comes back
+        from a GPU. Changed weights are noticed at each `predict`.
 
         Args:
             threads (int): number of threads; by default one for each core.
             required (bool): raise BackendError where OpenVINO is not installed
-                or cannot run the link; if false, warn and use Chainer.
+                or cannot run the link; if false, warn and use Chainer. On a
+                GPU it is always raised.
             precision (str): 'float32', or 'bfloat16', twice as fast, for
                 processors that have it; some labels then differ.
 
@@ -208,6 +208,9 @@ class DeepLabV3plusXception65(chainer.Chain):
             The link itself.
         """
         self._check_not_frozen()
+        if self.xp is not np:
+            raise BackendError('OpenVINO runs on a CPU, and the link is on a '
+                               'GPU: call to_cpu first')
         self._engine = OpenVINOEngine(threads, precision)
         self._engine_is_required = required
         if required:
@@ -215,14 +218,16 @@ class DeepLabV3plusXception65(chainer.Chain):
         return self
 
     def to_chainer(self) -> 'DeepLabV3plusXception65':
-        """Have `predict` run the network through Chainer; return the link."""
+        """Have `predict` run the network through Chainer, on a CPU or GPU;
+        return the link.
+        """
         self._check_not_frozen()
         self._engine = None
         return self
 
     @property
     def precision(self) -> str:
-        """'float32', or 'bfloat16', see `to_openvino`."""
+        """'float32', or 'bfloat16', see `to_openvino`; or 'tf32' on a GPU."""
         return 'float32' if self._engine is None else self._engine.precision
 
     @contextlib.contextmanager
@@ -236,10 +241,10 @@ class DeepLabV3plusXception65(chainer.Chain):
             self._engine = engine
 
     def freeze(self) -> 'DeepLabV3plusXception65':
-        """Give the weights up once OpenVINO has them, 165 MB, and return the
-        link: it can then do nothing but `predict`, as it is.
+        """Give the weights up once OpenVINO or CuPy has them, 165 MB, and
+        return the link: it can then do nothing but `predict`, as it is.
 
-        Where `predict` runs on Chainer or a GPU, this does nothing.
+        Where `predict` runs on Chainer, this does nothing.
         """
         if self.compile() is self._engine and not self._is_frozen():
             for name in list(self._children):
@@ -250,51 +255,61 @@ class DeepLabV3plusXception65(chainer.Chain):
     def _is_frozen(self):
         return isinstance(self._children, FrozenChildren)
 
-    def compile(self):
+    def compile(self) -> Engine:
         """Return the network on the chosen backend, with present weights.
 
         It is a callable from a prepared image (1, 3, H, W) to logits (1,
         n_class, ceil(H/4), ceil(W/4)), both arrays, float32, and never in
         training mode. Raise BackendError, see `to_openvino`.
         """
-        if self._is_frozen():
-            return self._engine
-        if self._engine is not None and self.xp is np:
+        if self._engine is not None and not self._is_frozen():
             try:
-                self._check_forward()
+                self._check_own('forward')
+                if self.xp is not np:  # that engine prepares images itself
+                    self._check_own('prepare')
                 self._engine.update(self)
-                return self._engine
             except BackendError as error:
                 if self._engine_is_required:
                     raise
                 warnings.warn(f'{error}: predict runs on Chainer instead, '
                               'several times as slow', stacklevel=3)
                 self.to_chainer()
-        return self._run_chainer
+        return self._engine or ChainerEngine(self)
 
     def onnx_model(self, *args, **kwargs) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""
         from .onnx_graph import onnx_model
-        self._check_forward()
+        self._check_own('forward')
         return onnx_model(self, *args, **kwargs)
 
     def memory_needed(self, height: int, width: int) -> float:
         """Return about how many more bytes `predict` takes for an image.
 
-        On a CPU it is known after `compile`.
+        On a CPU it is known after `compile`, and a GPU compiles.
         """
-        return memory.memory_needed(self, self._engine, height, width)
+        network = (self._engine or ChainerEngine(self) if self.xp is np else
+                   self.compile())
+        return network.memory_needed(self, *self.padded_size(height, width))
 
     def free_memory(self) -> float:
         """Return the bytes that are free where the link is."""
         return memory.free_memory(self)
 
     def device_resident_accept(self, visitor):
-        """Move as Chainer does; on a GPU, choose Chainer's settings for it."""
+        """Move as Chainer does. `predict` then runs on what suits the device,
+        unless `to_chainer` was called.
+        """
+        was_on_cpu = self.xp is np
         super().device_resident_accept(visitor)
-        if isinstance(self.device, GpuDevice):
+        if self.xp is cuda.cupy:
             with chainer.using_device(self.device):
                 gpu.set_up()
+                if self._engine is not None:
+                    self._engine_is_required = False
+                    self._engine = CuPyEngine(
+                        'tf32' if gpu.uses_tf32() else 'float32')
+        elif self._engine is not None and not was_on_cpu:
+            self.to_openvino(required=False)
 
     def copy(self, mode='share'):
         """Copy the link as Chainer does; the copy compiles its own network."""
@@ -302,43 +317,23 @@ class DeepLabV3plusXception65(chainer.Chain):
         link._engine = copy.copy(self._engine)
         return link
 
-    def _check_forward(self):
-        if type(self).forward is not DeepLabV3plusXception65.forward:
-            raise BackendError(f'{type(self).__name__} has a `forward` of its '
+    def _check_own(self, name):
+        """Raise BackendError where a subclass has a method of its own."""
+        if getattr(type(self), name) is not getattr(
+                DeepLabV3plusXception65, name):
+            raise BackendError(f'{type(self).__name__} has a `{name}` of its '
                                'own, which has no form as a graph')
 
     def _check_not_frozen(self):
         if self._is_frozen():
             self._children.refuse()
 
-    def _run_chainer(self, x):
-        if self.xp is np:
-            height, width = x.shape[2:]
-            memory.check_memory(f'an image of {height} x {width} pixels',
-                                memory.chainer_memory(self, height, width))
-        with chainer.using_config('train', False), chainer.no_backprop_mode():
-            return self(x).array
-
     def _predict_one(self, img, network):
+        check_image(img)
         if self.xp is not np:
-            memory.make_room(self.memory_needed(*img.shape[1:]))
-        x = self.xp.asarray(self.prepare(img)[np.newaxis])  # (1, 3, h, w)
-        logits = list(self._logits(x, network))
-        label = label_map(logits, x.shape[2:],
-                          self.resized_size(*img.shape[1:]))
-        return resize_labels(label, img.shape[1:])
-
-    def _logits(self, x, network):
-        """Yield logits (n_class, h, w) at each scale, also of x mirrored."""
-        for scale in self.scales:
-            scaled = x if scale == 1.0 else F.resize_images(
-                x, [int((side - 1) * scale + 1) for side in x.shape[2:]]).array
-            for step in (1, -1) if self.flip else (1,):
-                y = network(scaled[:, :, :, ::step])[:, :, :, ::step]
-                if scale < 1:  # first to the size at scale 1, as officially
-                    y = F.resize_images(y, [math.ceil(side / LOGITS_STRIDE)
-                                            for side in x.shape[2:]]).array
-                yield y[0]
+            memory.make_room(network.memory_needed(
+                self, *self.padded_size(*img.shape[1:])))
+        return resize_labels(network.label_map(self, img), img.shape[1:])
 
 
 class FrozenChildren:
@@ -360,6 +355,12 @@ def check_weights(path):
 
 def _either(given, known):
     return known if given is None else given
+
+
+def check_image(image):
+    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        raise InputError(f'an image has shape {image.shape}, and must be CHW '
+                         'with three channels (RGB)')
 
 
 def check_settings(link):

@@ -29,21 +29,6 @@ LIMITS = [('memory.max', 'memory.current', 'inactive_file'),
            'total_inactive_file')]
 
 
-def memory_needed(link, engine, height, width):
-    """Return about how many more bytes `link.predict` takes for an image;
-    infinity where it must be cut into tiles. `engine` runs the link on a CPU,
-    or is None for Chainer.
-    """
-    padded = [max(side, least) for side, least in zip(
-        link.resized_size(height, width), link.min_input_size, strict=True)]
-    scaled = [int(side * max(link.scales)) for side in padded]
-    if link.xp is not np:
-        return _gpu_memory(link, math.prod(padded), math.prod(scaled))
-    network = (chainer_memory(link, *scaled) if engine is None else
-               engine.memory_needed(*scaled))
-    return network + logits_memory(link, *padded)
-
-
 def chainer_memory(link, height, width):
     """Return the bytes that Chainer takes on a CPU."""
     fixed, per_pixel = CHAINER_MEMORY[link.output_stride]
@@ -57,7 +42,10 @@ def logits_memory(link, height, width):
     return 2 * 4 * link.n_class * pixels * (2 if link.flip else 1)
 
 
-def _gpu_memory(link, pixels, scaled_pixels):
+def gpu_memory(link, pixels, scaled_pixels):
+    """Return the bytes that Chainer takes on a GPU; infinity for an image that
+    must be cut into tiles.
+    """
     numbers = link.n_class * pixels
     per_pixel = max(NUMBERS_PER_PIXEL, link.n_class / LOGITS_STRIDE ** 2)
     if max(numbers, scaled_pixels * per_pixel) >= MAX_NUMBERS:

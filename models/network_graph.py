@@ -1,4 +1,4 @@
-"""The network of a link as a graph, for one of two writers: ONNX or OpenVINO.
+"""The network of a link as a graph, for a writer: ONNX, OpenVINO or CuPy.
 
 Each link's `forward` is written out here once more; `NetworkGraph` walks a link
 in that order and asks its child for one operation after another. Batch norm is
@@ -21,6 +21,17 @@ from .xception import (
     Xception65,
     XceptionBlock,
 )
+
+# Link attributes, besides arrays, that affect the output.
+SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
+            'dw_activ', 'pw_activ')
+
+
+def settings(link):
+    """Return what affects a link's output besides its arrays, as text."""
+    return repr([
+        (path, type(child), [vars(child).get(key) for key in SETTINGS])
+        for path, child in link.namedlinks()])
 
 
 class NetworkGraph:

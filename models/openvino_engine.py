@@ -9,8 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from .memory import check_memory, cores, give_back, quota_of_cores
-from .network_graph import NetworkGraph
+from .chainer_engine import Engine
+from .memory import (
+    check_memory,
+    cores,
+    give_back,
+    logits_memory,
+    quota_of_cores,
+)
+from .network_graph import NetworkGraph, settings
 from .utils.errors import BackendError, InputError
 from .weights import named_arrays
 
@@ -21,9 +28,6 @@ SHARED_PIXELS = 1 << 20
 # in the shared network and in one for a single size.
 GRAPH_MEMORY, COMPILED_MEMORY = 200e6, 240e6
 SHARED_PIXEL, OWN_PIXEL = 680, 440
-# Link attributes, besides arrays, that affect the output.
-SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
-            'dw_activ', 'pw_activ')
 # OpenVINO's names. By default it would use bfloat16 on processors with AMX.
 PRECISIONS = {'float32': 'f32', 'bfloat16': 'bf16'}
 OPTIONS = {
@@ -37,7 +41,7 @@ CHANNELS, SIDES = 1, [2, 3]  # axes
 ANY_SIZE = -1, -1  # OpenVINO's height and width of a free shape
 
 
-class OpenVINOEngine:
+class OpenVINOEngine(Engine):
     """Computes logits in one of `PRECISIONS`; by default on all cores."""
 
     def __init__(self, threads=None, precision='float32'):
@@ -106,8 +110,13 @@ class OpenVINOEngine:
             return self._request(*x.shape[2:]).infer(
                 [np.ascontiguousarray(x)], share_inputs=True)[0]
 
-    def memory_needed(self, height, width):
-        """Return about how many more bytes an image takes."""
+    def memory_needed(self, link, height, width):
+        scaled = [int(side * max(link.scales)) for side in (height, width)]
+        return (self._memory_needed(*scaled)
+                + logits_memory(link, height, width))
+
+    def _memory_needed(self, height, width):
+        """Return about how many more bytes the network takes."""
         pixels = height * width
         if pixels <= self._largest:
             return 0
@@ -126,7 +135,7 @@ class OpenVINOEngine:
             size = ANY_SIZE
         if pixels > self._largest or size not in self._requests:
             check_memory(f'an image of {height} x {width} pixels',
-                         self.memory_needed(height, width))
+                         self._memory_needed(height, width))
         if size not in self._requests:
             self._compile(size)
         self._largest = max(pixels, self._largest)
@@ -169,11 +178,8 @@ def _fingerprint(link):
     values = list(arrays.values())
     with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
         digests = list(pool.map(digest, (values[::2], values[1::2])))
-    return digests, repr([
-        [(name, array.dtype.str, array.shape)
-         for name, array in arrays.items()],
-        [(path, type(child), [vars(child).get(key) for key in SETTINGS])
-         for path, child in link.namedlinks()]])
+    return digests, settings(link), [
+        (name, array.dtype.str, array.shape) for name, array in arrays.items()]
 
 
 def openvino_model(link):

@@ -54,8 +54,11 @@ class ResizeRange(typing.NamedTuple):
 
 def resize_image(image, size):
     """Resize an image (C, H, W) to a size (H, W): bilinear, corners aligned,
-    each number as TensorFlow's `ResizeBilinear` has it; float32.
+    each number as TensorFlow's `ResizeBilinear` has it; float32. One of this
+    size stays as it is.
     """
+    if image.shape[1:] == tuple(size):
+        return image
     image = image.astype(np.float32)
     for axis in (2, 1):
         n = image.shape[axis]

@@ -9,15 +9,19 @@ from conftest import ROOT
     ({}, 'All is as it should be: '),
     ({'equal_labels': 0.9998}, 'NOT as it should be: 513x513, output stride 8, '
      'scales 1: only 99.980% of the labels.'),
+    ({'backend': 'ChainerEngine'}, 'scales 1: ChainerEngine instead of CuPyE'),
+    ({'equal_in_float32': 0.97}, 'scales 1: only 97.000% of the labels in '
+     'float32 beside TF32.'),
     ({'peak_bytes': 7e8}, 'scales 1: 0.70 GB in use, and 0.60 GB were counte'),
 ])
 def test_verdict_on_a_gpu(monkeypatch, changes, words):
     monkeypatch.syspath_prepend(ROOT / 'benchmarks')
     good = {'configuration': '513x513, output stride 8, scales 1',
-            'equal_labels': 0.99995, 'peak_bytes': 4e8, 'counted_bytes': 6e8}
+            'backend': 'CuPyEngine', 'equal_labels': 0.99995,
+            'equal_in_float32': 1., 'peak_bytes': 4e8, 'counted_bytes': 6e8}
     assert words in importlib.import_module('gpu').verdict({
         'float32': [{**good, **changes}],
-        'TF32': [{**good, 'equal_labels': 0.97}]})
+        'TF32': [{**good, **changes, 'equal_labels': 0.97}]})
 
 
 def test_no_gpu(fails):

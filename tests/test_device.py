@@ -1,10 +1,4 @@
-"""What --gpu runs, on a stand-in for a GPU's arrays.
-
-The stand-in is as strict as CuPy: its arrays do not become NumPy's unless
-they are asked to (`get`), and do not work together with NumPy's. Chainer's own
-functions are taken as they are: what goes into one must lie on the device, and
-what comes out of it does.
-"""
+"""What --gpu runs, through CuPy and through Chainer, on a stand-in for CuPy."""
 import _ctypes
 import math
 import os
@@ -19,96 +13,36 @@ import numpy as np
 import pytest
 from chainer.backends import cuda
 from conftest import ROOT, linux_only
+from fixture_gpu import StandIn, emulate
 from fixture_images import write_image
 
 from media.images import read_image
 from media.segmentation import Segmenter
-from models import DeepLabV3plusXception65, gpu, label_map
+from models import DeepLabV3plusXception65, gpu
 from models.utils.errors import InputError
 
 TF32 = 'NVIDIA_TF32_OVERRIDE'
 
 
-class DeviceArray(np.ndarray):
-    """An array that refuses to work with NumPy's."""
-
-    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **kwargs):
-        for array in (*inputs, *out):
-            if type(array) is np.ndarray and array.ndim:
-                raise TypeError("NumPy's array together with a device's")
-        if out:
-            kwargs['out'] = tuple(map(inside, out))
-        return outside(getattr(ufunc, method)(*map(inside, inputs), **kwargs))
-
-    def __array_function__(self, function, types, args, kwargs):
-        raise TypeError(f'numpy.{function.__name__} of a device array')
-
-    def __array__(self, *args, **kwargs):
-        raise TypeError('a device array does not become one of NumPy by '
-                        'itself')
-
-    def __getitem__(self, index):
-        return outside(inside(self)[index])
-
-    def argmax(self, *args, **kwargs):
-        return outside(inside(self).argmax(*args, **kwargs))
-
-
-def inside(array):
-    return array.view(np.ndarray) if isinstance(array, DeviceArray) else array
-
-
-def outside(array):
-    return array.view(DeviceArray) if isinstance(array, np.ndarray) else array
-
-
-class StandIn(chainer.backend.Device):
-    """A device that has DeviceArray; `xp` stands for `cupy`."""
-
-    xp = SimpleNamespace(float32=np.float32, int32=np.int32, asarray=outside)
-    name, supported_array_types = 'stand-in', (DeviceArray,)
-    send_array = staticmethod(outside)
-
-
 @pytest.fixture
 def device(monkeypatch):
-    """A device for which Chainer and the project take a GPU: 8 GB are free."""
-    original = chainer.FunctionNode.apply
-
-    def apply(self, inputs):
-        arrays = [getattr(each, 'array', each) for each in inputs]
-        on_device = [isinstance(array, DeviceArray) for array in arrays]
-        if any(on_device) and not all(on_device):
-            raise TypeError(f'{type(self).__name__} of a NumPy array')
-        outputs = original(self, tuple(map(inside, arrays)))
-        if all(on_device):
-            for output in outputs:
-                output.array = outside(output.array)
-        return outputs
-
-    monkeypatch.setattr(chainer.FunctionNode, 'apply', apply)
-    monkeypatch.setattr(label_map, 'get_array_module', lambda array: (
-        StandIn.xp if isinstance(array, DeviceArray) else np))
-    monkeypatch.setattr(label_map, 'to_cpu', inside)
-    runtime = SimpleNamespace(memGetInfo=lambda: (8e9, 8e9))
-    pool = SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=pytest.fail)
-    monkeypatch.setattr(cuda, 'cupy', SimpleNamespace(
-        cuda=SimpleNamespace(runtime=runtime),
-        get_default_memory_pool=lambda: pool))
-    return StandIn()
+    """Make Chainer and the project take the stand-in for a GPU."""
+    yield from emulate(monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('backend', ['to_openvino', 'to_chainer'])
 @pytest.mark.parametrize('options', [
     {}, {'scales': (0.5, 1.0), 'flip': True}])
-def test_predict(device, palette_graphs, tmp_path, options):
+def test_predict(device, palette_graphs, tmp_path, options, backend):
     """Nothing but the image and the labels passes between device and CPU."""
     _, npz = palette_graphs('cityscapes')
     image = read_image(write_image(tmp_path / 'a.png'))
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, **options)
     expected, = model.predict([image])
-    label, = model.to_device(device).predict([image])
+    getattr(model, backend)()
+    label, = model.to_device(StandIn()).predict([image])
     assert type(label) is np.ndarray
     assert label.dtype == np.int32
     assert (label == expected).mean() > 0.999
@@ -122,7 +56,7 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, output_stride=16)
     expected, = model.predict([image])
-    model.to_device(device)
+    model.to_device(StandIn())
     segmenter = Segmenter(model)
     _, record, _ = segmenter.segment(image)
     assert record['tiles'] == 1
@@ -136,9 +70,12 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
 
 
 def test_memory_counts_classes_scales_and_size(device, monkeypatch):
-    """It covers what a real card has used: benchmarks/gpu.py."""
+    """On Chainer, as a real card has used (benchmarks/gpu.py); on CuPy it is
+    exact (tests/models/test_cupy_engine.py).
+    """
+    link = DeepLabV3plusXception65(19, min_input_size=513).to_chainer()
+    link.to_device(StandIn())
     monkeypatch.setattr(cuda, 'cudnn_enabled', True)
-    link = DeepLabV3plusXception65(19, min_input_size=513).to_device(device)
     assert 0.5e9 < link.memory_needed(513, 513) < 0.8e9
     one = link.memory_needed(1025, 2049)
     assert 3.1e9 < one < 4e9

@@ -1,8 +1,14 @@
-"""Conversions against TensorFlow on the same graph, and what is refused."""
+"""The script: conversions against TensorFlow on the same graph, and files."""
+import json
+import os
+import subprocess
+import sys
+import time
+
 import chainer
 import numpy as np
 import pytest
-from conftest import convert, needs_tensorflow
+from conftest import ROOT, convert, needs_tensorflow
 from fixture_graph import FixtureGraph
 from fixture_nodes import run_tensorflow
 from fixture_weights import palette_weights, smooth_image
@@ -15,6 +21,8 @@ from models.utils.errors import InputError
 from models.weights import WeightsFile
 
 LOGITS = 'logits/semantic/BiasAdd'
+
+
 # What the graph takes the best class of, by era.
 SIZED_LOGITS = {2018: 'ResizeBilinear_3', 2020: 'ResizeBilinear_2'}
 
@@ -178,3 +186,106 @@ def test_refuses_a_changed_graph(palette_bytes, tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         convert(tmp_path / 'g.pb', 'voc', tmp_path / 'out.npz')
     assert not (tmp_path / 'out.npz').exists()
+
+
+def test_refuses_what_is_no_regular_file(fails, tmp_path):
+    os.mkfifo(tmp_path / 'pipe.pb')
+    fails('is no regular file', 'tf2npz.py', 'voc', tmp_path / 'pipe.pb',
+          'a.npz')
+    fails('is no regular file', 'tf2npz.py', '--inspect', '/dev/zero')
+
+
+def test_never_writes_over_the_source(skeleton, fails, tmp_path):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    (tmp_path / 'link.pb').symlink_to('g.pb')
+    os.link(tmp_path / 'g.pb', tmp_path / 'hard.pb')
+    (tmp_path / 'image.png').write_bytes(b'mine')
+    for target in ('g.pb', 'link.pb', 'hard.pb', 'image.png',
+                   'missing/../g.pb'):
+        fails('input and output are the same file', 'tf2npz.py', 'voc',
+              tmp_path / 'g.pb', tmp_path / target, '--force', '--verify-on',
+              tmp_path / 'image.png')
+    assert (tmp_path / 'g.pb').read_bytes() == skeleton
+
+
+def test_never_replaces_without_force(skeleton, fails, run_script, tmp_path):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    target = tmp_path / 'a.npz'
+    target.write_bytes(b'mine')
+    command = 'tf2npz.py', 'voc', tmp_path / 'g.pb', target
+    fails(f'{target} exists: give --force to overwrite it', *command)
+    assert target.read_bytes() == b'mine'
+    assert run_script(*command, '--force').returncode == 0
+    assert WeightsFile(target).n_class == 21
+    target.unlink()
+    os.mkfifo(target)
+    fails('is no regular file: name another', *command, '--force')
+
+
+def write_classes(folder, names, colors=None):
+    (folder / 'names.txt').write_text('\n'.join(names), encoding='utf-8')
+    if colors:
+        (folder / 'colors.txt').write_text('\n'.join(colors))
+
+
+@pytest.mark.slow
+def test_own_classes(palette_graphs, run_script, tmp_path):
+    pb, _ = palette_graphs('voc')
+    names = [f'Größe {i}' for i in range(21)]
+    write_classes(tmp_path, names, ['#804080', '1 2 3'] + ['7, 8, 9'] * 19)
+    options = ('--class-names', tmp_path / 'names.txt')
+    result = run_script('tf2npz.py', 'custom', pb, 'a.npz', *options,
+                        '--colors', tmp_path / 'colors.txt')
+    assert result.returncode == 0, result.stderr
+    model = DeepLabV3plusXception65(
+        pretrained_model=run_script.folder / 'a.npz')
+    assert model.metadata['class_names'] == names
+    assert model.metadata['class_colors'][:3] == [
+        [128, 64, 128], [1, 2, 3], [7, 8, 9]]
+    result = run_script('npz2onnx.py', 'a.npz', 'a.onnx')
+    assert result.returncode == 0, result.stderr
+    import onnx
+    properties = {each.key: each.value for each in onnx.load(
+        run_script.folder / 'a.onnx').metadata_props}
+    assert json.loads(properties['class_names']) == names
+    assert properties['task'] == 'custom'
+
+
+@pytest.mark.parametrize(('names', 'colors', 'words'), [
+    (['a'], None, 'has 1 lines, and the model 21 classes'),
+    (['a'] * 21, None, 'has a twice'),
+    (list('abcdefghijklmnopqrstu'), ['1 2'] * 21, "'1 2' is no colour"),
+    (list('abcdefghijklmnopqrstu'), ['1 2 256'] * 21, 'is no colour'),
+])
+def test_refuses_classes(skeleton, fails, tmp_path, names, colors, words):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    write_classes(tmp_path, names, colors)
+    options = ['--colors', tmp_path / 'colors.txt'] if colors else []
+    fails(words, 'tf2npz.py', 'custom', tmp_path / 'g.pb', 'a.npz',
+          '--class-names', tmp_path / 'names.txt', *options)
+
+
+@pytest.mark.slow
+def test_killed_conversion(palette_graphs, run_script):
+    pb, npz = palette_graphs('voc')
+    command = [sys.executable, ROOT / 'tf2npz.py', 'voc', pb, 'a.npz']
+    process = subprocess.Popen(command, cwd=run_script.folder)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not any(
+            path.stat().st_size for path in run_script.folder.iterdir()):
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (run_script.folder / 'a.npz').exists()
+    assert run_script('tf2npz.py', 'voc', pb, 'a.npz').returncode == 0
+    assert (run_script.folder / 'a.npz').read_bytes() == npz.read_bytes()
+
+
+def test_verify_looks_for_tensorflow_first(run_script, tmp_path):
+    """Before a long download, say: the source here does not even exist."""
+    (tmp_path / 'tensorflow.py').write_text('raise ImportError')
+    result = run_script('tf2npz.py', 'voc', 'nowhere.pb', 'a.npz', '--verify',
+                        PYTHONPATH=str(tmp_path))
+    assert result.returncode == 1
+    assert result.stderr.startswith('error: --verify needs TensorFlow: install')
+    assert result.stderr.count('\n') == 1

@@ -1,7 +1,8 @@
 """Graphs with the right weights, wired in another way or with bad values."""
 import numpy as np
 import pytest
-from conftest import convert
+from conftest import convert, needs_tensorflow
+from fixture_conversion import equal_labels, written
 from fixture_graph import FixtureGraph
 from fixture_weights import palette_weights
 from tensorboard.compat.proto.graph_pb2 import GraphDef
@@ -10,8 +11,10 @@ from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
 from convert.conversion import check, converted_arrays
 from convert.frozen_graph import FrozenGraph
 from convert.name_table import weight_table
+from models import DeepLabV3plusXception65
 from models.classes import label_colors
 from models.utils.errors import InputError
+from models.weights import WeightsFile
 
 
 def node(graph, name):
@@ -156,6 +159,8 @@ def computed_size(graph):
 
 
 BLOCK2 = 'xception_65/entry_flow/block2/unit_1/xception_module'
+
+
 MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
 
 
@@ -335,3 +340,16 @@ def test_half_weights_are_widened(skeleton):
     array = dict(converted_arrays(conversion))[target]
     assert array.dtype == np.float32
     np.testing.assert_array_equal(array[:, :, 0, 0], half.T)
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_other_rates_equal_tensorflow(tmp_path):
+    source = written(tmp_path, atrous_rates=(6, 12, 18))
+    assert equal_labels(source, tmp_path) >= 0.9999
+    model = DeepLabV3plusXception65(pretrained_model=tmp_path / 'a.npz')
+    assert (model.output_stride, model.atrous_rates) == (8, (6, 12, 18))
+    assert WeightsFile(tmp_path / 'a.npz').metadata['format_version'] == 2
+    model = DeepLabV3plusXception65(pretrained_model=tmp_path / 'a.npz',
+                                    output_stride=16)
+    assert model.atrous_rates == (3, 6, 9)

@@ -18,7 +18,8 @@ image = np.full((3, 30, 40), 128, np.float32)
 for backend in link.to_chainer, link.to_openvino:
     label, = backend().predict([image])
     assert label.shape == (30, 40) and label.dtype == np.int32
-import sys
+import deeplab.cupy_engine, sys
+assert 'KERNEL ' in deeplab.cupy_engine.KERNELS.read_text()
 assert not {'convert', 'media', 'evaluation'} & set(sys.modules)
 '''
 

@@ -1,0 +1,465 @@
+"""Run a link's network on an NVIDIA GPU: cuBLAS and a few kernels, no cuDNN.
+
+The link stays the definition, as on a CPU (openvino_engine.py). In this order:
+the engine, from pixels to labels; the network as steps, with its weights; what
+is launched for an image size. The kernels are in cupy_kernels.cu.
+
+An array (C, h, w) on the GPU has a row of h w numbers for each channel, padded
+to a multiple of `ROW`. A convolution is one product of matrices, W (O, C) times
+x (C, h w); bias and ReLU after it are left to whatever reads it, where that can
+apply them.
+"""
+import bisect
+import dataclasses
+import functools
+import math
+import pathlib
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chainer
+import numpy as np
+from chainer.backends import cuda
+
+from .chainer_engine import ChainerEngine, Engine, sizes_at
+from .constants import OFFSET, SCALE
+from .label_map import label_map
+from .network_graph import NetworkGraph, settings
+from .resize_range import resize_image
+from .utils.errors import BackendError
+
+KERNELS = pathlib.Path(__file__).with_name('cupy_kernels.cu')
+ROW = 32  # numbers: TF32 is up to 2.7 times as fast on aligned rows
+BLOCK, NUMBERS = 256, 4  # threads of a block; numbers of a row for each thread
+LABEL_THREADS = 2048 * BLOCK  # each has memory of its own
+N_SUMS = 64  # sums of a row, before these are added up
+KEPT_PLANS = 8  # image sizes
+# Names of cuBLAS's compute types. The last is float32 even where
+# NVIDIA_TF32_OVERRIDE asks for TF32.
+COMPUTE_TYPES = {'float32': 'CUBLAS_COMPUTE_32F',
+                 'tf32': 'CUBLAS_COMPUTE_32F_FAST_TF32'}
+STRICT_FLOAT32 = 'CUBLAS_COMPUTE_32F_PEDANTIC'
+FLOAT, AS_IT_IS, BEST = 0, 0, -1  # CUDA_R_32F, CUBLAS_OP_N, _GEMM_DEFAULT
+ZERO, ONE = np.float32([0]), np.float32([1])
+RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
+NO_MEMORY = np.empty(0, np.float32)
+# From Python's types to a kernel's arguments; None is no array.
+C_TYPES = {bool: np.int32, int: np.int32, float: np.float32,
+           type(None): lambda none: np.uint64(0)}
+# Of logits, in their standard deviations, against Chainer's.
+TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
+PROBE = 3, 65, 65  # shape of the image that is compared
+
+
+class CuPyEngine(Engine):
+    """Computes labels or logits on the GPU where a link is, in one of
+    `COMPUTE_TYPES`.
+    """
+
+    is_proven = False  # on a GPU, in this process
+
+    def __init__(self, precision='float32'):
+        self.precision = precision
+        self._compute_type = COMPUTE_TYPES[precision]
+        self._lock = threading.Lock()
+        self._network, self._memory = None, NO_MEMORY
+        self._plans = {}  # (H, W) -> Plan
+
+    def __reduce__(self):
+        """Copies and pickles start without weights."""
+        return CuPyEngine, (self.precision,)
+
+    def in_float32(self):
+        """Return an engine with the same weights, and the same memory, that
+        computes in float32.
+        """
+        engine = CuPyEngine()
+        engine._compute_type, engine._lock = STRICT_FLOAT32, self._lock
+        engine._network, engine._memory = self._network, self._memory
+        return engine
+
+    def update(self, link):
+        """Take a link's weights; quick when they have not changed.
+
+        Raise BackendError where the link has no form on a GPU.
+        """
+        with chainer.using_device(link.device):
+            if CuPyEngine.is_proven:
+                self._take_weights(link)
+            else:
+                self._prove(link)
+
+    def _prove(self, link):
+        """Take the weights; raise BackendError where that fails, or where a
+        small image gets other logits than from Chainer, or other labels.
+
+        No GPU has run this engine yet. Once benchmarks/gpu.py has shown that it
+        works on one, this goes, with `is_proven`, `TOLERANCES` and `PROBE`.
+        """
+        image = np.random.RandomState(0).randint(256, size=PROBE, dtype='u1')
+        size = image.shape[1:]
+        try:
+            self._take_weights(link)
+            x = cuda.cupy.asarray(np.float32(image * SCALE - OFFSET)[None])
+            logits, expected = self(x), ChainerEngine(link)(x).get()
+            off, spread = abs(logits.get() - expected).max(), expected.std()
+            equal = (self._labels(image, size, size)
+                     == label_map([logits[0]], size, size)).mean()
+            if not (off <= TOLERANCES[self.precision] * spread
+                    and equal > 0.99):
+                raise ArithmeticError(
+                    f'logits of standard deviation {spread:.2g} differ by '
+                    f'{off:.2g}, and {equal:.2%} of the labels are equal')
+        except BackendError:
+            raise
+        except Exception as error:  # CuPy, CUDA and cuBLAS have many
+            raise BackendError('the engine for a GPU fails on this one: '
+                               f'{error}') from error
+        CuPyEngine.is_proven = True
+
+    def _take_weights(self, link):
+        with self._lock:
+            fingerprint = _fingerprint(link)
+            if self._network is None or (
+                    fingerprint != self._network.fingerprint):
+                self._plans.clear()  # before a new one is made
+                self._network, self._memory = None, NO_MEMORY
+                self._network = Network(link, fingerprint)
+
+    def __call__(self, x):
+        """Return logits (1, n_class, ceil(H/4), ceil(W/4)) of a prepared image
+        (1, 3, H, W), both cupy.ndarray, float32.
+        """
+        with self._lock, chainer.using_device(self._network.device):
+            x = cuda.cupy.ascontiguousarray(x)[0]
+            return self._logits_at(x.shape[1:], x)[np.newaxis]
+
+    def label_map(self, link, image):
+        size = image.shape[1:]
+        crop = link.resized_size(*size)
+        return self._labels(resize_image(image, crop), crop,
+                            link.padded_size(*size), link.scales, link.flip)
+
+    def _labels(self, image, crop, size, scales=(1.,), flip=False):
+        """Return labels of an image (3, *crop) that is padded to `size`. It
+        goes to the GPU once, in bytes if it is of bytes; labels come back once.
+        """
+        dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+        with self._lock, chainer.using_device(self._network.device):
+            cupy = cuda.cupy
+            pixels = cupy.asarray(np.ascontiguousarray(image, dtype))
+            x = cupy.empty((3, *size), np.float32)
+            run(launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
+                       *crop, SCALE, float(OFFSET), x, *size))
+            maps = [self._logits_at(scaled, x, out, mirrored)
+                    for scaled, out in sizes_at(scales, size)
+                    for mirrored in ((False, True) if flip else (False,))]
+            table = cupy.asarray(np.array(
+                [(each.data.ptr, *each.shape[1:]) for each in maps], np.int64))
+            label = cupy.empty(crop, np.int32)
+            work = cupy.empty((len(maps), LABEL_THREADS), np.float32)
+            run(launch('labels', LABEL_THREADS * NUMBERS, 1, table,
+                       maps[0].shape[0], len(maps), *size, label, *crop, work))
+            return label.get()
+
+    def memory_needed(self, link, height, width):
+        """Return how many more bytes `label_map` takes for an image that is
+        padded to this size; after `update`.
+        """
+        memory = self._memory.size
+        numbers = 7 * height * width  # pixels, prepared; labels
+        output = self._network.output
+        for scaled, out in sizes_at(link.scales, (height, width)):
+            plan = self._plans.get(scaled) or Plan(self._network, scaled)
+            memory = max(memory, plan.n_numbers)
+            numbers += (2 if link.flip else 1) * (LABEL_THREADS + (
+                output.channels * math.prod(out or plan.sizes[output])))
+        return 4 * (numbers + memory - self._memory.size)
+
+    def _logits_at(self, scaled, x, out=None, mirrored=False):
+        """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`;
+        they are resized to `out`, if given. Where `mirrored`, the network sees
+        x mirrored, and its logits are mirrored back.
+        """
+        plan, output = self.plan(scaled), self._network.output
+        y = cuda.cupy.empty(
+            (output.channels, *(out or plan.sizes[output])), np.float32)
+        run(resize(_unpadded(x), plan.array(self._network.input), mirrored),
+            *plan.launches,
+            resize(plan.array(output), _unpadded(y), mirrored))
+        return y
+
+    def plan(self, size):
+        """Return the plan for an image size; all of them share a memory."""
+        if size not in self._plans:
+            plan = Plan(self._network, size)
+            if len(self._plans) == KEPT_PLANS:
+                self._plans.clear()
+            if plan.n_numbers > self._memory.size:
+                self._plans.clear()
+                self._memory = NO_MEMORY  # first, then the larger one
+                cuda.cupy.get_default_memory_pool().free_all_blocks()
+                self._memory = cuda.cupy.empty(plan.n_numbers, np.float32)
+            plan.build(self._memory, self._compute_type)
+            self._plans[size] = plan
+        return self._plans[size]
+
+
+def _fingerprint(link):
+    """Return what changes when the network's output does."""
+    arrays = [getattr(vars(child)[name], 'array', vars(child)[name])
+              for child in link.links()
+              for name in (*child._params, *child._persistent)]
+    arrays = [array for array in arrays if getattr(array, 'ndim', 0)]
+    table = cuda.cupy.asarray(np.array(
+        [(array.data.ptr, array.nbytes // 4) for array in arrays], np.int64))
+    sums = cuda.cupy.asarray(np.zeros(len(arrays), np.uint64))
+    run(launch('digest', 1 << 14, len(arrays), table, sums))
+    return (link.device, settings(link), [array.shape for array in arrays],
+            sums.get().tobytes())
+
+
+@functools.cache
+def _kernel(name):
+    """Return a kernel; CuPy compiles it at its first use on a GPU."""
+    return cuda.cupy.RawModule(code=KERNELS.read_text()).get_function(name)
+
+
+def launch(name, n, rows, *args):
+    """Return (kernel, arguments) for `rows` rows of n numbers."""
+    grid = math.ceil(n / (BLOCK * NUMBERS)), rows
+    return _kernel(name), (grid, (BLOCK,), tuple(
+        C_TYPES[type(each)](each) if type(each) in C_TYPES else each
+        for each in args))
+
+
+def run(*launches):
+    """Start one after another; CuPy does not wait for their end."""
+    for function, arguments in launches:
+        function(*arguments)
+
+
+def _unpadded(x):
+    """Return an array (C, h, w), its numbers from row to row, and h, w."""
+    _, height, width = x.shape
+    return x, height * width, height, width
+
+
+def resize(x, y, mirrored):
+    """Return the launch that resizes x to y, each (array, pitch, h, w)."""
+    array, pitch, height, width = y
+    return launch('resize', height * width, array.size // pitch, *x, mirrored,
+                  *y)
+
+
+def product(m, n, k, x, ldx, W, beta, y, ldy, compute_type):
+    """Compute y = W x + beta y, of W (n, k), x (k, m) and y (n, m), by address;
+    rows of x and y begin ldx and ldy numbers apart.
+
+    cuBLAS has columns first: it sees the transposed matrices, y' = x' W'.
+    """
+    blas = cuda.cupy.cuda.cublas
+    blas.gemmEx(cuda.cupy.cuda.get_cublas_handle(), AS_IT_IS, AS_IT_IS, m, n, k,
+                ONE.ctypes.data, x, FLOAT, ldx, W, FLOAT, k, beta.ctypes.data,
+                y, FLOAT, ldy, getattr(blas, compute_type), BEST)
+
+
+@dataclasses.dataclass(eq=False)
+class Tensor:
+    """An array (channels, h, w); maybe a part of another, `whole`."""
+
+    channels: int
+    whole: 'Tensor | None' = None
+    first: int = 0  # of the channels of `whole`
+    bias: np.ndarray | None = None  # (channels,), float32, still to be added
+    least: float = NO_RELU  # RELU once that is applied
+    is_sum: bool = False  # a product that is added to what is in its place
+
+    @property
+    def buffer(self):
+        return self.whole or self
+
+
+class Read(NamedTuple):
+    """What the operations of a Network take and return."""
+
+    tensor: Tensor
+    relu: bool = False
+
+
+class Step(NamedTuple):
+    """One operation, from x to y."""
+
+    kind: str  # a kernel, or 'product'
+    x: Tensor
+    y: Tensor
+    size_of: Callable  # from the sizes of tensors before to that of y
+    args: list  # of the kernel, between x and y; of a product (W,)
+
+
+class Network(NetworkGraph):
+    """A network as steps in order, with weights on the current GPU."""
+
+    def __init__(self, link, fingerprint):
+        super().__init__(link)
+        self.fingerprint, self.device = fingerprint, link.device
+        self.steps, self.input = [], Tensor(3)
+        self.output = self._finished(self.network(link, Read(self.input)))
+
+    def conv(self, x, path, W, b, link):
+        pairs = W.shape[2:], link.stride, link.pad, link.dilate
+        window = ksize, stride, pad, dilate = [int(pair[0]) for pair in pairs]
+        is_depthwise = W.shape[1:] == (1, 3, 3) and len(W) == link.groups
+        if any(len(set(pair)) > 1 for pair in pairs) or (
+                link.groups > 1 and not is_depthwise):
+            raise BackendError(f'{path}, a convolution of this shape, has no '
+                               'form on a GPU')
+
+        def size_of(sizes, source=x.tensor):
+            return tuple(
+                (side + 2 * pad - dilate * (ksize - 1) - 1) // stride + 1
+                for side in sizes[source])
+
+        y, W = Tensor(len(W)), np.ascontiguousarray(W.reshape(len(W), -1))
+        weights = cuda.cupy.asarray(W)
+        if is_depthwise:
+            return self._add('depthwise', x.tensor, y, size_of, *self._left(x),
+                             stride, pad, dilate, weights,
+                             cuda.cupy.asarray(b), NO_RELU)
+        if window[:3] != [1, 1, 0]:
+            x = self._add('columns', x.tensor, Tensor(W.shape[1]), size_of,
+                          *self._left(x), *window)
+        y.bias = b
+        x = self._finished(x)
+        return self._add('product', x, y, lambda sizes: sizes[x], weights)
+
+    def relu(self, x):
+        last = self.steps[-1]
+        if last.kind == 'depthwise' and last.y is x.tensor:
+            last.args[-1] = x.tensor.least = RELU
+        return Read(x.tensor, True)
+
+    def total(self, x, y):
+        """Let the product that makes x be added to y, in the place of y."""
+        tensor, onto = x.tensor, y.tensor
+        if x.relu or y.relu or onto.least == RELU or tensor.bias is None:
+            raise BackendError('a sum after an activation has no form on a GPU')
+        step = next(step for step in self.steps if step.y is tensor)
+        self.steps.remove(step)
+        self.steps.append(step)  # after those that make y
+        tensor.whole, tensor.is_sum = onto.buffer, True
+        if onto.bias is not None:
+            tensor.bias = tensor.bias + onto.bias
+        return x
+
+    def concat(self, *xs):
+        whole = Tensor(0)
+        for tensor in map(self._finished, xs):
+            tensor.whole, tensor.first = whole, whole.channels
+            whole.channels += tensor.channels
+        return Read(whole)
+
+    def mean(self, x):
+        for n_sums in N_SUMS, 1:
+            source = self._finished(x)
+            x = self._add('add_up', source, Tensor(source.channels),
+                          lambda sizes, n=n_sums: (1, n), n_sums > 1)
+        return x
+
+    def resize(self, x, like):
+        source = self._finished(x)
+        return self._add('resize', source, Tensor(source.channels),
+                         lambda sizes: sizes[like.tensor], False)
+
+    expand = resize  # from one pixel
+
+    def _add(self, kind, x, y, size_of, *args):
+        """Add a step; return what it computes."""
+        self.steps.append(Step(kind, x, y, size_of, list(args)))
+        return Read(y)
+
+    def _left(self, x):
+        """Return what a reader must apply: a bias or None, and the least."""
+        if x.tensor.least == RELU and not x.relu:
+            raise BackendError('an array that is read before and after an '
+                               'activation has no form on a GPU')
+        bias = x.tensor.bias
+        return (None if bias is None else cuda.cupy.asarray(bias),
+                RELU if x.relu else NO_RELU)
+
+    def _finished(self, x):
+        """Return the tensor, after what is left is applied in its place."""
+        tensor, (bias, least) = x.tensor, self._left(x)
+        if bias is not None or least > tensor.least:
+            self._add('finish', tensor, tensor, lambda sizes: sizes[tensor],
+                      bias, least)
+            tensor.bias, tensor.least = None, least
+        return tensor
+
+
+class Plan:
+    """What is launched for an image size.
+
+    Arrays that are not in use at the same time may share their place in a
+    memory of `n_numbers`, which `build` takes.
+    """
+
+    def __init__(self, network, size):
+        self.steps, self.sizes = network.steps, {network.input: size}
+        lives = {}
+        for time, step in enumerate(self.steps):
+            self.sizes[step.y] = self.sizes[step.y.buffer] = step.size_of(
+                self.sizes)
+            for tensor in step.x, step.y:
+                n = tensor.buffer.channels * self._pitch(tensor)
+                _, first, _ = lives.get(tensor.buffer, (n, time, time))
+                lives[tensor.buffer] = n, first, time
+        self.places, self.n_numbers = _packed(lives)
+
+    def build(self, memory, compute_type):
+        """Set `launches`, (function, arguments), in a memory on the GPU."""
+        self._memory, self._compute_type = memory, compute_type
+        self.launches = [
+            self._product(step) if step.kind == 'product' else
+            launch(step.kind, math.prod(self.sizes[step.y]), step.y.channels,
+                   *self.array(step.x), *step.args, *self.array(step.y))
+            for step in self.steps]
+
+    def _product(self, step):
+        (x, x_pitch, *_), (y, pitch, *_) = map(self.array, (step.x, step.y))
+        W, = step.args
+        return product, (pitch, *W.shape, x.data.ptr, x_pitch, W.data.ptr,
+                         ONE if step.y.is_sum else ZERO, y.data.ptr, pitch,
+                         self._compute_type)
+
+    def array(self, tensor):
+        """Return a tensor's array, its numbers from row to row, and h, w."""
+        pitch = self._pitch(tensor)
+        begin = self.places[tensor.buffer] + tensor.first * pitch
+        return (self._memory[begin:begin + tensor.channels * pitch], pitch,
+                *self.sizes[tensor])
+
+    def _pitch(self, tensor):
+        return math.ceil(math.prod(self.sizes[tensor]) / ROW) * ROW
+
+
+def _packed(lives):
+    """Give buffers places in a memory where those in use at the same time do
+    not overlap: the largest first, each in the first gap.
+
+    `lives` is buffer -> numbers, first and last time of use. Return buffer ->
+    place, and the numbers of the memory.
+    """
+    places, taken = {}, []  # (begin, end, first, last), sorted
+    for key, (n, first, last) in sorted(
+            lives.items(), key=lambda life: -life[1][0]):
+        place = 0
+        for begin, end, other_first, other_last in taken:
+            if first <= other_last and other_first <= last:
+                if place + n <= begin:
+                    break
+                place = max(place, end)
+        places[key] = place
+        bisect.insort(taken, (place, place + n, first, last))
+    return places, max(end for _, end, _, _ in taken)

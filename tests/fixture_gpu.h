@@ -1,0 +1,29 @@
+// What a C++ compiler needs to take cupy_kernels.cu: a thread of a GPU is a
+// round of the loop in `each_thread`.
+#include <algorithm>
+#include <cmath>
+
+using std::max;
+using std::min;
+
+#define __global__
+#define __device__ static
+
+struct Dim3 { unsigned x, y, z; };
+static thread_local Dim3 blockIdx, threadIdx, gridDim, blockDim;
+
+static unsigned long long atomicAdd(unsigned long long *at,
+                                    unsigned long long value) {
+  const unsigned long long before = *at;
+  *at += value;
+  return before;
+}
+
+template <class Kernel>
+void each_thread(const int *grid, const int *block, Kernel kernel) {
+  gridDim = {(unsigned)grid[0], (unsigned)grid[1], 1};
+  blockDim = {(unsigned)block[0], 1, 1};
+  for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
+    for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++)
+      for (threadIdx.x = 0; threadIdx.x < blockDim.x; threadIdx.x++) kernel();
+}
