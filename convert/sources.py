@@ -34,28 +34,37 @@ MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
 GRAPHS = ('.pb', '.tar.gz', '.tgz', '.tar')
 TO_EXPORT = ('export a frozen graph (.pb), or give the checkpoint it was made '
              'from')
-# Files that people mistake for a frozen graph, with what to do: known by their
-# first bytes from an offset on; a zip archive by a name in it; by their ending.
+# Files that people mistake for a frozen graph, with what to do. The first that
+# applies is named: a zip archive by a name in it; any file by its first bytes
+# from an offset on, or by its ending; other archives by their first bytes.
+ZIPPED = {
+    '.npy': ('an npz, which has been converted already', 'give it to demo.py '
+             'or an eval script as --pretrained-model'),
+    'MAR-INF/MANIFEST.json': ('a TorchServe archive', TO_EXPORT),
+    'data.pkl': ('a PyTorch model', TO_EXPORT),
+    'config.json': ('a Keras model', TO_EXPORT),
+}
 STARTS = {
     (0, b'\x89HDF'): ('an HDF5 file, as of Keras', TO_EXPORT),
     (0, b'\x93NUMPY'): ('a NumPy array', TO_EXPORT),
     (0, b'\x80'): ('a Python pickle, as of PyTorch', TO_EXPORT),
     (4, b'TFL3'): ('a TensorFlow Lite model', TO_EXPORT),
+    (8, b'{"'): ('a file of safetensors', TO_EXPORT),
     (0, b'node {'): ('a graph as text, without weights', TO_EXPORT),
+    (0, b'version https://git-lfs'): ('a pointer of Git LFS', 'fetch the file '
+                                      'with `git lfs pull`'),
     (4, bytes(4)): ('a log or records of training', 'give a model.ckpt'),
 }
-ZIPPED = {
-    '.npy': ('an npz, which has been converted already', 'give it to demo.py '
-             'or an eval script as --pretrained-model'),
-    'data.pkl': ('a PyTorch model', TO_EXPORT),
-    'config.json': ('a Keras model', TO_EXPORT),
-    '': ('a zip archive', 'unpack it first'),
-}
 ENDINGS = {
+    '.pth': ZIPPED['data.pkl'], '.pt': ZIPPED['data.pkl'],
+    '.keras': ZIPPED['config.json'], '.mar': ZIPPED['MAR-INF/MANIFEST.json'],
     '.onnx': ('an ONNX model', TO_EXPORT),
+    '.mlmodel': ('a Core ML model', TO_EXPORT),
     '.meta': ("a checkpoint's structure alone", 'give its weights as well, '
               'model.ckpt.index and model.ckpt.data-...'),
 }
+ARCHIVES = {b'PK': 'zip', b'7z\xbc\xaf': '7z', b'Rar!': 'rar', b'BZh': 'bzip2',
+            b'\xfd7zXZ': 'xz', b'\x28\xb5\x2f\xfd': 'zstd'}
 # What archives raise for damage, as found by fuzzing.
 DAMAGE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError,
           OverflowError)
@@ -172,14 +181,16 @@ def _graph_data(path):
 
 def _refuse_other_formats(path, start):
     """Raise InputError for a file that is known to be no frozen graph."""
-    found = [known for (at, first), known in STARTS.items()
-             if start[at:].startswith(first)]
-    if start.startswith(b'PK'):
-        names = _names_in_zip(path)
-        found += [known for ending, known in ZIPPED.items()
-                  if any(name.endswith(ending) for name in names)]
-    if path.suffix in ENDINGS:
-        found.append(ENDINGS[path.suffix])
+    names = _names_in_zip(path) if start.startswith(b'PK') else []
+    found = [
+        *(known for ending, known in ZIPPED.items()
+          if any(name.endswith(ending) for name in names)),
+        *(known for (at, first), known in STARTS.items()
+          if start[at:].startswith(first)),
+        *(known for ending, known in ENDINGS.items()
+          if path.suffix.lower() == ending),
+        *((f'a {kind} archive', 'unpack it first')
+          for first, kind in ARCHIVES.items() if start.startswith(first))]
     if found:
         kind, advice = found[0]
         raise InputError(f'{path} is {kind}, not a frozen TensorFlow graph: '
@@ -189,9 +200,9 @@ def _refuse_other_formats(path, start):
 def _names_in_zip(path):
     try:
         with zipfile.ZipFile(path) as archive:
-            return ['', *archive.namelist()]
+            return archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return ['']
+        return []
 
 
 def _read_graph(path, file, size):

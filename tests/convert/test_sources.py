@@ -105,6 +105,11 @@ def test_options_of_a_checkpoint_only(fails, tmp_path, skeleton):
     ('a.pth', b'\x80\x02', 'is a Python pickle'),
     ('graph.pbtxt', b'node {\n  name: "a"\n}', 'is a graph as text'),
     ('model.ckpt-3.meta', b'\n\x08', "is a checkpoint's structure alone"),
+    ('a.safetensors', b'\x08\0\0\0\0\0\0\0{"a": 1}', 'is a file of safetens'),
+    ('a.pb', b'version https://git-lfs.github.com/spec/v1\n', 'of Git LFS'),
+    ('a.pb', b'7z\xbc\xaf\x27\x1c', 'is a 7z archive, .*: unpack it first'),
+    ('cut.pth', b'PK\x03\x04', 'is a PyTorch model'),
+    ('cut.zip', b'PK\x03\x04', 'is a zip archive, .*: unpack it first'),
     ('events.out.tfevents.1', b'\x18\0\0\0\0\0\0\0crc.brain.Event', 'is a log'),
 ])
 def test_names_other_formats(tmp_path, name, content, words):
@@ -117,12 +122,23 @@ def test_names_other_formats(tmp_path, name, content, words):
     ('conv/W.npy', 'is an npz, which has been converted already'),
     ('archive/data.pkl', 'is a PyTorch model'),
     ('config.json', 'is a Keras model'), ('readme', 'is a zip archive'),
+    ('MAR-INF/MANIFEST.json', 'is a TorchServe archive'),
 ])
 def test_names_other_zips(tmp_path, member, words):
     with zipfile.ZipFile(tmp_path / 'a', 'w') as archive:
         archive.writestr(member, b'')
     with pytest.raises(InputError, match=words):
         open_source(tmp_path / 'a')
+
+
+@pytest.mark.parametrize(('name', 'kind'), [
+    ('a.pth', 'a PyTorch model'), ('a.PT', 'a PyTorch model'),
+    ('a.keras', 'a Keras model'), ('a.mar', 'a TorchServe archive')])
+def test_names_other_zips_whatever_they_hold(tmp_path, name, kind):
+    with zipfile.ZipFile(tmp_path / name, 'w') as archive:
+        archive.writestr('readme', b'')
+    with pytest.raises(InputError, match=f'is {kind}, not'):
+        open_source(tmp_path / name)
 
 
 def test_the_file_that_names_a_checkpoint(tmp_path, monkeypatch):
