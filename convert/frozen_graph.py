@@ -35,8 +35,9 @@ BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3',
 KERNELS = {'Conv2D': ['weights'],
            'DepthwiseConv2dNative': ['depthwise_weights']}
 # Op of a layer -> the weights that it reads behind its first input.
-READ = {**KERNELS, 'BiasAdd': ['biases'], **dict.fromkeys(
-    BATCH_NORMS, ['gamma', 'beta', 'moving_mean', 'moving_variance'])}
+READ = {**KERNELS, 'BiasAdd': ['biases']}
+for _op in BATCH_NORMS:
+    READ[_op] = ['gamma', 'beta', 'moving_mean', 'moving_variance']
 
 
 class FrozenGraph:

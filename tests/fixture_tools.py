@@ -43,6 +43,61 @@ def without_identities(graph, keep=('SemanticPredictions',)):
     return result
 
 
+MAX_FOLDED = 10 << 20  # bytes of a constant that graph_transforms makes
+
+
+def constants_folded(graph, by_grappler=False):
+    """fold_constants, and what it does to weights: a constant of another name
+    for what an Identity reads. TensorFlow's grappler keeps the Identity's name.
+    """
+    nodes = {node.name: node for node in graph.node}
+    result, new_names = GraphDef(), {}
+    for node in graph.node:
+        source = nodes.get(node.input[0]) if node.input else None
+        new = result.node.add()
+        new.CopyFrom(node)
+        if node.op != 'Identity' or source is None or source.op != 'Const' or (
+                source.ByteSize() > MAX_FOLDED and not by_grappler):
+            continue
+        number = len(new_names)
+        new.CopyFrom(source)
+        new.name = node.name if by_grappler else (
+            f'{node.name}/_{number}__cf__{number}')
+        new_names[node.name] = new.name
+    read = set()
+    for node in result.node:
+        node.input[:] = [new_names.get(name, name) for name in node.input]
+        read |= {*node.input}
+    for node in list(result.node):
+        if node.op == 'Const' and node.name not in read and not by_grappler:
+            result.node.remove(node)
+    return result
+
+
+def transformed(graph, transforms):
+    """graph_transforms itself, of the TensorFlow that is installed."""
+    from tensorflow.python.util import _pywrap_transform_graph as tool
+    return GraphDef.FromString(tool.TransformGraphWithStringInputs(
+        graph.SerializeToString(), b'ImageTensor', b'SemanticPredictions',
+        transforms.encode()))
+
+
+def grappled(graph):
+    """Constant folding by grappler itself."""
+    import tensorflow as tf
+    from tensorflow.python.grappler import tf_optimizer
+    with tf.Graph().as_default() as imported:
+        tf.import_graph_def(tf.compat.v1.GraphDef.FromString(
+            graph.SerializeToString()), name='')
+        imported.add_to_collection('train_op', imported.get_operation_by_name(
+            'SemanticPredictions'))
+        meta_graph = tf.compat.v1.train.export_meta_graph()
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.optimizers.append('constfold')
+    return GraphDef.FromString(tf_optimizer.OptimizeGraph(
+        config, meta_graph).SerializeToString())
+
+
 def folded(graph, everywhere=False):
     """optimize_for_inference; `everywhere`: fold_old_batch_norms, which folds
     those behind a BatchToSpaceND as well, and keeps the kernel's name.

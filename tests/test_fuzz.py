@@ -22,7 +22,7 @@ import psutil
 import pytest
 from conftest import SMALL, thinned
 from fixture_graph import FixtureGraph
-from fixture_tools import folded, quantized
+from fixture_tools import constants_folded, folded, quantized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stnp
@@ -167,6 +167,7 @@ def plain_nodes():
 FORMS = {
     'plain': made,
     'scales': lambda: made(scales=(1.0, 0.75), flip=True),
+    'constants folded': lambda: made(constants_folded),
     'range': lambda: made(era=2020, resize_range=(129, 257, 16)),
     'range of 2018': lambda: made(resize_range=(129, 0, 0)),
     'folded': lambda: made(folded),

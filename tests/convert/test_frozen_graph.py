@@ -1,13 +1,22 @@
 """Graphs after TensorFlow's tools."""
+import numpy as np
 import pytest
 from conftest import SMALL, needs_tensorflow
 from fixture_conversion import equal_labels, ones, tampered
 from fixture_graph import FixtureGraph
-from fixture_tools import folded, quantized, without_identities
+from fixture_tools import (
+    constants_folded,
+    folded,
+    grappled,
+    quantized,
+    transformed,
+    without_identities,
+)
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert.conversion import check, converted_arrays
 from convert.frozen_graph import find_folded
+from convert.name_table import weight_table
 from models.utils.errors import InputError
 
 TOOLS = {
@@ -16,6 +25,12 @@ TOOLS = {
     'graph_transforms': lambda graph: folded(graph, everywhere=True),
     'quantize_weights': quantized,
     'all': lambda graph: quantized(folded(graph, everywhere=True)),
+    'fold_constants': lambda graph: transformed(
+        graph, 'strip_unused_nodes fold_constants(ignore_errors=true)'),
+    'fold_constants and batch norms': lambda graph: transformed(
+        graph, 'fold_constants(ignore_errors=true) fold_batch_norms '
+        'fold_old_batch_norms remove_nodes(op=Identity)'),
+    'grappler': grappled,
 }
 
 
@@ -54,3 +69,73 @@ def test_refuses_tampered_tools(tool, change, words):
     source = find_folded(tampered(graph, change))
     with pytest.raises(InputError, match=words):
         list(converted_arrays(check(source, 'voc')))
+
+
+def unchanged(graph, nodes):
+    pass
+
+
+RENAMING = {
+    'fold_constants': constants_folded,
+    'fold_constants, then 8 bits': lambda graph: quantized(
+        constants_folded(graph)),
+    'fold_constants, then batch norms': lambda graph: folded(
+        constants_folded(graph), everywhere=True),
+    'grappler': lambda graph: constants_folded(graph, by_grappler=True),
+}
+
+
+@pytest.mark.parametrize(('tool', 'scales'), [
+    *((tool, None) for tool in RENAMING), ('fold_constants', (1., 0.75))])
+def test_renamed_weights(tool, scales):
+    graph = FixtureGraph(ones, 21, SMALL, 16, scales=scales).graph
+    source = find_folded(tampered(RENAMING[tool](graph), unchanged))
+    check(source, 'voc')
+    assert source.weights.keys() == weight_table().keys()
+
+
+def of_another_layer(graph, nodes):
+    """Both branches read one weight."""
+    kernel = nodes['aspp2_pointwise/Conv2D'].input[1]
+    nodes['aspp1_pointwise/Conv2D'].input[1] = kernel
+
+
+def of_no_name(graph, nodes):
+    """Nothing but the layer that reads it tells what a weight is."""
+    for name in 'aspp0/Conv2D', 'aspp1_depthwise/depthwise':
+        nodes[nodes[name].input[1]].name = f'c/{len(name)}'
+        nodes[name].input[1] = f'c/{len(name)}'
+
+
+def swapped(graph, nodes):
+    """Names of weights say nothing of what reads them."""
+    inputs = [nodes[f'aspp{i}_pointwise/Conv2D'].input for i in (1, 2)]
+    inputs[0][1], inputs[1][1] = inputs[1][1], inputs[0][1]
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    (of_another_layer, 'aspp1_pointwise/weights .* is missing'),
+    (swapped, 'aspp2_depthwise/Relu reads .*aspp2_.* must read aspp1_'),
+    (of_no_name, None)])
+def test_renamed_weights_are_used_once(change, words):
+    graph = constants_folded(FixtureGraph(ones, 21, SMALL).graph)
+    source = find_folded(tampered(graph, change))
+    if words is None:
+        check(source, 'voc')
+        return
+    with pytest.raises(InputError, match=words):
+        check(source, 'voc')
+
+
+@pytest.mark.parametrize('given', [(), (3.,), (3., 4.)])
+def test_constants_without_their_last_values(given):
+    """They repeat the last one, or are 0."""
+    def shortened(graph, nodes):
+        tensor = nodes['aspp0/BatchNorm/beta'].attr['value'].tensor
+        tensor.tensor_content = b''
+        tensor.float_val.extend(given)
+
+    source = tampered(FixtureGraph(ones, 21, SMALL).graph, shortened)
+    values = [*given, *[(given or (0.,))[-1]] * 256][:256]
+    np.testing.assert_array_equal(
+        source.weight('aspp0/BatchNorm/beta'), np.float32(values))
