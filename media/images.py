@@ -33,7 +33,8 @@ START = 400  # bytes that suffice
 BEGINNINGS = {
     'JPEG': rb'\xff\xd8\xff', 'PNG': rb'\x89PNG\r\n\x1a\n',
     'GIF': rb'GIF8[79]a', 'TIFF': rb'II[*+]\0|MM\0[*+]',
-    'JPEG2000': rb'\0\0\0\x0cjP  ', 'WEBP': rb'RIFF....WEBP',
+    'JPEG2000': rb'\0\0\0\x0cjP  |\xff\x4f\xff\x51', 'WEBP': rb'RIFF....WEBP',
+    'BMP': rb'BM.{4}\0{4}', 'PPM': rb'P[1-6]\s(\s|#[^\n]*\n)*\d+\s',
     'AVIF': rb'....ftypavi[fs]', 'RAW': rb'....ftypcrx ',
     'HEIF': rb'....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)',
     'Photoshop': rb'8BPS', 'JPEG XL': rb'\xff\x0a|\0\0\0\x0cJXL ',
@@ -41,7 +42,7 @@ BEGINNINGS = {
     'video': rb'....ftyp|RIFF....AVI |\x1aE\xdf\xa3|FLV\x01|DKIF|YUV4MPEG2|'
              rb'nut/|\0?\0\0\x01[\x06\x09\x27\x40\x46\x67\xb0\xb3\xba]|'
              rb'\x06\x0e\x2b\x34|\x30\x26\xb2\x75|OggS.{24}\x80theora|'
-             rb'G.{187}G|.{4}G.{191}G',
+             rb'G.{187}G.{187}G|.{4}G.{191}G.{191}G',
 }
 # Modes of Pillow that need not become RGB; modes of the colours of profiles.
 MODES = {'L': 'L', 'LA': 'L', '1': 'L', 'CMYK': 'CMYK'}

@@ -41,9 +41,9 @@ REASONS = {  # why files of a kind are not read, where it helps to say more
             'pillow-heif)',
     'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
 }
-# Of thumbnails, earlier versions and what was deleted.
-SYSTEM_FOLDERS = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
-                  '__MACOSX', 'lost+found'}
+# Names of thumbnails, of earlier versions and of what was deleted.
+SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
+                '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}
 BROKEN_LINK = 'it is a link that leads nowhere'
 MAX_BYTES = 256 << 20  # of an address, a pipe or standard input
 FRAME_NUMBER = re.compile(r'%0?\d*d')
@@ -130,12 +130,11 @@ def _items(argument):
         return [Input('-', pathlib.PurePath('stdin'))]
     if re.match('https?://', argument, re.IGNORECASE):
         return [_address(argument)]
-    is_pattern = True
-    if re.match('file://(localhost)?/', argument, re.IGNORECASE):
+    is_exact = re.match('file://(localhost)?/', argument, re.IGNORECASE)
+    if is_exact:
         argument = urllib.request.url2pathname(
             urllib.parse.urlsplit(argument).path)
-        is_pattern = False
-    if re.match(r'\w+://', argument):
+    elif re.match(r'\w+://', argument):
         raise InputError(f'{without_secrets(argument)}: an address begins with '
                          'http://, https:// or file:///')
     if not argument or '\0' in argument:
@@ -146,10 +145,10 @@ def _items(argument):
         if not items:
             raise InputError(f'{path}: this folder has no image or video')
         return items
-    if is_pattern and is_numbered(path):
+    if is_numbered(path) and not is_exact:
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
-    if is_pattern and glob.has_magic(argument) and not path.exists():
+    if glob.has_magic(argument) and not path.exists() and not is_exact:
         return _matching(argument)
     try:
         path.stat()
@@ -183,7 +182,7 @@ def _matching(pattern):
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     items = []
     for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))):
-        if SYSTEM_FOLDERS.intersection(path.parts[first:]):
+        if SYSTEM_NAMES.intersection(path.parts[first:]):
             continue
         items += _in_folder(path) if os.path.isdir(path) else [
             dataclasses.replace(_file(path), found_in=pathlib.Path(
@@ -212,7 +211,7 @@ def frames_of(path):
 
 def is_hidden(name):
     """Return whether a file or folder is none of the user's own."""
-    return name.startswith('.') or name in SYSTEM_FOLDERS
+    return name.startswith('.') or name in SYSTEM_NAMES
 
 
 def _file(path, folder=None):
@@ -273,7 +272,7 @@ def _start(path):
 
 def is_read_once(name):
     """Return whether a name stands for standard input or a pipe."""
-    return name == '-' or (os.path.exists(name) and not os.path.isfile(name)
+    return name == '-' or (not os.path.isfile(name) and os.path.exists(name)
                            and not os.path.isdir(name))
 
 

@@ -151,8 +151,9 @@ class DeepLabV3plusXception65(chainer.Chain):
             `resized_size` of the image.
 
         Raises:
-            InputError: the image has another shape.
+            InputError: the image is no such array.
         """
+        check_is_image(image)
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise InputError(f'an image has shape {image.shape}, and must be '
                              'CHW with three channels (RGB)')
@@ -184,9 +185,11 @@ class DeepLabV3plusXception65(chainer.Chain):
             list of numpy.ndarray, (H, W), int32: the class of each pixel.
 
         Raises:
-            InputError: an image has another shape or needs more memory than
-                is free, or a required backend is unavailable.
+            InputError: an image is no such array or needs more memory than is
+                free, or a required backend is unavailable.
         """
+        if not isinstance(imgs, Iterable):
+            check_is_image(imgs)
         network = self.compile()
         return [self._predict_one(img, network) for img in imgs]
 
@@ -312,6 +315,11 @@ class DeepLabV3plusXception65(chainer.Chain):
             self._children.refuse()
 
     def _run_chainer(self, x):
+        for name, param in self.namedparams():
+            if param.dtype != x.dtype:
+                raise InputError(f'{name} is {param.dtype}, which predict only '
+                                 'takes on OpenVINO: create the link while '
+                                 'chainer.config.dtype is float32')
         if self.xp is np:
             height, width = x.shape[2:]
             memory.check_memory(f'an image of {height} x {width} pixels',
@@ -351,6 +359,17 @@ class FrozenChildren:
                          'again')
 
     __iter__ = __reduce__ = refuse
+
+
+def check_is_image(image):
+    """Raise InputError for anything but an array of real numbers."""
+    if isinstance(image, np.ndarray):
+        check('the type of an image', image.dtype, image.dtype.kind in 'biuf',
+              'float32')
+    else:
+        raise InputError(f'an image is of type {type(image).__name__}, and '
+                         'must be a numpy.ndarray (3, H, W), RGB in [0, 255]; '
+                         'predict takes a list of them')
 
 
 def check_weights(path):
