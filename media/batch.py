@@ -119,7 +119,7 @@ class Batch:
             return
         paths, records, seconds, notes = self.results[each], [], [], []
         try:
-            with (open_video(each.path, self.max_pixels) as video,
+            with (open_video(each.source(), self.max_pixels) as video,
                   contextlib.ExitStack() as stack):
                 writers = {kind: stack.enter_context(writing(
                     path, video, self.existing == REPLACE, kind == 'indexed'))
