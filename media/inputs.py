@@ -48,6 +48,9 @@ class Input:
     is_video: bool = False  # it has many images
     found_in: pathlib.Path | None = None  # folder; None: it was named itself
     url: str | None = dataclasses.field(default=None, repr=False)  # has secrets
+    # Of a video without a path.
+    data: bytes | None = dataclasses.field(default=None, repr=False,
+                                           compare=False)
 
     def files(self):
         """Return the files that it is read from."""
