@@ -72,7 +72,6 @@ class Video:
     aspect: fractions.Fraction | None = None  # width of a pixel / its height
     # Names as in UNSAID -> numbers of ITU-T H.273, where they are said.
     colors: dict[str, int] = dataclasses.field(default_factory=dict)
-    # Tracks of the frames' sounds.
     sounds: list[av.audio.AudioStream] = dataclasses.field(default_factory=list)
     # What a result will not have, a line each; frames that cannot be read.
     losses: list[str] = dataclasses.field(default_factory=list)
@@ -140,13 +139,12 @@ def _numbered(path, max_pixels):
 
 
 def _in_file(name, source, container, max_pixels, with_sound):
-    stream = next((each for each in container.streams.video if not
-                   each.disposition & Disposition.attached_pic), None)
-    if stream is None:
-        raise InputError(f'{name} has no video track')
+    stream = next((
+        each for each in container.streams.video if each.codec_context and not
+        each.disposition & Disposition.attached_pic), None)
+    if stream is None or stream.codec_context.format is None:
+        raise InputError(f'{name} has no video track that can be read')
     context = stream.codec_context
-    if context is None or context.format is None:
-        raise InputError(f'{name} cannot be read as a video: unknown codec')
     check_size(context.width, context.height, max_pixels)
     stream.thread_type = 'AUTO'
     container.flags &= ~GENPTS  # those of B-frames would be wrong
@@ -186,7 +184,9 @@ def _frames(video, container, stream, sounds, start):
             if packet.stream is not stream:
                 packets += sounds[packet.stream].packets(packet)
                 continue
-            if packet.size and not (packet.is_corrupt and video.n_frames):
+            if packet.is_corrupt and video.n_frames:
+                continue  # the file ends within it
+            if packet.size:
                 n_read += 1
                 if unit * video.rate == 1:  # some may be skipped, as in AVI
                     n_read = max(n_read, packet.dts + packet.duration)
@@ -195,9 +195,9 @@ def _frames(video, container, stream, sounds, start):
                 if shape is None and quarters % 2 and video.aspect:
                     video.aspect = 1 / video.aspect
                 shape = shape or pixels.shape
-                time = frame.dts if frame.pts is None else frame.pts
                 duration = (frame.duration or 0) * unit or 1 / video.rate
-                time = times.next(time, unit, duration)
+                time = times.next(frame.dts if frame.pts is None else frame.pts,
+                                  unit, duration)
                 if frame.is_corrupt or pixels.shape != shape:
                     video.n_damaged += 1
                 else:
@@ -229,8 +229,7 @@ class Times:
         self._last, self._end = -math.inf, 0
 
     def next(self, time, unit, duration):
-        """Return a time, given in a unit or None; its duration is in seconds.
-        """
+        """Return a time, of any unit or None; the duration is in seconds."""
         time = self._end if time is None else self._offset + round(
             time * unit / self._time_base)
         if time < self._last - STEP_BACK / self._time_base:
@@ -292,11 +291,11 @@ def _sounds(source, container, start):
     """Return the `Sound` of each track of which MP4 takes a packet."""
     sounds = {}
     for stream in container.streams.audio:
-        if stream.codec_context is not None:
-            for layout in (None, stream.layout.name, 'stereo'):
-                if _is_possible(source, stream.index, layout):
-                    sounds[stream] = Sound(stream, start, layout)
-                    break
+        for layout in ((None, stream.layout.name, 'stereo')
+                       if stream.codec_context else ()):
+            if _is_possible(source, stream.index, layout):
+                sounds[stream] = Sound(stream, start, layout)
+                break
     return sounds
 
 
@@ -325,14 +324,16 @@ def _upright(frame):
     libavutil/display.h); return them and the quarter turns, clockwise.
     """
     pixels, quarters = frame.to_ndarray(format=RGB), 0
-    for data in frame.side_data:
-        if data.type.name == 'DISPLAYMATRIX':
-            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
-            if a * d < b * c:
-                pixels, a, b = pixels[:, ::-1], -a, -b
-            quarters = round(math.atan2(b, a) / (math.pi / 2))
-            pixels = np.rot90(pixels, -quarters)
-    return pixels, quarters
+    try:
+        matrix = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:  # PyAV does not know all kinds, as EXIF
+        matrix, quarters = None, -round(frame.rotation / 90)
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+        if a * d < b * c:
+            pixels, a, b = pixels[:, ::-1], -a, -b
+        quarters = round(math.atan2(b, a) / (math.pi / 2))
+    return np.rot90(pixels, -quarters), quarters
 
 
 @contextlib.contextmanager
