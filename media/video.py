@@ -26,7 +26,7 @@ SEQUENCE_RATE = fractions.Fraction(25)  # frames a second, of numbered images
 ONLY_VIDEOS = {
     'protocol_whitelist': 'file',
     'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,mxf,ogg,'
-                        'flv,dv,gxf,h261,h263,h264,hevc,ivf,m4v,mjpeg,nut,obu,'
+                        'flv,dv,h261,h263,h264,hevc,ivf,m4v,mjpeg,nut,obu,'
                         'vc1,vvc,wtv,yuv4mpegpipe'}
 # Numbers of ITU-T H.273 and FFmpeg that say nothing.
 UNSAID = {'colorspace': (0, 2), 'color_range': (0,), 'color_primaries': (0, 2),
@@ -42,6 +42,7 @@ CLOCK = 10  # seconds: what begins later has the times of a clock, as TV has
 STEP_BACK = 0.25  # seconds: a longer one is where recordings were joined
 FILTERS = {'aac': 'aac_adtstoasc'}  # FFmpeg's, for sound in MP4
 AAC_RATE = 48_000  # samples a second
+NOWHERE = io.FileIO(os.devnull, 'w')  # one, as PyAV would close none
 HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
 TS_DISCONT, GENPTS = 0x200, 1  # libavformat/avformat.h, AVFMT_TS_DISCONT, ...
@@ -177,44 +178,51 @@ def _in_file(name, source, container, max_pixels, with_sound):
 
 def _frames(video, container, stream, sounds, start):
     """Yield each `Frame` of a file."""
-    shape, packets, n_read = None, [], 0
+    shape, ready, n_read = None, [], 0
     times, unit = Times(video.time_base, start), stream.time_base
-    try:
-        for packet in container.demux([stream, *sounds]):
-            if packet.stream is not stream:
-                packets += sounds[packet.stream].packets(packet)
-                continue
-            if packet.is_corrupt and video.n_frames:
-                continue  # the file ends within it
-            if packet.size:
-                n_read += 1
-                if unit * video.rate == 1:  # some may be skipped, as in AVI
-                    n_read = max(n_read, packet.dts + packet.duration)
-            for frame in _decoded(packet, video):
-                pixels, quarters = _upright(frame)
-                if shape is None and quarters % 2 and video.aspect:
-                    video.aspect = 1 / video.aspect
-                shape = shape or pixels.shape
-                duration = (frame.duration or 0) * unit or 1 / video.rate
-                time = times.next(frame.dts if frame.pts is None else frame.pts,
-                                  unit, duration)
-                if frame.is_corrupt or pixels.shape != shape:
-                    video.n_damaged += 1
-                else:
-                    yield Frame(to_array(pixels), time, round(
-                        duration / video.time_base), packets)
-                    packets = []
-    except FFmpegError as error:
-        video.losses.append('it cannot be read to its end: '
-                            f'{error.strerror}')
+    for packet in _packets(container, [stream, *sounds], video.losses):
+        if packet.stream is not stream:
+            ready += sounds[packet.stream].packets(packet)
+            continue
+        if packet.is_corrupt and video.n_frames:
+            continue  # the file ends within it
+        if packet.size:
+            n_read += 1
+            if unit * video.rate == 1:  # some may be skipped, as in AVI
+                n_read = max(n_read, packet.dts + packet.duration)
+        for frame, pixels, quarters in _decoded(packet, video):
+            if shape is None and quarters % 2 and video.aspect:
+                video.aspect = 1 / video.aspect
+            shape = shape or pixels.shape
+            duration = (frame.duration or 0) * unit or 1 / video.rate
+            time = times.next(frame.dts if frame.pts is None else frame.pts,
+                              unit, duration)
+            if frame.is_corrupt or pixels.shape != shape:
+                video.n_damaged += 1
+            else:
+                yield Frame(to_array(pixels), time,
+                            round(duration / video.time_base), ready)
+                ready = []
     if n_read < video.n_frames:
         video.losses.append(f'{video.n_frames - n_read} of {video.n_frames} '
                             'frames are missing')
     video.losses += [f'{sound.n_damaged} packets of track {each.index} (audio) '
                      'could not be read'
                      for each, sound in sounds.items() if sound.n_damaged]
-    if packets:
-        yield Frame(None, sounds=packets)
+    if ready:
+        yield Frame(None, sounds=ready)
+
+
+def _packets(container, streams, losses):
+    """Yield the packets, the last of each stream an empty one."""
+    try:
+        yield from container.demux(streams)
+    except FFmpegError as error:
+        losses.append(f'it cannot be read to its end: {error.strerror}')
+        for stream in streams:
+            packet = av.Packet()
+            packet.stream = stream
+            yield packet
 
 
 class Times:
@@ -248,7 +256,7 @@ class Sound:
     """
 
     def __init__(self, source, start=0, layout=None):
-        self.trial = av.open(os.devnull, 'w', format='mp4', options=MP4)
+        self.trial = av.open(NOWHERE, 'w', format='mp4', options=MP4)
         self.is_encoded, self.n_damaged = layout is not None, 0
         if self.is_encoded:
             self.stream = self.trial.add_stream('aac', AAC_RATE, layout=layout)
@@ -312,8 +320,9 @@ def _is_possible(source, index, layout):
 
 
 def _decoded(packet, video):
+    """Return the frames of a packet, each with what `_upright` returns."""
     try:
-        return packet.decode()
+        return [(frame, *_upright(frame)) for frame in packet.decode()]
     except FFmpegError:
         video.n_damaged += 1
         return []

@@ -101,6 +101,18 @@ def write_sound(stream, start=0, spoiled=()):
     stream.container.mux(packets)
 
 
+def copy_film(source, target):
+    """Write a video's frames as they are, as an overlay of opacity 0 does;
+    return the `Video`.
+    """
+    from media.video import open_video, writing
+    with open_video(source) as video, writing(target, video) as writer:
+        for frame in video.frames:
+            writer.write(None if frame.image is None else Image.fromarray(
+                frame.image.transpose(1, 2, 0).astype(np.uint8)), frame)
+    return video
+
+
 def write_tree(dataset, root, truth, wrong=0):
     """Write images in palette colours and their labels, official layout.
 

@@ -14,7 +14,13 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from conftest import start_script
-from fixture_images import add_sound, patches, write_film, write_sound
+from fixture_images import (
+    add_sound,
+    copy_film,
+    patches,
+    write_film,
+    write_sound,
+)
 from PIL import Image, ImageOps
 
 from media.batch import prefetch
@@ -34,18 +40,6 @@ def pictures(n, size=(72, 96)):
     return list(colors[patches('cityscapes', n, size=size)])
 
 
-def copied(source, target, **options):
-    """Write a video's frames as they are, as an overlay of opacity 0 does;
-    return the `Video`.
-    """
-    with (open_video(source, **options) as video,
-          writing(target, video) as writer):
-        for frame in video.frames:
-            writer.write(None if frame.image is None else Image.fromarray(
-                frame.image.transpose(1, 2, 0).astype(np.uint8)), frame)
-    return video
-
-
 def planes(path):
     """Return FFmpeg's own values, (N, planes) of arrays."""
     with av.open(str(path)) as container:
@@ -58,7 +52,7 @@ def planes(path):
     {'colorspace': 9, 'color_primaries': 9, 'color_trc': 14, 'color_range': 1}])
 def test_colours_come_back(tmp_path, colors):
     write_film(tmp_path / 'a.mp4', pictures(3), **colors)
-    copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
     before, after = (planes(tmp_path / name) for name in ('a.mp4', 'b.mp4'))
     for a, b in zip(before, after, strict=True):
         assert np.abs(a.astype(int) - b).mean() < 1.5  # what coding leaves
@@ -68,10 +62,13 @@ def test_colours_come_back(tmp_path, colors):
 
 
 def times_of(path):
-    """Return FFmpeg's own reading: times of the frames, and the length."""
+    """Return FFmpeg's own reading: times of the frames, how long the last is
+    shown, and the length of all.
+    """
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         return ([frame.time for frame in frames],
+                frames[-1].duration * frames[-1].time_base,
                 container.duration / av.time_base)
 
 
@@ -83,19 +80,19 @@ TIMES = {  # in milliseconds
     'before zero': [-80, -40, 0, 40]}
 
 
-@pytest.mark.parametrize('unit', [1000, 12_800, 90_000, 1_000_000])
+@pytest.mark.parametrize(('ending', 'unit'), [
+    ('.mkv', 1000), ('.nut', 12_800), ('.mov', 90_000), ('.mp4', 1_000_000)])
 @pytest.mark.parametrize('kind', TIMES)
-def test_times_come_back(tmp_path, kind, unit):
-    times = TIMES[kind]
-    write_film(tmp_path / 'a.mkv', pictures(len(times)),
+def test_times_come_back(tmp_path, kind, ending, unit):
+    path, times = tmp_path / f'a{ending}', TIMES[kind]
+    write_film(path, pictures(len(times)),
                times=[time * unit // 1000 for time in times],
                time_base=Fraction(1, unit))
-    assert copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4').losses == []
-    before, _ = times_of(tmp_path / 'a.mkv')
-    after, length = times_of(tmp_path / 'b.mp4')
+    assert copy_film(path, tmp_path / 'b.mp4').losses == []
+    before, last, _ = times_of(path)
+    after, _, length = times_of(tmp_path / 'b.mp4')
     np.testing.assert_allclose(after, before, atol=1e-4)
-    # The last frame of 12 a second is shown as long as the others.
-    assert length == pytest.approx(after[-1] - after[0] + 1 / 12, abs=2e-3)
+    assert length == pytest.approx(after[-1] - after[0] + float(last), abs=2e-3)
 
 
 def joined(path, n, times=None):
@@ -107,8 +104,8 @@ def joined(path, n, times=None):
 
 def test_times_of_joined_recordings(tmp_path):
     joined(tmp_path / 'a.ts', 20)
-    copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
-    times, _ = times_of(tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    times, *_ = times_of(tmp_path / 'b.mp4')
     np.testing.assert_allclose(np.diff(times), [0.04] * 39, atol=1e-4)
     sounds = [float(at) for at, _ in sound_of(tmp_path / 'b.mp4')]
     assert np.diff(sounds) == pytest.approx(np.full(len(sounds) - 1, 1024
@@ -120,7 +117,7 @@ def test_times_of_a_clock(tmp_path):
     day = 20 * 3600 * 90_000
     write_film(tmp_path / 'a.ts', pictures(10), times=[
         day + 3600 * i for i in range(10)], time_base=Fraction(1, 90_000))
-    copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
     np.testing.assert_allclose(times_of(tmp_path / 'b.mp4')[0],
                                np.arange(10) / 25, atol=1e-4)
 
@@ -129,8 +126,8 @@ def test_times_of_a_clock(tmp_path):
 def test_frames_without_times(tmp_path, ending):
     write_film(tmp_path / f'a{ending}', pictures(12),
                codec='libx265' if ending == '.hevc' else 'libx264')
-    copied(tmp_path / f'a{ending}', tmp_path / 'b.mp4')
-    times, _ = times_of(tmp_path / 'b.mp4')
+    copy_film(tmp_path / f'a{ending}', tmp_path / 'b.mp4')
+    times, *_ = times_of(tmp_path / 'b.mp4')
     np.testing.assert_allclose(np.diff(times), [1 / 12] * 11, atol=1e-4)
 
 
@@ -145,7 +142,7 @@ def test_equal_times_are_told_apart(tmp_path):
                 packet.pts = packet.dts = at
                 packet.time_base = Fraction(1, 1000)
                 container.mux(packet)
-    copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
     np.testing.assert_allclose(times_of(tmp_path / 'b.mp4')[0], [
         0, .04, .041, .042, .08, .12], atol=1e-4)
 
@@ -158,11 +155,11 @@ def sound_of(path):
 
 
 @pytest.mark.parametrize('ending', ['.mp4', '.mkv', '.flv', '.ts'])
-def test_sound_is_copied(tmp_path, ending):
+def test_sound_is_copy_film(tmp_path, ending):
     """AAC in MPEG-TS has headers, which MP4 does not take."""
     source = tmp_path / f'a{ending}'
     write_film(source, pictures(6), sound='aac')
-    assert copied(source, tmp_path / 'b.mp4').losses == []
+    assert copy_film(source, tmp_path / 'b.mp4').losses == []
     before, after = sound_of(source), sound_of(tmp_path / 'b.mp4')
     header = 7 if ending == '.ts' else 0
     assert len(before) > 20
@@ -182,7 +179,7 @@ def samples_of(path):
 @pytest.mark.parametrize('layout', ['mono', 'stereo', '5.1'])
 def test_sound_that_mp4_has_not_becomes_aac(tmp_path, layout):
     write_film(tmp_path / 'a.mkv', pictures(12), sound=('wavpack', layout))
-    video = copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    video = copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
     assert video.losses == ['track 1 (audio) becomes AAC: MP4 has no wavpack']
     (before, start), (after, begun) = map(samples_of, [
         tmp_path / 'a.mkv', tmp_path / 'b.mp4'])
@@ -198,7 +195,7 @@ def test_sound_that_mp4_has_not_becomes_aac(tmp_path, layout):
 def test_sound_comes_when_it_came(tmp_path, codec, start):
     write_film(tmp_path / 'a.mkv', pictures(40), sound=codec,
                sound_settings={'start': start})
-    copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4')
     _, begun = samples_of(tmp_path / 'b.mp4')
     assert begun == pytest.approx(start, abs=0.022)  # of one packet
 
@@ -214,7 +211,7 @@ def test_damaged_sound_does_not_cost_the_film(tmp_path, codec, spoiled, losses):
     path = tmp_path / ('a.asf' if codec == 'wmav2' else 'a.mkv')
     write_film(path, pictures(6), sound=codec, codec='mpeg4',
                sound_settings={'spoiled': spoiled})
-    assert copied(path, tmp_path / 'b.mp4').losses == losses
+    assert copy_film(path, tmp_path / 'b.mp4').losses == losses
     assert len(planes(tmp_path / 'b.mp4')) == 6
 
 
@@ -222,7 +219,7 @@ def test_sound_of_no_codec_is_named(tmp_path):
     write_film(tmp_path / 'a.mkv', pictures(6), sound='wavpack')
     path = tmp_path / 'a.mkv'
     path.write_bytes(path.read_bytes().replace(b'A_WAVPACK4', b'A_WAVPACKX'))
-    assert copied(path, tmp_path / 'b.mp4').losses == [
+    assert copy_film(path, tmp_path / 'b.mp4').losses == [
         'track 1 (audio) is left out']
     assert len(planes(tmp_path / 'b.mp4')) == 6
 
@@ -239,7 +236,7 @@ def test_tracks_of_sound(tmp_path):
             write_sound(each)
         container.mux([*stream.encode(av.VideoFrame(96, 72, 'yuv420p')),
                        *stream.encode()])
-    assert copied(tmp_path / 'a.mkv', tmp_path / 'b.mp4').losses == [
+    assert copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4').losses == [
         'track 0 (audio) is left out',
         'track 1 (audio) becomes AAC: MP4 has no wavpack']
     with av.open(str(tmp_path / 'b.mp4')) as container:
@@ -269,7 +266,7 @@ def test_says_what_ten_bits_lose(tmp_path):
 def test_pixels_keep_their_aspect(tmp_path):
     write_film(tmp_path / 'a.mp4', pictures(2),
                sample_aspect_ratio=Fraction(4, 3))
-    copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+    copy_film(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
     with av.open(str(tmp_path / 'b.mp4')) as container:
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
 
@@ -316,9 +313,9 @@ def test_a_film_cut_off(tmp_path, ending):
         '.avi': 'mpeg4', '.ivf': 'libvpx'}.get(ending, 'libx264'),
         options={'movflags': 'faststart'} if ending[1] == 'm' else None)
     whole = path.read_bytes()
-    assert copied(path, tmp_path / 'b.mp4').losses == []
+    assert copy_film(path, tmp_path / 'b.mp4').losses == []
     path.write_bytes(whole[:len(whole) * 3 // 4])
-    video = copied(path, tmp_path / 'b.mp4')
+    video = copy_film(path, tmp_path / 'b.mp4')
     n_frames = len(planes(tmp_path / 'b.mp4'))
     assert 10 < n_frames < 40
     assert video.losses == [f'{40 - n_frames} of 40 frames are missing']
@@ -329,7 +326,7 @@ def test_a_film_with_pauses_is_whole(tmp_path):
     """AVI counts the frames that it leaves out."""
     write_film(tmp_path / 'a.avi', pictures(6), times=[0, 1, 2, 8, 9, 12],
                time_base=Fraction(1, 12), max_b_frames=0)
-    assert copied(tmp_path / 'a.avi', tmp_path / 'b.mp4').losses == []
+    assert copy_film(tmp_path / 'a.avi', tmp_path / 'b.mp4').losses == []
     np.testing.assert_allclose(times_of(tmp_path / 'b.mp4')[0], np.array(
         [0, 1, 2, 8, 9, 12]) / 12, atol=1e-4)
 
@@ -342,7 +339,7 @@ def test_a_film_trimmed_by_its_header_is_whole(tmp_path):
     at = data.index(b'elst') + 12  # milliseconds, and the first time
     data[at:at + 8] = struct.pack('>Ii', 600, 10 * 512)
     path.write_bytes(data)
-    assert copied(path, tmp_path / 'b.mp4').losses == []
+    assert copy_film(path, tmp_path / 'b.mp4').losses == []
     assert len(planes(tmp_path / 'b.mp4')) == 15
 
 
@@ -395,7 +392,7 @@ def test_damage_costs_its_frames(tmp_path):
     middle = len(data) // 2
     data[middle:middle + 2000] = bytes(2000)
     (tmp_path / 'a.ts').write_bytes(data)
-    video = copied(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    video = copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
     n_frames = len(planes(tmp_path / 'b.mp4'))
     assert 20 <= n_frames <= 40
     assert n_frames < 40 or video.n_damaged
@@ -492,7 +489,7 @@ def test_a_film_on_a_full_disk_is_a_part(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
     try:
         with pytest.raises(InputError, match=r'b\.mp4 cannot be written: File'):
-            copied(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
+            copy_film(tmp_path / 'a.mp4', tmp_path / 'b.mp4')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert sorted(os.listdir(tmp_path)) == ['a.mp4', 'b.part.mp4']
