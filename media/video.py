@@ -159,7 +159,7 @@ def _in_file(name, source, container, max_pixels, with_sound):
               for each in container.streams if each not in [stream, *sounds]]
     losses += [f'track {each.index} (audio) becomes AAC: MP4 has no '
                f'{each.codec_context.name}'
-               for each, sound in sounds.items() if sound.is_encoded]
+               for each, sound in sounds.items() if sound.layout]
     bits = max(part.bits for part in context.format.components)
     if bits > 8:
         transfer = HDR.get(colors.get('color_trc'))
@@ -257,10 +257,9 @@ class Sound:
 
     def __init__(self, source, start=0, layout=None):
         self.trial = av.open(NOWHERE, 'w', format='mp4', options=MP4)
-        self.is_encoded, self.n_damaged = layout is not None, 0
-        if self.is_encoded:
+        self.layout, self.n_damaged, self._resamplers = layout, 0, {}
+        if layout:
             self.stream = self.trial.add_stream('aac', AAC_RATE, layout=layout)
-            self._layout, self._resamplers = layout, {}
         else:
             self.stream = self.trial.add_stream_from_template(source)
             self._filter = av.BitStreamFilterContext(
@@ -272,7 +271,7 @@ class Sound:
         """Return what becomes of a packet; the last one is empty."""
         packets, unit = [], self.stream.time_base
         try:
-            for each in (self._encoded(packet) if self.is_encoded else
+            for each in (self._encoded(packet) if self.layout else
                          self._filter.filter(packet)):
                 each.rescale_ts(av.AVRational(unit))
                 each.pts = each.dts = self._times.next(each.dts, unit,
@@ -289,7 +288,7 @@ class Sound:
         for frame in packet.decode():
             kind = frame.format.name, frame.layout.name, frame.rate
             resampler = self._resamplers.setdefault(kind, av.AudioResampler(
-                'fltp', self._layout, AAC_RATE))
+                'fltp', self.layout, AAC_RATE))
             for each in resampler.resample(frame):
                 packets += self.stream.encode(each)
         return packets if packet.size else packets + self.stream.encode()
