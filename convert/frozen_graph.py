@@ -133,9 +133,7 @@ class FrozenGraph:
                 and read.input == [node.name]))
 
     def add_constant(self, name, like, value=None):
-        """Add a constant: what a node is, or of its shape and with one value.
-        Return its name.
-        """
+        """Copy a constant, perhaps with one value for all; return its name."""
         if value is None:
             node = NodeDef()
             node.CopyFrom(like)
@@ -354,11 +352,11 @@ def _varint(data, position):
 
 
 def find_folded(graph):
-    """Undo what folds batch norms into convolutions; return the graph.
+    """Undo the folding of batch norms into convolutions; return the graph.
 
-    A folded layer gets a batch norm again, of op `FOLDED`, and its weights
-    their old names. Kernel and bias keep their values: gamma is 1, the mean 0
-    and the variance 1 - epsilon.
+    A folded layer's BiasAdd becomes a batch norm again, of op `FOLDED`, and its
+    weights get their old names. Kernel and bias keep their values: gamma is 1,
+    the mean 0 and the variance 1 - epsilon.
     """
     for node in list(graph.nodes.values()):
         bias_add = _bias_add(graph, node) if node.op in KERNELS else None
@@ -374,7 +372,7 @@ def find_folded(graph):
                                            kernel)
         after = graph.readers(bias_add.name)
         if [each.op for each in after] == ['BatchToSpaceND']:
-            # It is before the BatchToSpaceND: they change names and places.
+            # The batch norm comes last: they swap names, which are read.
             bias_add.name, after[0].name = after[0].name, bias_add.name
             bias_add.input[0], after[0].input[0] = after[0].name, node.name
         epsilon = BACKBONE_EPS if scope.startswith('xception') else HEAD_EPS
