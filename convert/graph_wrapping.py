@@ -238,23 +238,30 @@ def _range_of(graph, resize):
     """Read off the `ResizeRange` of a resize, and prove it.
 
     The exporter divides `shortest` by the shorter side of an image, and
-    `longest`, lowered to a multiple of the factor plus 1, by the longer side.
-    The proof is that the graph's nodes give the sizes of the range.
+    `longest`, lowered to a multiple of the factor plus 1, by the longer side. In
+    early 2018 it lowered even such a multiple plus 1, by the factor: then that
+    limit is the range's `longest`, which is not lowered again. The proof is that
+    the graph's nodes give the sizes of the range.
     """
     nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
-    numbers = {}
+    numbers, limit = {}, 0
     for node in nodes:
         if node.op in {'RealDiv', 'FloorMod'}:
             a, b = (graph.input_node(node, i) for i in (0, 1))
             op, number = (b.op, a) if node.op == 'RealDiv' else (node.op, b)
+            if op == 'Maximum':
+                limit = int(_evaluator(graph, *SIZES[0])(a.name))
             number = graph.past(number, 'Cast', 'Add', 'AddV2', 'Sub')
             numbers[op] = int(graph.array(number.name).item())
-    found = ResizeRange(
-        *(numbers.get(op, 0) for op in ('Minimum', 'Maximum', 'FloorMod')),
-        int(any(node.op == 'Ceil' for node in nodes)))
+    shortest, longest, factor = (
+        numbers.get(op, 0) for op in ('Minimum', 'Maximum', 'FloorMod'))
+    if limit == longest - factor:
+        longest = limit
+    found = ResizeRange(shortest, longest, factor,
+                        int(any(node.op == 'Ceil' for node in nodes)))
     sizes = [*SIZES, *_sizes_that_tell(*found)]
     _, after = _sizes_around(graph, resize, sizes)
-    if found.shortest < 1 or after != [
+    if shortest < 1 or longest < 0 or after != [
             found.size(*size).tolist() for size in sizes]:
         graph.refuse(
             resize.name, 'resizes the image to a size that is not the official '

@@ -246,11 +246,7 @@ class FixtureGraph(Nodes):
         if longest:
             most = self.const(f'{scope}max_size', longest, 'float32')
             if factor:
-                most = self.arithmetic('Sub', most, self.arithmetic(
-                    'FloorMod', self.arithmetic(
-                        'Sub', most, 1, f'{scope}sub', 'float32'),
-                    factor, f'{scope}mod', 'float32'), f'{scope}sub',
-                    'float32')
+                most = self._lowered(scope, most, factor)
             smaller = self._sides_in_range(scope, sides, most, 'Maximum')
             larger = self.op('Max', [size, self.const(f'{scope}Const', [0])],
                              f'{scope}Max', Tidx=DTYPES['int32'],
@@ -272,6 +268,19 @@ class FixtureGraph(Nodes):
         x = self.resize(self.expand(x, 0, 'float32'), size,
                         f'{scope}resize/ResizeBilinear')
         return self.squeeze(x, 0, 'float32')
+
+    def _lowered(self, scope, most, factor):
+        """To a multiple of the factor plus 1; in 2018 to one less if it is."""
+        def number(op, x, y, name):
+            return self.arithmetic(op, x, y, f'{scope}{name}', 'float32')
+
+        over = number('FloorMod', number('Sub', most, 1, 'sub'), factor, 'mod')
+        if self.era == 2020:
+            return number('Sub', most, over, 'sub')
+        missing = number('FloorMod', number('Sub', factor, over, 'sub'), factor,
+                         'mod')
+        most = number('Add', most, missing, 'add')
+        return number('Sub', most, factor, 'sub')
 
     def _sides_in_range(self, scope, sides, number, least_or_most):
         """Height and width where the shorter or longer side is a number."""

@@ -174,7 +174,7 @@ FORMS = {
     'scales': lambda: made(scales=(1.0, 0.75), flip=True),
     'constants folded': lambda: made(constants_folded),
     'range': lambda: made(era=2020, resize_range=(129, 257, 16)),
-    'range of 2018': lambda: made(resize_range=(129, 0, 0)),
+    'range of 2018': lambda: made(resize_range=(129, 257, 16)),
     'folded': lambda: made(folded),
     'quantized': lambda: made(lambda graph: quantized(folded(graph, True))),
 }

@@ -63,7 +63,8 @@ def test_refuses_tampered_scales(scaled_graph, change, words):
     check(tampered(scaled_graph, lambda graph, nodes: None), 'voc')
 
 
-RANGES = [((100, 121, 0), 2018), ((65, 0, 0), 2020), ((65, 130, 16), 2020)]
+RANGES = [((100, 121, 0), 2018), ((65, 0, 0), 2020), ((65, 130, 16), 2020),
+          ((65, 129, 16), 2018)]
 
 
 @needs_tensorflow
@@ -161,3 +162,13 @@ def test_an_image_that_the_graph_scales(tmp_path):
     with pytest.raises(InputError, match='export without --min_resize_value, '
                        r'and use demo\.py --max-size'):
         check(source, 'voc')
+
+
+@pytest.mark.parametrize(('era', 'longest', 'found', 'limit'), [
+    (2018, 513, 497, 497), (2018, 514, 514, 513), (2020, 513, 513, 513)])
+def test_the_limit_of_early_2018(era, longest, found, limit):
+    graph = FixtureGraph(ones, 21, SMALL, 16, era=era,
+                         resize_range=(257, longest, 16)).graph
+    wiring = check(tampered(graph, lambda graph, nodes: None), 'voc').wiring
+    assert wiring.resize_range == (257, found, 16, int(era == 2018))
+    assert wiring.resize_range.size(1000, 4000)[1] == limit
