@@ -68,7 +68,7 @@ def write_npz(path, arrays, metadata):
             at a time.
         metadata (dict): see `METADATA_FORMS`; 'format_version' is added.
     """
-    version = max(SINCE.get(name, FORMAT_VERSION) for name in metadata)
+    version = max([FORMAT_VERSION, *map(SINCE.get, metadata.keys() & SINCE)])
     known = {METADATA + name: np.asarray(value) for name, value in {
         'format_version': version, **metadata}.items()}
     for name, array in known.items():
@@ -231,7 +231,7 @@ class WeightsFile:
                 (f'{n_class} classes, and says {known.get("n_class")}',
                  known.get('n_class', n_class) == n_class),
                 ('background outputs that are not finite',
-                 np.isfinite(known.get('background_outputs', 0)).all()),
+                 np.abs(known.get('background_outputs', 0)).max() < np.inf),
                 ('not a colour for each of its class names',
                  len(known.get('class_names', []))
                  == len(known.get('class_colors', []))),
