@@ -136,16 +136,17 @@ def run(args, processes, begun):
     `finish` takes.
     """
     from media.batch import Batch
-    from media.inputs import find_inputs
+    from media.inputs import find_inputs, is_read_once
     from media.outputs import REFUSE, REPLACE, SKIP, plan_outputs
     from media.results_page import ResultsPage
     from media.segmentation import Segmenter
     from media.visualization import Style
     from media.window import has_display, show_results
     from models.classes import labels_of, numbered_names
-    if processes.size > 1 and (args.html or args.json or '-' in args.inputs):
-        raise InputError('several processes cannot share --html, --json and - '
-                         '(standard input): leave mpiexec out, or these')
+    if processes.size > 1 and (args.html or args.json or any(
+            map(is_read_once, args.inputs))):
+        raise InputError('several processes cannot share --html, --json, pipes '
+                         'and - (standard input): leave mpiexec out, or these')
     pretrained_model = args.pretrained_model or args.dataset or DEFAULT_MODEL
     kinds = [kind for kind in KINDS if getattr(args, kind)]
     existing = (REPLACE if args.force else

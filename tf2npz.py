@@ -106,7 +106,7 @@ def main():
         with opened(args.source, args.dataset, *options) as source:
             check_target(args.target, args.force, source.files)
             conversion = check(source, args.dataset)
-            classes = args.class_names and read_classes(
+            classes = {} if args.class_names is None else read_classes(
                 args.class_names, args.colors, conversion.link.n_class)
             with atomic_path(args.target) as temporary:
                 write(conversion, temporary, classes)

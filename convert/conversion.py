@@ -72,7 +72,7 @@ def check(source, dataset: str) -> Conversion:
                       _unusual_settings(source, link, offset, wiring))
 
 
-def write(conversion, path, classes=None):
+def write(conversion, path, classes=()):
     """Write the npz, with a user's own classes if there are, and read it again.
 
     Raise InputError where a value is not finite, or a variance is negative.
@@ -85,7 +85,7 @@ def write(conversion, path, classes=None):
         'min_input_size': conversion.min_input_size,
         'source_file': source.file_name,
         'source_sha256': source.sha256,
-        **conversion.settings, **(classes or {}),
+        **conversion.settings, **dict(classes),
     })
     WeightsFile(path)
 

@@ -141,9 +141,7 @@ class FrozenGraph:
                 and read.input == [node.name]))
 
     def add_constant(self, name, like, value=None):
-        """Add a constant: what a node is, or of its shape and with one value.
-        Return its name.
-        """
+        """Copy a constant, perhaps with one value for all; return its name."""
         if value is None:
             node = NodeDef()
             node.CopyFrom(like)
@@ -381,8 +379,8 @@ def _varint(data, position):
 def find_folded(graph):
     """Undo what tools do to weights; return the graph.
 
-    Weights get their old names, see `_restore_names`. A layer with a batch norm
-    folded into it gets one again, of op `FOLDED`. Kernel and bias keep their
+    Weights get their old names, see `_restore_names`. A folded layer's BiasAdd
+    becomes a batch norm again, of op `FOLDED`. Kernel and bias keep their
     values: gamma is 1, the mean 0 and the variance 1 - epsilon.
     """
     _restore_names(graph)
@@ -398,7 +396,7 @@ def find_folded(graph):
             continue  # not folded, or with a bias of its own
         after = graph.readers(bias_add.name)
         if [each.op for each in after] == ['BatchToSpaceND']:
-            # It is before the BatchToSpaceND: they change names and places.
+            # The batch norm comes last: they swap names, which are read.
             bias_add.name, after[0].name = after[0].name, bias_add.name
             bias_add.input[0], after[0].input[0] = after[0].name, node.name
         epsilon = BACKBONE_EPS if scope.startswith('xception') else HEAD_EPS

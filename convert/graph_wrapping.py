@@ -30,7 +30,7 @@ FORBIDDEN = {'Reverse', 'ReverseV2', 'Transpose', 'MatMul', 'Conv2D',
              'ResizeBilinear', 'ResizeBicubic', 'ResizeNearestNeighbor',
              'ResizeArea', 'CropAndResize'}
 
-# Sizes of images for which the nodes before a resize are computed.
+# Image sizes for which the nodes before a resize are computed.
 SIDES = (1, 2, 33, 64, 97, 129, 200, 257, 333, 375, 500, 513, 600, 720, 1023,
          1080, 1920, 2049, 3024, 4032, 9999)
 SIZES = [*zip(SIDES, SIDES[::-1], strict=True),
@@ -143,7 +143,7 @@ def read_input(tower, reader, node):
 
 
 def _before(graph, reader, node, op, wanted):
-    """Return what a node works on with one number, the wanted one."""
+    """Return what a node multiplies, or subtracts from, by a wanted number."""
     graph.check_op(reader, node, op)
     a, b = (graph.input_node(node, i) for i in (0, 1))
     if a.op == 'Const' and op == 'Mul':
@@ -235,13 +235,13 @@ def _read_resize_range(graph, image):
 
 
 def _range_of(graph, resize):
-    """Return the `ResizeRange` of a resize: what ops and constants say, if the
-    graph's nodes then give the same sizes.
+    """Read off the `ResizeRange` of a resize, and prove it.
 
-    The exporter divides `shortest` by the lesser side of the image, `longest`,
-    which it lowers to a multiple of the factor plus 1, by the greater one. In
-    early 2018 it lowered even such a multiple plus 1, by the factor: then that
-    limit is the range's `longest`, which is not lowered again.
+    The exporter divides `shortest` by the shorter side of an image, and
+    `longest`, lowered to a multiple of the factor plus 1, by the longer side.
+    In early 2018 it lowered even such a multiple plus 1, by the factor: then
+    that limit is the range's `longest`, which is not lowered again.
+    The proof is that the graph's nodes give the sizes of the range.
     """
     nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
     numbers, limit = {}, 0
@@ -271,7 +271,7 @@ def _range_of(graph, resize):
 
 
 def _sizes_that_tell(shortest, longest, factor, _):
-    """Return sizes that become another if a limit is a little other."""
+    """Return sizes at which a slightly different limit or factor shows."""
     step = factor or 1
     limit = longest - (longest - 1) % step
     above = shortest + -(shortest - 1) % step
@@ -301,7 +301,7 @@ def _computing(graph, resize):
 
 
 def _evaluator(graph, height, width):
-    """Return a function from a tensor's name to its value for an image."""
+    """Return a function that computes a tensor for an image of a size."""
     @functools.cache
     def value(tensor):
         name, _, output = tensor.partition(':')

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 
 from convert.sources import TarMember
+from media.inputs import is_hidden
 from models.utils.download import check_space, download_and_use
 from models.utils.errors import DownloadError, InputError
 from models.utils.files import locked
@@ -154,7 +155,7 @@ def find_official(dataset, root, split):
                 for pattern in LAYOUTS[dataset]]
     images, *labels = [
         {path.name.removesuffix(pattern.rpartition('*')[2]): path
-         for path in sorted(root.glob(pattern))} for pattern in patterns]
+         for path in _found(root, pattern)} for pattern in patterns]
     return _paired(images, next(filter(None, labels), {}),
                    *(f'{root}/{pattern}' for pattern in patterns[:2]))
 
@@ -209,7 +210,7 @@ def _voc_image(folder, name, listing):
 def _ade20k_test(root):
     """Its images come in an archive of their own, without labels."""
     folder = _first_folder(root, 'release_test/testing', 'testing')
-    images = sorted(folder.glob('*.jpg'))
+    images = _found(folder, '*.jpg')
     if not images:
         raise InputError(f'no image {folder}/*.jpg: for --split test, '
                          '--data-dir is the folder that holds release_test')
@@ -221,7 +222,7 @@ def pair_folders(image_folder, label_folder):
     found = []
     for folder, endings in ((image_folder, IMAGE_ENDINGS),
                             (label_folder, ('.png',))):
-        paths = [path for path in sorted(folder.rglob('*'))
+        paths = [path for path in _found(folder, '**/*')
                  if path.suffix.lower() in endings and path.is_file()]
         by_name = {path.relative_to(folder).with_suffix('').as_posix(): path
                    for path in paths}
@@ -233,6 +234,13 @@ def pair_folders(image_folder, label_folder):
         found.append(by_name)
     return _paired(*found, f'{image_folder}/**/*{"|".join(IMAGE_ENDINGS)}',
                    f'{label_folder}/**/*.png')
+
+
+def _found(folder, pattern):
+    """Return the paths below a folder that match, sorted, without hidden ones.
+    """
+    return [path for path in sorted(folder.glob(pattern)) if not any(
+        map(is_hidden, path.relative_to(folder).parts))]
 
 
 def _first_folder(root, *below):

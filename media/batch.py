@@ -119,7 +119,8 @@ class Batch:
             return
         paths, records, seconds, notes = self.results[each], [], [], []
         try:
-            with (open_video(each.path, self.max_pixels) as video,
+            with (open_video(each.source(), self.max_pixels, each.name,
+                             with_sound=set(paths) != {'indexed'}) as video,
                   contextlib.ExitStack() as stack):
                 writers = {kind: stack.enter_context(writing(
                     path, video, self.existing == REPLACE, kind == 'indexed'))
@@ -132,7 +133,10 @@ class Batch:
                     seconds += found.seconds
                     notes += [line for line in found.notes if line not in notes]
                     bar.update(len(found.seconds))
-            notes += _losses(video, writers)
+            notes += video.losses
+            if video.n_damaged:
+                notes.append(f'{video.n_damaged} frames could not be read, or '
+                             'have another size than the first')
         except (Exception, KeyboardInterrupt) as error:
             kept = [part for path in paths.values()
                     if (part := part_path(path)).exists()]
@@ -169,18 +173,6 @@ class Batch:
             writer.write(None if label is None else draw(
                 kind, frame.image, label, self.style, all_classes=True), frame)
         return outcome
-
-
-def _losses(video, writers):
-    """Return what the results do not have, a line each."""
-    losses = [*video.losses,
-              *(line for each in writers.values() for line in each.losses)]
-    if video.sounds and set(writers) == {'indexed'}:
-        losses.append('the sound is dropped: images have none')
-    if video.n_damaged:
-        losses.append(f'{video.n_damaged} frames could not be read, or have '
-                      'another size than the first')
-    return dict.fromkeys(losses)
 
 
 def _in_turn(futures):

@@ -1,10 +1,12 @@
 """Read images in the form that the link takes: CHW float32 RGB in [0, 255].
 
-A damaged colour profile, comment or EXIF block does not cost the pixels.
+A damaged colour profile, comment or EXIF block does not cost the pixels. What
+a file holds counts, not what it is called.
 """
 import contextlib
 import functools
 import io
+import itertools
 import re
 import struct
 import threading
@@ -14,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
+from PIL import TiffImagePlugin as Tiff
 
 from media import MAX_PIXELS
 from models.utils.errors import InputError
@@ -22,19 +24,36 @@ from models.utils.errors import InputError
 # What Pillow reads by itself; for others it would start another program.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
-SEVERAL_FRAMES = {'GIF', 'WEBP', 'PNG'}  # animated ones
-BITS_PER_SAMPLE, BANDS, LAYOUT = 258, 277, 284  # tags of TIFF
+NEW_SUBFILE_TYPE = 254  # tag of TIFF; its bits for smaller copies and masks:
+NO_PAGE = 1 | 4
+WHITE_IS_ZERO, PLANAR, SIGNED = 0, 2, 2  # values of TIFF's tags
 ORIENTATION = 274  # of EXIF
-# The first 16 bytes of a kind of file, by Pillow's name where it has one.
+# The first bytes of a kind of file, by Pillow's name where it has one.
+START = 400  # bytes that suffice
 BEGINNINGS = {
     'JPEG': rb'\xff\xd8\xff', 'PNG': rb'\x89PNG\r\n\x1a\n',
-    'GIF': rb'GIF8[79]a', 'TIFF': rb'II\*\0|MM\0\*',
-    'JPEG2000': rb'\0\0\0\x0cjP  ', 'WEBP': rb'RIFF....WEBP',
+    'GIF': rb'GIF8[79]a', 'TIFF': rb'II[*+]\0|MM\0[*+]',
+    'JPEG2000': rb'\0\0\0\x0cjP  |\xff\x4f\xff\x51', 'WEBP': rb'RIFF....WEBP',
+    'BMP': rb'BM.{4}\0{4}', 'PPM': rb'P[1-6]\s(\s|#[^\n]*\n)*\d+\s',
     'AVIF': rb'....ftypavi[fs]', 'RAW': rb'....ftypcrx ',
     'HEIF': rb'....ftyp(hei[cmsx]|hev[cx]|mif1|msf1)',
     'Photoshop': rb'8BPS', 'JPEG XL': rb'\xff\x0a|\0\0\0\x0cJXL ',
-    'video': rb'....ftyp|RIFF....AVI |\x1aE\xdf\xa3|\0\0\x01\xba',
+    'sound': rb'....ftypM4[AB]',
+    'video': rb'....ftyp|RIFF....AVI |\x1aE\xdf\xa3|FLV\x01|DKIF|YUV4MPEG2|'
+             rb'nut/|\0?\0\0\x01[\x06\x09\x27\x40\x46\x67\xb0\xb3\xba]|'
+             rb'\x06\x0e\x2b\x34|\x30\x26\xb2\x75|OggS.{24}\x80theora|'
+             rb'G.{187}G.{187}G|.{4}G.{191}G.{191}G',
 }
+# Modes of Pillow that need not become RGB; modes of the colours of profiles.
+MODES = {'L': 'L', 'LA': 'L', '1': 'L', 'CMYK': 'CMYK'}
+PROFILE_MODES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}
+ROUNDING = 2  # of 255, between two profiles of one colour space
+# x and y of white, red, green and blue (ITU-R BT.709); white in profiles (XYZ),
+# and the cones of the eye, on which a change of white works.
+SRGB = 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06
+D50 = 0.9642, 1, 0.8249
+BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367],
+                     [0.0389, -0.0685, 1.0296]])
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
 PHOTOSHOP = b'Photoshop 3.0\0'  # begins its block of metadata in a JPEG
 TURNS = {  # orientation in EXIF: what makes an image upright
@@ -43,7 +62,8 @@ TURNS = {  # orientation in EXIF: what makes an image upright
     6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_pillow_limit = threading.Lock()
+JPEG_END = b'\xff\xd9'
+_pillow_settings = threading.Lock()
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
@@ -51,16 +71,18 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     """Read an image of a common format.
 
     Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
-    channel is dropped, colour profiles are converted to sRGB, and the
-    orientation in EXIF is applied. Metadata that cannot be understood are
-    ignored with a warning.
+    channel is dropped, colours are converted to sRGB from the profile or gamma
+    that the file has, and the orientation in EXIF is applied. Metadata that
+    cannot be understood are ignored with a warning, as all pages and frames but
+    the first are.
 
     Args:
         file (str, pathlib.Path or binary file): a path, or an open file.
         max_pixels (int): larger images are refused.
         name (str): of an open file, for messages.
         as_stored (bool): take the pixels as they are, without profile and
-            orientation.
+            orientation, and refuse a file that does not have them all. Else
+            what is there of it is read, with a warning.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
@@ -75,18 +97,21 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     if not file.seekable():  # a pipe
         file = io.BytesIO(file.read())
     name = name or 'the image'
+
+    decoded = functools.partial(_decoded, max_pixels=max_pixels, name=name,
+                                as_stored=as_stored)
     try:
-        return to_array(_decoded(file, max_pixels, name, as_stored))
+        return to_array(decoded(file))
     except Exception as error:  # Pillow raises many kinds
         reason = error
     if isinstance(reason, UnidentifiedImageError):
         reason = _unknown_format(file)
     if not isinstance(reason, InputError):
-        with contextlib.suppress(Exception):
-            image = _decoded(io.BytesIO(_without_metadata(file)), max_pixels,
-                             name, as_stored)
-            _warn(f'{name}: its metadata are damaged, and are ignored')
-            return to_array(image)
+        for rescue in _without_metadata, _cut_off:
+            with contextlib.suppress(Exception):
+                image, loss = rescue(file, decoded, as_stored)
+                _warn(f'{name}: {loss}')
+                return to_array(image)
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
@@ -96,12 +121,16 @@ def open_image(file, formats, max_pixels=MAX_PIXELS):
     Raise InputError where it has more than `max_pixels`, whatever Pillow's own
     limit is, which stays as it was.
     """
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    with _pillow_settings:
+        before = Image.MAX_IMAGE_PIXELS, Tiff.READ_LIBTIFF
+        # Pillow's own reader takes planes of 16 bits, among others, wrongly.
+        Image.MAX_IMAGE_PIXELS, Tiff.READ_LIBTIFF = None, True
         try:
             image = Image.open(file, formats=formats)
+            if image.format == 'TIFF':
+                image.seek(_pages(Image.open(file, formats=formats))[0])
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            Image.MAX_IMAGE_PIXELS, Tiff.READ_LIBTIFF = before
     check_size(image.width, image.height, max_pixels)
     return image
 
@@ -128,12 +157,30 @@ def _warn(text):
     warnings.warn(text, stacklevel=2)
 
 
-def _decoded(file, max_pixels, name, as_stored):
+def _pages(image):
+    """Return the numbers of a file's images, but for masks and small copies."""
+    found, size = [0], image.size
+    with contextlib.suppress(Exception):  # a later one may be damaged
+        found = range(getattr(image, 'n_frames', 1))
+    if len(found) == 1 or image.format not in {'TIFF', 'MPO'}:
+        return found
+    is_page = []
+    for i in found:
+        with contextlib.suppress(Exception):
+            image.seek(i)
+        is_page.append(image.size == size if image.format == 'MPO' else
+                       not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE)
+    return list(itertools.compress(found, is_page)) or [0]
+
+
+def _decoded(file, max_pixels, name, as_stored, tolerated=()):
     """Return an image as a PIL.Image.Image of mode RGB; raise what Pillow
-    raises.
+    raises, but for `tolerated` errors, before which a part was decoded.
     """
     with open_image(file, formats(), max_pixels) as image:
-        image.load()
+        with contextlib.suppress(*tolerated):
+            image.load()
+        image.tile = []  # nothing more to decode
         result = _to_eight_bits(image)
         for what, step in () if as_stored else STEPS.items():
             try:
@@ -141,11 +188,29 @@ def _decoded(file, max_pixels, name, as_stored):
             except Exception as error:  # Pillow raises many kinds
                 _warn(f'{name}: its {what} cannot be understood, and is '
                       f'ignored ({error})')
-        with contextlib.suppress(Exception):  # a later frame may be damaged
-            if image.format in SEVERAL_FRAMES and image.is_animated:
-                _warn(f'{name}: only the first of {image.n_frames} frames is '
-                      'used')
+        if (n_pages := len(_pages(image))) > 1:
+            _warn(f'{name}: only the first of {n_pages} frames is used')
         return result.convert('RGB')
+
+
+def _cut_off(file, decoded, as_stored):
+    """Return what a cut off file has of its image, and a line for the user;
+    raise an error where that is nothing, or pixels are missing `as_stored`.
+    """
+    file.seek(0)
+    data = file.read()
+    if kind_of(data) == 'JPEG':
+        data = data.rstrip(b'\xff')
+        # Where pixels are missing, they depend on the bits that follow.
+        image, other = (decoded(io.BytesIO(data + more + JPEG_END))
+                        for more in (b'', b'U' * 64))
+        if image == other:
+            return image, 'the mark of its end is missing'
+    else:
+        image = decoded(io.BytesIO(data), tolerated=[OSError])
+    if as_stored or all(low == high for low, high in image.getextrema()):
+        raise ValueError('pixels are missing')
+    return image, 'it is cut off or damaged, and a part of it is blank'
 
 
 def _turned(result, image):
@@ -155,15 +220,52 @@ def _turned(result, image):
 
 
 def _in_srgb(result, image):
-    """Convert colours from the profile of the original to sRGB."""
-    profile = image.info.get('icc_profile')
-    if not profile or result.mode not in {'RGB', 'CMYK'}:
+    """Convert colours to sRGB from the profile of the original, or its gamma
+    and primaries.
+    """
+    profile = image.info.get('icc_profile') or _profile_of_png(image.info)
+    if not profile:
         return result
     profile = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if 'sRGB' in ImageCms.getProfileDescription(profile):
-        return result
-    return ImageCms.profileToProfile(
-        result, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
+    mode = PROFILE_MODES[profile.profile.xcolor_space]
+    if (result.mode, mode) == ('L', 'RGB'):
+        result = result.convert('RGB')
+    transform = ImageCms.buildTransform(  # optimised, greys are less exact
+        profile, ImageCms.createProfile('sRGB'), result.mode, 'RGB',
+        flags=ImageCms.Flags.NOOPTIMIZE if mode == 'L' else 0)
+    if mode == 'RGB':
+        colors = Image.fromarray(np.indices((16, 16, 16), np.uint8).reshape(
+            3, 64, 64).transpose(1, 2, 0) * 17)
+        found = np.asarray(ImageCms.applyTransform(colors, transform), int)
+        if abs(found - np.asarray(colors)).max() <= ROUNDING:
+            return result  # it is sRGB
+    return ImageCms.applyTransform(result, transform)
+
+
+def _profile_of_png(info):
+    """Return the ICC profile that PNG's chunks gAMA and cHRM stand for, in the
+    form of ICC.1:2001; None where they stand for sRGB.
+    """
+    gamma, xy = info.get('gamma', 1 / 2.2), info.get('chromaticity', SRGB)
+    is_usual = abs(gamma * 2.2 - 1) < 0.05 and np.allclose(xy, SRGB, 0, 0.005)
+    if info.get('srgb') is not None or is_usual:
+        return None
+    if not (0.1 < gamma < 10 and min(xy) >= 0 and max(xy) <= 1):
+        raise ValueError(f'gamma {gamma}, primaries {xy}')
+    x, y = np.reshape(xy, (4, 2)).T
+    white, *primaries = (np.stack([x, y, 1 - x - y]) / y).T
+    primaries = np.transpose(primaries)
+    cones = BRADFORD @ (primaries * np.linalg.solve(primaries, white))
+    factors = BRADFORD @ D50 / cones.sum(1)
+    primaries = np.linalg.solve(BRADFORD, cones * factors[:, np.newaxis]).T
+    parts = [*(struct.pack('>4s4i', b'XYZ ', 0, *each) for each in np.rint(
+        primaries * (1 << 16)).astype(int)),
+        struct.pack('>4s2IH', b'curv', 0, 1, round(256 / gamma)).ljust(20)]
+    tags = [struct.pack('>4s2I', name, 204 + 20 * i, 20) for name, i in zip(
+        (b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC', b'gTRC', b'bTRC'),
+        (0, 1, 2, 3, 3, 3), strict=True)]
+    return struct.pack('>I4xI4s4s4s12x4s88xI', 284, 2 << 24, b'mntr', b'RGB ',
+                       b'XYZ ', b'acsp', len(tags)) + b''.join(tags + parts)
 
 
 # What metadata ask for: their name for the user, and what does it.
@@ -171,44 +273,62 @@ STEPS = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
 
 
 def _to_eight_bits(image):
-    """16-bit grey to 8: a plain `convert` would clip instead of scale."""
+    """Return an image in the mode L, RGB or CMYK.
+
+    16-bit grey is scaled: a plain `convert` would clip it.
+    """
+    tags = image.tag_v2 if image.format == 'TIFF' else {}
+    is_planar = tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
+    for what, is_so in (
+            ('signed grey', SIGNED in tags.get(Tiff.SAMPLEFORMAT, ())),
+            ('floating-point grey', image.mode == 'F'),
+            ('grey with a plane for alpha', image.mode == 'La' and is_planar)):
+        if is_so:  # the first two have no agreed range
+            raise InputError(f'{what} is not supported: save it with 8 or 16 '
+                             'bits, without sign and alpha')
     if image.mode.startswith('I'):
         values = np.asarray(image).astype(np.int64)
-        bits = 16
-        if image.format == 'TIFF':  # the only one with fewer as they are
-            bits = max(8, image.tag_v2.get(BITS_PER_SAMPLE, (16,))[0])
+        # TIFF is the only one with fewer bits as they are.
+        bits = max(8, tags.get(Tiff.BITSPERSAMPLE, (16,))[0])
         if bits > 16 or values.min() < 0 or values.max() >> bits:
             raise InputError('its grey values are not of 8 to 16 bits')
-        return Image.fromarray((values >> bits - 8).astype(np.uint8))
-    if image.mode == 'F':
-        raise InputError('floating-point grey has no agreed range; save it '
-                         'with 8 or 16 bits')
-    if image.mode in {'RGBA', 'RGBX'}:
-        return image.convert('RGB')
-    return image
+        values >>= bits - 8
+        if tags.get(Tiff.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+            values = 255 - values
+        return Image.fromarray(values.astype(np.uint8))
+    if image.palette is not None and max(tags.get(Tiff.COLORMAP, [256])) < 256:
+        image.putpalette(np.reshape(  # of 8 bits, against the standard
+            tags[Tiff.COLORMAP], (3, -1)).astype(np.uint8).T.tobytes())
+    if image.mode == 'La':  # multiplied by alpha
+        image = image.convert('LA')
+    image.info.pop('transparency', None)  # of a palette, Pillow warns of it
+    return image.convert(MODES.get(image.mode, 'RGB'))
 
 
 def _unknown_format(file):
     """Say what Pillow does not know, as far as its beginning tells."""
     file.seek(0)
-    start = file.read(16)
+    start = file.read(START)
     kind = kind_of(start)
     if kind == 'HEIF':
         return 'HEIC needs pillow-heif: pip install pillow-heif'
     if kind == 'TIFF':
         with contextlib.suppress(Exception):
-            tags = ImageFileDirectory_v2(start[:8])
+            tags = Tiff.ImageFileDirectory_v2(start[:8])
             file.seek(tags.next)
             tags.load(file)
-            layout = 'planar' if tags.get(LAYOUT) == 2 else 'interleaved'
-            return (f'a TIFF of {tags.get(BANDS, 1)} bands with '
-                    f'{tags.get(BITS_PER_SAMPLE, (1,))[0]} bits, {layout}: '
-                    'save it as RGB with 8 or 16 bits')
-    return 'unknown format'
+            layout = ('planar' if tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
+                      else 'interleaved')
+            return (f'a TIFF of {tags.get(Tiff.SAMPLESPERPIXEL, 1)} bands with '
+                    f'{tags[Tiff.BITSPERSAMPLE][0]} bits, {layout}: save it as '
+                    'RGB with 8 or 16 bits, uncompressed')
+    if kind in FORMATS:
+        return f'it is cut off, or of a kind of {kind} that is not supported'
+    return f'{kind} is not read as an image' if kind else 'unknown format'
 
 
 def kind_of(start):
-    """Return the kind of an image or video by its first 16 bytes, or None."""
+    """Return the kind of a file by its first `START` bytes, or None."""
     return next((kind for kind, pattern in BEGINNINGS.items()
                  if re.match(pattern, start, re.DOTALL)), None)
 
@@ -223,16 +343,16 @@ def to_pillow(image):
     return Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))
 
 
-def _without_metadata(file):
-    """Return a PNG or JPEG, as bytes, without metadata over which Pillow fails
-    where they are damaged; b'' of others.
+def _without_metadata(file, decoded, as_stored):
+    """Return a PNG or JPEG, read without metadata over which Pillow fails where
+    they are damaged, and a line for the user.
     """
     file.seek(0)
-    start = file.read(16)
-    kind = kind_of(start)
-    if kind == 'JPEG':
-        return (start + file.read()).replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
-    return b''.join(_needed(start + file.read())) if kind == 'PNG' else b''
+    data = file.read()
+    data = (data.replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
+            if kind_of(data) == 'JPEG' else b''.join(_needed(data)))
+    image = decoded(io.BytesIO(data))
+    return image, 'its metadata are damaged, and are ignored'
 
 
 def _needed(data):

@@ -8,8 +8,9 @@ import pathlib
 import re
 import sys
 import urllib.parse
+import urllib.request
 
-from media.images import formats, kind_of, read_image
+from media.images import START, formats, kind_of, read_image
 from media.outputs import earlier_results
 from models.utils.errors import (
     InputError,
@@ -19,14 +20,20 @@ from models.utils.errors import (
 )
 
 ENDINGS = {ending: kind for kind, endings in {
-    'image': '.jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .avif .ppm '
-             '.pgm .jp2 .tga',
-    'video': '.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .mts .m2ts .ts .3gp '
-             '.3g2 .wmv .asf .mxf .ogv .flv .vob .m2v .qt',
+    'image': '.jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .gif .tif .tiff '
+             '.webp .avif .avifs .pnm .pbm .pgm .ppm .jp2 .j2k .j2c .jpc .jpf '
+             '.jpx .tga',
+    'video': '.mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .mpe .mts .m2ts .ts '
+             '.3gp .3g2 .wmv .asf .mxf .ogv .ogm .flv .f4v .vob .mod .tod .m1v '
+             '.m2v .qt .divx .dv .gxf .nut .ivf .y4m .mjpeg .mjpg .h264 .264 '
+             '.avc .h265 .265 .hevc .h266 .266 .h263 .vc1 .obu .av1 .wtv',
+    'sound': '.m4a .m4b .m4r .mp3 .mp2 .aac .wav .flac .oga .opus .wma '
+             '.mka .aif .aiff .amr .ac3 .caf .weba',
     'HEIF': '.heic .heif .hif',
     'RAW': '.cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .nrw .raw',
     'Photoshop': '.psd', 'GIMP': '.xcf', 'SVG': '.svg', 'OpenEXR': '.exr',
     'Radiance HDR': '.hdr', 'JPEG XL': '.jxl', 'ICO': '.ico', 'EPS': '.eps',
+    'PFM': '.pfm', 'PAM': '.pam', 'DirectDraw': '.dds', 'PCX': '.pcx',
     'RealMedia': '.rm .rmvb', 'Flash': '.swf',
 }.items() for ending in endings.split()}
 REASONS = {  # why files of a kind are not read, where it helps to say more
@@ -34,7 +41,11 @@ REASONS = {  # why files of a kind are not read, where it helps to say more
             'pillow-heif)',
     'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
 }
-MAX_URL_BYTES = 256 << 20
+# Names of thumbnails, of earlier versions and of what was deleted.
+SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
+                '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}
+BROKEN_LINK = 'it is a link that leads nowhere'
+MAX_BYTES = 256 << 20  # of an address, a pipe or standard input
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
 
@@ -48,6 +59,9 @@ class Input:
     is_video: bool = False  # it has many images
     found_in: pathlib.Path | None = None  # folder; None: it was named itself
     url: str | None = dataclasses.field(default=None, repr=False)  # has secrets
+    # Of a pipe or standard input, which can be read only once.
+    data: bytes | None = dataclasses.field(default=None, repr=False,
+                                           compare=False)
 
     def files(self):
         """Return the files that it is read from."""
@@ -55,14 +69,18 @@ class Input:
             return []
         return frames_of(self.path) if is_numbered(self.path) else [self.path]
 
+    def source(self):
+        """Return what it is read from: a path, or all of it as bytes."""
+        source = self.path or (_from_url(self.url) if self.url else self.data)
+        if not source:
+            raise InputError(f'{self.name} is empty: an image is needed')
+        return source
+
     def read(self, max_pixels):
         """Return the image: float32, (3, H, W), RGB in [0, 255]."""
-        if self.path is not None:
-            return read_image(self.path, max_pixels)
-        data = _standard_input() if self.name == '-' else _from_url(self.url)
-        if not data:
-            raise InputError(f'{self.name} is empty: an image is needed')
-        return read_image(io.BytesIO(data), max_pixels, self.name)
+        source = self.source()
+        return read_image(source if self.path else io.BytesIO(source),
+                          max_pixels, self.name)
 
 
 def find_inputs(arguments):
@@ -71,7 +89,8 @@ def find_inputs(arguments):
 
     An argument is a file, a folder (all images and videos below it, sorted,
     but for results of an earlier run), a pattern with * ? [ or **, numbered
-    frames as frame_%04d.png, an http(s) address, or - for standard input.
+    frames as frame_%04d.png, an address (http, https or file), a pipe, or -
+    for standard input. The last two are read here, as that goes only once.
     """
     found, problems, notes = {}, [], []
     for argument in arguments:
@@ -90,6 +109,13 @@ def find_inputs(arguments):
                     found[key] = dataclasses.replace(before, found_in=None)
                     if before.found_in is None:
                         notes.append(f'{each.name} is named twice')
+    for key, each in list(found.items()):
+        if is_read_once(each.name):
+            try:
+                found[key] = _read(each)
+            except (InputError, OSError) as error:
+                problems.append(describe(error))
+                del found[key]
     earlier = set(earlier_results(found.values()))
     if earlier:
         notes.append(f'skipped {len(earlier)} that an earlier run has written: '
@@ -104,9 +130,13 @@ def _items(argument):
         return [Input('-', pathlib.PurePath('stdin'))]
     if re.match('https?://', argument, re.IGNORECASE):
         return [_address(argument)]
-    if re.match(r'\w+://', argument):
+    is_exact = re.match('file://(localhost)?/', argument, re.IGNORECASE)
+    if is_exact:
+        argument = urllib.request.url2pathname(
+            urllib.parse.urlsplit(argument).path)
+    elif re.match(r'\w+://', argument):
         raise InputError(f'{without_secrets(argument)}: an address begins with '
-                         'http:// or https://')
+                         'http://, https:// or file:///')
     if not argument or '\0' in argument:
         raise InputError(f'{argument!r} is no name of a file')
     path = pathlib.Path(argument)
@@ -115,10 +145,10 @@ def _items(argument):
         if not items:
             raise InputError(f'{path}: this folder has no image or video')
         return items
-    if is_numbered(path):
+    if is_numbered(path) and not is_exact:
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
-    if glob.has_magic(argument) and not path.exists():
+    if glob.has_magic(argument) and not path.exists() and not is_exact:
         return _matching(argument)
     try:
         path.stat()
@@ -137,9 +167,13 @@ def _address(url):
     except ValueError:
         raise InputError(f'{without_secrets(url)} is no valid address'
                          ) from None
-    name = pathlib.PurePosixPath(path).stem.replace('\0', '')
-    return Input(without_secrets(url), pathlib.PurePath(name or 'image'),
-                 url=url)
+    path = pathlib.PurePosixPath(path.replace('\0', ''))
+    kind = ENDINGS.get(path.suffix.lower())
+    if kind is None:
+        with contextlib.suppress(InputError):  # it is said when it is read
+            kind = kind_of(_from_url(url, is_start=True))
+    return Input(without_secrets(url), pathlib.PurePath(path.stem or 'image'),
+                 is_video=kind == 'video', url=url)
 
 
 def _matching(pattern):
@@ -148,6 +182,8 @@ def _matching(pattern):
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     items = []
     for path in map(pathlib.Path, sorted(glob.glob(pattern, recursive=True))):
+        if SYSTEM_NAMES.intersection(path.parts[first:]):
+            continue
         items += _in_folder(path) if os.path.isdir(path) else [
             dataclasses.replace(_file(path), found_in=pathlib.Path(
                 *parts[:first]))]
@@ -173,6 +209,11 @@ def frames_of(path):
         (*map(int, match.groups()), each) for match, each in found)]
 
 
+def is_hidden(name):
+    """Return whether a file or folder is none of the user's own."""
+    return name.startswith('.') or name in SYSTEM_NAMES
+
+
 def _file(path, folder=None):
     below = path.relative_to(folder or path.parent)
     return Input(str(path), below.with_suffix(''), path,
@@ -191,16 +232,21 @@ def _in_folder(folder):
             folders.clear()
             continue
         seen.add(real)
+        folders[:] = [name for name in folders if not is_hidden(name)]
         paths += [pathlib.Path(base, name) for name in names
-                  if not name.startswith('.')]
-    for path in sorted(filter(os.path.isfile, paths)):
+                  if not is_hidden(name)]
+    for path in sorted(paths):
+        if not os.path.isfile(path):
+            if not os.path.exists(path):
+                unread.setdefault(BROKEN_LINK, []).append(path)
+            continue
         kind = _kind(path)
         if path.suffix.lower() == '.ts' and (
                 _start(path)[:1] not in {b'G', b''}):
             continue  # a program in TypeScript
         if kind in {'image', 'video', *formats()}:
             items.append(_file(path, folder))
-        elif kind is not None:
+        elif kind not in {None, 'sound'}:
             reason = REASONS.get(kind, f'{kind} is not supported')
             unread.setdefault(reason, []).append(path)
     return items + [
@@ -220,18 +266,31 @@ def _start(path):
     with contextlib.suppress(OSError):
         if os.path.isfile(path):
             with open(path, 'rb') as file:
-                return file.read(16)
+                return file.read(START)
     return b''
 
 
-def _standard_input():
+def is_read_once(name):
+    """Return whether a name stands for standard input or a pipe."""
+    return name == '-' or (not os.path.isfile(name) and os.path.exists(name)
+                           and not os.path.isdir(name))
+
+
+def _read(each):
+    """Return an input with the data of a pipe or standard input."""
     # Not through sys.stdin, whose lock would keep an interrupted program.
-    return b''.join(iter(lambda: os.read(sys.stdin.fileno(), 1 << 20), b''))
+    with open(each.path or os.dup(sys.stdin.fileno()), 'rb') as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise InputError(f'{each.name}: more than {MAX_BYTES} bytes: save it, '
+                         'and give the name of the file')
+    return dataclasses.replace(each, path=None, found_in=None, data=data,
+                               is_video=kind_of(data) == 'video')
 
 
-def _from_url(url):
+def _from_url(url, is_start=False):
     from models.utils.download import read_url
     try:
-        return read_url(url, MAX_URL_BYTES)
+        return read_url(url, START if is_start else MAX_BYTES, is_start)
     except InputError as error:
         raise InputError(f'{without_secrets(url)}: {error}') from None

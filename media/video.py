@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import fractions
+import io
 import math
 import os
 import pathlib
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from media import MAX_PIXELS
 from media.images import check_size, read_image, to_array
@@ -24,7 +26,8 @@ SEQUENCE_RATE = fractions.Fraction(25)  # frames a second, of numbered images
 ONLY_VIDEOS = {
     'protocol_whitelist': 'file',
     'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,mxf,ogg,'
-                        'flv'}
+                        'flv,dv,h261,h263,h264,hevc,ivf,m4v,mjpeg,nut,obu,'
+                        'vc1,vvc,wtv,yuv4mpegpipe'}
 # Numbers of ITU-T H.273 and FFmpeg that say nothing.
 UNSAID = {'colorspace': (0, 2), 'color_range': (0,), 'color_primaries': (0, 2),
           'color_trc': (0, 2)}
@@ -32,24 +35,31 @@ SD_MATRIX, LIMITED_RANGE, FULL_RANGE = 5, 1, 2
 RGB = 'rgb24'
 # What is written so far can be played even where a full disk takes the end;
 # the whole file is an ordinary MP4 (libavformat/movenc.c).
-PLAYABLE_PARTS = {'movflags': 'hybrid_fragmented+delay_moov',
-                  'frag_duration': '1000000'}
+MP4 = {'movflags': 'hybrid_fragmented+delay_moov', 'frag_duration': '1000000',
+       'movie_timescale': '90000'}  # of the first frame's time
+FINEST = fractions.Fraction(1, 90_000)  # second; an MP4 has 32 bits for times
+CLOCK = 10  # seconds: what begins later has the times of a clock, as TV has
+STEP_BACK = 0.25  # seconds: a longer one is where recordings were joined
+FILTERS = {'aac': 'aac_adtstoasc'}  # FFmpeg's, for sound in MP4
+AAC_RATE = 48_000  # samples a second
+NOWHERE = io.FileIO(os.devnull, 'w')  # one, as PyAV would close none
 HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
+TS_DISCONT, GENPTS = 0x200, 1  # libavformat/avformat.h, AVFMT_TS_DISCONT, ...
 
 
 class Frame(NamedTuple):
     """An image of a video, with the sound since the one before.
 
     `image` is upright, float32, (3, H, W), RGB in [0, 255]; None: only sound
-    follows. Time and duration are in units of the video's `time_base`; a
-    duration of 0 is unknown.
+    follows. Time and duration are in units of the video's `time_base`; each
+    time is later than the one before.
     """
 
     image: np.ndarray | None
     time: int = 0
-    duration: int = 0
-    sounds: Sequence[av.Packet] = ()
+    duration: int = 1
+    sounds: Sequence[av.Packet] = ()  # as MP4 takes them
 
 
 @dataclasses.dataclass
@@ -71,22 +81,24 @@ class Video:
 
 
 @contextlib.contextmanager
-def open_video(path, max_pixels=MAX_PIXELS):
+def open_video(source, max_pixels=MAX_PIXELS, name=None, with_sound=True):
     """Open a video, or numbered images such as frame_%04d.png; give a `Video`.
 
-    Raise InputError where it cannot be read, or has more than `max_pixels`.
+    `source` is a path, or a whole file as bytes; `name` is for messages. Raise
+    InputError where it cannot be read, or has more than `max_pixels`.
     """
-    if is_numbered(path):
-        yield _numbered(path, max_pixels)
+    name = name or str(source)
+    if not isinstance(source, bytes) and is_numbered(source):
+        yield _numbered(source, max_pixels)
         return
     try:
-        container = av.open(f'file:{path}', options=ONLY_VIDEOS)
+        container = _opened(source)
     except FFmpegError as error:
-        raise InputError(f'{path} cannot be read as a video: '
-                         f'{error.strerror}') from None
+        raise InputError(f'{name} cannot be read as a video: {error.strerror}'
+                         ) from None
     video = None
     try:
-        video = _in_file(path, container, max_pixels)
+        video = _in_file(name, source, container, max_pixels, with_sound)
         yield video
     finally:
         # While a thread still reads, FFmpeg would crash: nothing is closed.
@@ -94,6 +106,12 @@ def open_video(path, max_pixels=MAX_PIXELS):
             if video is not None:
                 video.frames.close()
             container.close()
+
+
+def _opened(source):
+    return av.open(io.BytesIO(source) if isinstance(source, bytes) else
+                   f'file:{source}', options=ONLY_VIDEOS,
+                   metadata_errors='ignore')
 
 
 def _numbered(path, max_pixels):
@@ -121,60 +139,189 @@ def _numbered(path, max_pixels):
     return video
 
 
-def _in_file(path, container, max_pixels):
-    if not container.streams.video:
-        raise InputError(f'{path} has no video track')
-    stream, sounds = container.streams.video[0], list(container.streams.audio)
-    stream.thread_type = 'AUTO'
+def _in_file(name, source, container, max_pixels, with_sound):
+    stream = next((
+        each for each in container.streams.video if each.codec_context and not
+        each.disposition & Disposition.attached_pic), None)
+    if stream is None or stream.codec_context.format is None:
+        raise InputError(f'{name} has no video track that can be read')
     context = stream.codec_context
     check_size(context.width, context.height, max_pixels)
+    stream.thread_type = 'AUTO'
+    container.flags &= ~GENPTS  # those of B-frames would be wrong
+    start = (container.start_time or 0) / av.time_base
+    if start < CLOCK or not container.format.flags & TS_DISCONT:
+        start = 0
+    sounds = _sounds(source, container, start) if with_sound else {}
     colors = {name: value for name, unsaid in UNSAID.items() if (
         value := int(getattr(context, name) or 0)) not in unsaid}
     losses = [f'track {each.index} ({each.type}) is left out'
               for each in container.streams if each not in [stream, *sounds]]
+    losses += [f'track {each.index} (audio) becomes AAC: MP4 has no '
+               f'{each.codec_context.name}'
+               for each, sound in sounds.items() if sound.layout]
     bits = max(part.bits for part in context.format.components)
     if bits > 8:
         transfer = HDR.get(colors.get('color_trc'))
         losses.append(f'{bits} bits become 8' + (
             f', and HDR ({transfer}) is kept as a tag' if transfer else ''))
-    video = Video(str(path), stream.average_rate or SEQUENCE_RATE,
-                  stream.time_base, stream.frames,
-                  stream.sample_aspect_ratio or None, colors, sounds, losses)
-    video.frames = _frames(video, container, stream)
+    n_frames = stream.frames
+    if container.format.name.startswith('mov'):  # it may show some of them
+        n_frames = min(n_frames, len(stream.index_entries))
+    video = Video(name, stream.guessed_rate or SEQUENCE_RATE,
+                  max(stream.time_base, FINEST), n_frames,
+                  stream.sample_aspect_ratio or None, colors,
+                  [sound.stream for sound in sounds.values()], losses)
+    video.frames = _frames(video, container, stream, sounds, start)
     return video
 
 
-def _frames(video, container, stream):
+def _frames(video, container, stream, sounds, start):
     """Yield each `Frame` of a file."""
-    shape, sounds = None, []
+    shape, ready, n_read = None, [], 0
+    times, unit = Times(video.time_base, start), stream.time_base
+    for packet in _packets(container, [stream, *sounds], video.losses):
+        if packet.stream is not stream:
+            ready += sounds[packet.stream].packets(packet)
+            continue
+        if packet.is_corrupt and video.n_frames:
+            continue  # the file ends within it
+        if packet.size:
+            n_read += 1
+            if unit * video.rate == 1:  # some may be skipped, as in AVI
+                n_read = max(n_read, packet.dts + packet.duration)
+        for frame, pixels, quarters in _decoded(packet, video):
+            if shape is None and quarters % 2 and video.aspect:
+                video.aspect = 1 / video.aspect
+            shape = shape or pixels.shape
+            duration = (frame.duration or 0) * unit or 1 / video.rate
+            time = times.next(frame.dts if frame.pts is None else frame.pts,
+                              unit, duration)
+            if frame.is_corrupt or pixels.shape != shape:
+                video.n_damaged += 1
+            else:
+                yield Frame(to_array(pixels), time,
+                            round(duration / video.time_base), ready)
+                ready = []
+    if n_read < video.n_frames:
+        video.losses.append(f'{video.n_frames - n_read} of {video.n_frames} '
+                            'frames are missing')
+    video.losses += [f'{sound.n_damaged} packets of track {each.index} (audio) '
+                     'could not be read'
+                     for each, sound in sounds.items() if sound.n_damaged]
+    if ready:
+        yield Frame(None, sounds=ready)
+
+
+def _packets(container, streams, losses):
+    """Yield the packets, the last of each stream an empty one."""
     try:
-        for packet in container.demux([stream, *video.sounds]):
-            if packet.stream is not stream:
-                if packet.dts is not None:  # not the last, empty one
-                    sounds.append(packet)
-                continue
-            for frame in _decoded(packet, video):
-                pixels, quarters = _upright(frame)
-                if shape is None and quarters % 2 and video.aspect:
-                    video.aspect = 1 / video.aspect
-                shape = shape or pixels.shape
-                if frame.is_corrupt or frame.pts is None or (
-                        pixels.shape != shape):
-                    video.n_damaged += 1
-                else:
-                    yield Frame(to_array(pixels), frame.pts,
-                                frame.duration or 0, sounds)
-                    sounds = []
+        yield from container.demux(streams)
     except FFmpegError as error:
-        video.losses.append('it cannot be read to its end: '
-                            f'{error.strerror}')
-    if sounds:
-        yield Frame(None, sounds=sounds)
+        losses.append(f'it cannot be read to its end: {error.strerror}')
+        for stream in streams:
+            packet = av.Packet()
+            packet.stream = stream
+            yield packet
+
+
+class Times:
+    """Makes the times of a track rise, in units of `time_base`.
+
+    What has no time comes right after the one before, as does all behind a long
+    step back. `start`, in seconds, becomes 0.
+    """
+
+    def __init__(self, time_base, start=0):
+        self._time_base, self._offset = time_base, -round(start / time_base)
+        self._last, self._end = -math.inf, 0
+
+    def next(self, time, unit, duration):
+        """Return a time, of any unit or None; the duration is in seconds."""
+        time = self._end if time is None else self._offset + round(
+            time * unit / self._time_base)
+        if time < self._last - STEP_BACK / self._time_base:
+            self._offset += self._end - time
+            time = self._end
+        self._last = max(time, self._last + 1)
+        self._end = self._last + round(duration / self._time_base)
+        return self._last
+
+
+class Sound:
+    """A track of sound for MP4: copied, or as AAC of a layout of channels.
+
+    Each packet is tried in an MP4 that nobody keeps: none can cost the video.
+    Raise FFmpegError or ValueError where MP4 has no such sound.
+    """
+
+    def __init__(self, source, start=0, layout=None):
+        self.trial = av.open(NOWHERE, 'w', format='mp4', options=MP4)
+        self.layout, self.n_damaged, self._resamplers = layout, 0, {}
+        if layout:
+            self.stream = self.trial.add_stream('aac', AAC_RATE, layout=layout)
+        else:
+            self.stream = self.trial.add_stream_from_template(source)
+            self._filter = av.BitStreamFilterContext(
+                FILTERS.get(source.codec_context.name, 'null'), source)
+        self.trial.start_encoding()
+        self._times = Times(self.stream.time_base, start)
+
+    def packets(self, packet):
+        """Return what becomes of a packet; the last one is empty."""
+        packets, unit = [], self.stream.time_base
+        try:
+            for each in (self._encoded(packet) if self.layout else
+                         self._filter.filter(packet)):
+                each.rescale_ts(av.AVRational(unit))
+                each.pts = each.dts = self._times.next(each.dts, unit,
+                                                       each.duration * unit)
+                each.stream = self.stream
+                self.trial.mux(each)
+                packets.append(each)
+        except (FFmpegError, ValueError):
+            self.n_damaged += 1
+        return packets
+
+    def _encoded(self, packet):
+        packets = []
+        for frame in packet.decode():
+            kind = frame.format.name, frame.layout.name, frame.rate
+            resampler = self._resamplers.setdefault(kind, av.AudioResampler(
+                'fltp', self.layout, AAC_RATE))
+            for each in resampler.resample(frame):
+                packets += self.stream.encode(each)
+        return packets if packet.size else packets + self.stream.encode()
+
+
+def _sounds(source, container, start):
+    """Return the `Sound` of each track of which MP4 takes a packet."""
+    sounds = {}
+    for stream in container.streams.audio:
+        for layout in ((None, stream.layout.name, 'stereo')
+                       if stream.codec_context else ()):
+            if _is_possible(source, stream.index, layout):
+                sounds[stream] = Sound(stream, start, layout)
+                break
+    return sounds
+
+
+def _is_possible(source, index, layout):
+    with contextlib.suppress(FFmpegError, ValueError), _opened(
+            source) as container:
+        stream = container.streams[index]
+        sound = Sound(stream, layout=layout)
+        for packet in container.demux(stream):
+            if sound.packets(packet):
+                sound.trial.close()
+                return True
+    return False
 
 
 def _decoded(packet, video):
+    """Return the frames of a packet, each with what `_upright` returns."""
     try:
-        return packet.decode()
+        return [(frame, *_upright(frame)) for frame in packet.decode()]
     except FFmpegError:
         video.n_damaged += 1
         return []
@@ -185,14 +332,16 @@ def _upright(frame):
     libavutil/display.h); return them and the quarter turns, clockwise.
     """
     pixels, quarters = frame.to_ndarray(format=RGB), 0
-    for data in frame.side_data:
-        if data.type.name == 'DISPLAYMATRIX':
-            a, b, _, c, d = np.frombuffer(data, np.int32)[:5].tolist()
-            if a * d < b * c:
-                pixels, a, b = pixels[:, ::-1], -a, -b
-            quarters = round(math.atan2(b, a) / (math.pi / 2))
-            pixels = np.rot90(pixels, -quarters)
-    return pixels, quarters
+    try:
+        matrix = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:  # PyAV does not know all kinds, as EXIF
+        matrix, quarters = None, -round(frame.rotation / 90)
+    if matrix is not None:
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+        if a * d < b * c:
+            pixels, a, b = pixels[:, ::-1], -a, -b
+        quarters = round(math.atan2(b, a) / (math.pi / 2))
+    return np.rot90(pixels, -quarters), quarters
 
 
 @contextlib.contextmanager
@@ -245,7 +394,7 @@ class ImagesWriter:
     """Writes numbered images into a folder, without sound."""
 
     def __init__(self, folder, video):
-        self._folder, self.n_frames, self.losses = folder, 0, []
+        self._folder, self.n_frames = folder, 0
 
     def write(self, image, frame):
         if image is not None:
@@ -265,20 +414,11 @@ class VideoWriter:
 
     def __init__(self, path, video):
         self._container = av.open(f'file:{path}', 'w', format='mp4',
-                                  options=PLAYABLE_PARTS)
+                                  options=MP4)
         self._container.metadata['comment'] = MARK
-        self._video, self._stream, self._last_time = video, None, -1
-        self.n_frames, self.losses = 0, []
-        self._sounds = {each: self._sound(each) for each in video.sounds}
-
-    def _sound(self, stream):
-        """Return the copy of a stream of sound, or None where MP4 has none."""
-        name = stream.codec_context.name if stream.codec_context else 'unknown'
-        with contextlib.suppress(ValueError):
-            if name in self._container.supported_codecs:
-                return self._container.add_stream_from_template(stream)
-        self.losses.append(f'the sound is dropped: MP4 has no {name}')
-        return None
+        self._video, self._stream, self.n_frames = video, None, 0
+        self._sounds = {each: self._container.add_stream_from_template(each)
+                        for each in video.sounds}
 
     def write(self, image, frame):
         """Add a PIL.Image.Image, or None, in the place of a frame that was
@@ -288,10 +428,9 @@ class VideoWriter:
             self._write_image(np.asarray(image), frame)
         for packet in frame.sounds if self.n_frames else ():
             source = packet.stream
-            if self._sounds[source] is not None:
-                packet.stream = self._sounds[source]
-                self._container.mux(packet)
-                packet.stream = source  # for other writers
+            packet.stream = self._sounds[source]
+            self._container.mux(packet)
+            packet.stream = source  # for other writers
 
     def _write_image(self, pixels, frame):
         pixels = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]]
@@ -304,7 +443,7 @@ class VideoWriter:
             format='yuv420p', src_color_range=FULL_RANGE, src_colorspace=matrix,
             dst_colorspace=matrix,
             dst_color_range=colors.get('color_range', LIMITED_RANGE))
-        converted.pts = self._last_time = max(frame.time, self._last_time + 1)
+        converted.pts = frame.time
         converted.time_base = self._video.time_base
         converted.duration = frame.duration
         self._container.mux(self._stream.encode(converted))
@@ -321,7 +460,8 @@ class VideoWriter:
         stream = self._container.add_stream('libx264', rate=self._video.rate)
         stream.height, stream.width = height, width
         stream.pix_fmt = 'yuv420p'
-        stream.options = {'crf': '20', 'preset': 'fast'}
+        # With B-frames, an MP4 would end too early.
+        stream.options = {'crf': '20', 'preset': 'fast', 'bf': '0'}
         context = stream.codec_context
         context.time_base = self._video.time_base
         context.flags |= FRAME_DURATION

@@ -13,6 +13,7 @@ import numpy as np
 from .constants import LOGITS_STRIDE
 from .label_map import label_map
 from .memory import chainer_memory, check_memory, gpu_memory, logits_memory
+from .utils.errors import InputError
 
 
 class Engine:
@@ -71,7 +72,14 @@ class ChainerEngine(Engine):
         self._link = link
 
     def __call__(self, x):
-        """Raise InputError where a CPU's memory is too small."""
+        """Raise InputError where weights are not float32, or a CPU's memory is
+        too small.
+        """
+        for name, param in self._link.namedparams():
+            if param.dtype != x.dtype:
+                raise InputError(f'{name} is {param.dtype}, which predict only '
+                                 'takes on OpenVINO: create the link while '
+                                 'chainer.config.dtype is float32')
         if self._link.xp is np:
             height, width = x.shape[2:]
             check_memory(f'an image of {height} x {width} pixels',

@@ -154,7 +154,7 @@ class DeepLabV3plusXception65(chainer.Chain):
             `resized_size` of the image.
 
         Raises:
-            InputError: the image has another shape.
+            InputError: the image is no such array.
         """
         check_image(image)
         padded = np.full((3, *self.padded_size(*image.shape[1:])), PAD_VALUE,
@@ -187,9 +187,11 @@ class DeepLabV3plusXception65(chainer.Chain):
             list of numpy.ndarray, (H, W), int32: the class of each pixel.
 
         Raises:
-            InputError: an image has another shape or needs more memory than
-                is free, or a required backend is unavailable.
+            InputError: an image is no such array or needs more memory than is
+                free, or a required backend is unavailable.
         """
+        if not isinstance(imgs, Iterable):
+            check_image(imgs)
         network = self.compile()
         return [self._predict_one(img, network) for img in imgs]
 
@@ -381,6 +383,13 @@ def _either(given, known):
 
 
 def check_image(image):
+    """Raise InputError for anything but an array (3, H, W) of real numbers."""
+    if not isinstance(image, np.ndarray):
+        raise InputError(f'an image is of type {type(image).__name__}, and '
+                         'must be a numpy.ndarray (3, H, W), RGB in [0, 255]; '
+                         'predict takes a list of them')
+    check('the type of an image', image.dtype, image.dtype.kind in 'biuf',
+          'float32')
     if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
         raise InputError(f'an image has shape {image.shape}, and must be CHW '
                          'with three channels (RGB)')

@@ -230,8 +230,10 @@ class _Graph(NetworkGraph):
             axes=np.array(SIDES))
 
     def _constant(self, array):
-        """The model shares the array's memory, and keeps it alive."""
-        return self.ops.constant(np.ascontiguousarray(array),
+        """The model shares the array's memory, if that is of float32, and keeps
+        it alive.
+        """
+        return self.ops.constant(np.ascontiguousarray(array, np.float32),
                                  shared_memory=True)
 
     def _sides(self, x):

@@ -8,6 +8,7 @@ what the weights are for (see `METADATA_FORMS`); they are optional.
 import contextlib
 import itertools
 import pathlib
+import re
 import struct
 import tokenize
 import zipfile
@@ -24,7 +25,7 @@ from .constants import (
     OUTPUT_STRIDES,
 )
 from .resize_range import ResizeRange
-from .utils.errors import InputError, describe_differences
+from .utils.errors import InputError, describe_differences, shortened
 
 FORMAT_VERSION, LATEST_VERSION = 1, 3
 # Version of files with these, which an older program would run in another way.
@@ -52,6 +53,21 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
 METADATA_LIMIT = 1 << 20  # bytes in one metadata array
 MAX_BYTES = 1 << 30  # of all arrays (165 MB)
 LOGITS = 'decoder/conv_logits/W'
+# Other files that are taken for an npz: how they begin; for archives, how the
+# name of a member ends.
+TENSORFLOW = 'a TensorFlow graph, or an archive'
+OTHER_FILES = {
+    rb'\x89HDF': 'an HDF5 file', rb'....TFL3': 'a TFLite model',
+    rb'\x80[\x02-\x05]': 'a pickle, as PyTorch makes it',
+    rb'.{8}\{"': 'a safetensors file', rb'\x93NUMPY': 'a single array (.npy)',
+    rb'\x08[\x03-\x20][\x12\x1a\x42:]': 'an ONNX model',
+    rb'\s*<(!doctype|html|\?xml)': 'a web page, not the file itself',
+    rb'version https://git-lfs': 'a pointer of Git LFS (git lfs pull)',
+    rb'\x0a.{1,5}\x0a|\x08\x01\x12': TENSORFLOW,
+    rb'\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar': TENSORFLOW,
+}
+OTHER_ARCHIVES = {'data.pkl': 'a PyTorch checkpoint', '.pb': TENSORFLOW,
+                  '.weights.h5': 'a Keras model'}
 # What zipfile, zlib and NumPy raise for damaged files, as found by fuzzing.
 DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, TypeError,
           NotImplementedError, RuntimeError, OverflowError, SyntaxError,
@@ -118,11 +134,10 @@ class WeightsFile:
         if path is not None:
             self.path = pathlib.Path(path)
             with self._opened() as npz:
-                shape = _array(npz, LOGITS).shape if LOGITS in npz.files else ()
+                self._prefix = self._find_prefix(npz)
+                shape = _array(npz, self._prefix + LOGITS).shape
                 if len(shape) != 4:
-                    raise InputError(
-                        f'{path} does not hold a DeepLabV3+ Xception65: it has '
-                        f'no {LOGITS} with four axes')
+                    raise self._other_network()
                 self.n_class = shape[0]
                 self.metadata = self._read_metadata(npz)
                 self._check_metadata(self.n_class)
@@ -164,8 +179,9 @@ class WeightsFile:
         """
         from chainer import serializers
         with self._opened() as npz:
-            arrays = {name: _array(npz, name) for name in npz.files
-                      if not name.startswith(METADATA)}
+            arrays = {name.removeprefix(self._prefix): _array(npz, name)
+                      for name in npz.files if name.startswith(self._prefix)
+                      and not name.startswith(METADATA)}
         differences = describe_differences(
             {name: array.shape for name, array in arrays.items()},
             {name: array.shape for name, array in named_arrays(link).items()})
@@ -184,8 +200,7 @@ class WeightsFile:
         if self.path.stat().st_size == 0:
             raise InputError(f'{self.path} is empty: an npz file is needed')
         try:
-            if not zipfile.is_zipfile(self.path):
-                raise ValueError('it is no zip archive, or cut off')
+            self._check_kind()
             with np.load(self.path, allow_pickle=False) as npz:
                 _check_sizes(npz)
                 yield npz
@@ -200,6 +215,41 @@ class WeightsFile:
             raise InputError(f'{self.path} is not a whole npz file ({error}): '
                              'convert it with tf2npz.py, or download it again'
                              ) from None
+
+    def _check_kind(self):
+        """Raise InputError for what is known to be another kind of file."""
+        with open(self.path, 'rb') as file:
+            start = file.read(1 << 10)
+        kinds = [kind for pattern, kind in OTHER_FILES.items() if re.match(
+            pattern, start, re.DOTALL | re.IGNORECASE)]
+        if zipfile.is_zipfile(self.path):
+            with zipfile.ZipFile(self.path) as archive:
+                kinds = [kind for end, kind in OTHER_ARCHIVES.items() if any(
+                    name.endswith(end) for name in archive.namelist())]
+        elif not kinds:
+            raise ValueError('it is no zip archive, or cut off')
+        if kinds:
+            raise InputError(f'{self.path} is {kinds[0]}: an npz is needed, as '
+                             'tf2npz.py makes it')
+
+    def _find_prefix(self, npz):
+        """Return what is before the names of the link's arrays: of a link that
+        wraps it, or in a snapshot of a Trainer; often ''.
+        """
+        found = [name.removesuffix(LOGITS) for name in npz.files
+                 if f'/{name}'.endswith(f'/{LOGITS}')]
+        if '' in found:
+            return ''
+        if len(found) > 1:
+            raise InputError(f'{self.path} holds several networks, below '
+                             f'{shortened(found)}: save one alone')
+        if not found:
+            raise self._other_network()
+        return found[0]
+
+    def _other_network(self):
+        return InputError(f'{self.path} does not hold a DeepLabV3+ Xception65: '
+                          f'it has no {LOGITS} with four axes')
 
     def _read_metadata(self, npz):
         """Return the known metadata; others are of a later version."""
@@ -231,7 +281,8 @@ class WeightsFile:
                 (f'{n_class} classes, and says {known.get("n_class")}',
                  known.get('n_class', n_class) == n_class),
                 ('background outputs that are not finite',
-                 np.abs(known.get('background_outputs', 0)).max() < np.inf),
+                 np.abs(known.get('background_outputs', 0)).max()
+                 < np.finfo(np.float32).max),
                 ('not a colour for each of its class names',
                  len(known.get('class_names', []))
                  == len(known.get('class_colors', []))),

@@ -34,27 +34,33 @@ def write_image(path, seed=0, size=(72, 96)):
     return path
 
 
-def write_film(path, frames, rate=12, times=None, sound=None, **settings):
-    """Write (H, W, 3), uint8, RGB frames as H.264, in the format of the name.
+def write_film(path, frames, rate=12, times=None, sound=None, codec='libx264',
+               time_base=Fraction(1, 1000), options=None, sound_settings=None,
+               **settings):
+    """Write (H, W, 3), uint8, RGB frames in the format of the name.
 
-    `times` are of the frames, in milliseconds; `sound` is the name of a codec;
-    settings are attributes of the codec's context, as its colours.
+    `times` are of the frames, in `time_base`; `sound` is the name of a codec,
+    or the arguments of `add_sound`, and sound_settings are of `write_sound`;
+    settings are attributes of the codec's context, as its colours, and options
+    those of the format.
     """
     import av
-    with av.open(f'file:{path}', 'w') as container:
-        stream = container.add_stream('libx264', rate=rate)
+    with av.open(f'file:{path}', 'w', options=options) as container:
+        stream = container.add_stream(codec, rate=rate)
         height, width, _ = frames[0].shape
         stream.height, stream.width = (side + side % 2
                                        for side in (height, width))
         stream.pix_fmt = settings.pop('pix_fmt', 'yuv420p')
-        stream.options = {'crf': '1'}
+        stream.options = {'crf': '1'} if codec == 'libx264' else {}
         context = stream.codec_context
         for name, value in settings.items():
             setattr(context, name, value)
         if times is not None:
-            context.time_base = Fraction(1, 1000)
+            context.time_base = time_base
         if sound is not None:
-            write_sound(container, sound)
+            write_sound(add_sound(container, *(
+                [sound] if isinstance(sound, str) else sound)),
+                **(sound_settings or {}))
         for i, pixels in enumerate(frames):
             even = np.pad(pixels, [(0, side % 2) for side in pixels.shape[:2]]
                           + [(0, 0)], mode='edge')
@@ -67,19 +73,44 @@ def write_film(path, frames, rate=12, times=None, sound=None, **settings):
         container.mux(stream.encode())
 
 
-def write_sound(container, codec):
-    """Half a second of noise."""
+def add_sound(container, codec, layout='mono', rate=48000):
+    stream = container.add_stream(codec, rate=rate, layout=layout,
+                                  bit_rate=128_000)
+    stream.options = {'strict': 'experimental'}
+    return stream
+
+
+def write_sound(stream, start=0, spoiled=()):
+    """Write half a second of a tone in each channel, from a second on; the
+    packets of the numbers `spoiled` hold nonsense.
+    """
     import av
-    stream = container.add_stream(codec, rate=48000)
-    rng = np.random.default_rng(0)
-    for i in range(24):
-        frame = av.AudioFrame.from_ndarray(rng.uniform(
-            -0.1, 0.1, (1, 1000)).astype(np.float32), format='fltp',
-            layout='mono')
-        frame.rate, frame.pts = 48000, 1000 * i
-        frame.time_base = Fraction(1, 48000)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+    rate, layout = stream.rate, stream.layout
+    tones = 400 * np.arange(1, 1 + layout.nb_channels)[:, None]
+    seconds = np.arange(rate // 2) / rate
+    frame = av.AudioFrame.from_ndarray(np.sin(
+        2 * np.pi * tones * seconds, dtype=np.float32) / 4, 'fltp', layout.name)
+    frame.rate, frame.pts, frame.time_base = rate, rate * start, (
+        Fraction(1, rate))
+    packets = [*stream.encode(frame), *stream.encode()]
+    for i in spoiled:
+        spoilt = av.Packet(b'\xff' * packets[i].size)
+        for name in 'pts', 'dts', 'time_base', 'stream':
+            setattr(spoilt, name, getattr(packets[i], name))
+        packets[i] = spoilt
+    stream.container.mux(packets)
+
+
+def copy_film(source, target):
+    """Write a video's frames as they are, as an overlay of opacity 0 does;
+    return the `Video`.
+    """
+    from media.video import open_video, writing
+    with open_video(source) as video, writing(target, video) as writer:
+        for frame in video.frames:
+            writer.write(None if frame.image is None else Image.fromarray(
+                frame.image.transpose(1, 2, 0).astype(np.uint8)), frame)
+    return video
 
 
 def write_tree(dataset, root, truth, wrong=0):

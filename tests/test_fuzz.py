@@ -17,11 +17,16 @@ import tarfile
 import zipfile
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import psutil
 import pytest
+from av.codec import Codec
+from av.codec.codec import UnknownCodecError, codecs_available
+from av.error import FFmpegError
 from conftest import SMALL, thinned
 from fixture_graph import FixtureGraph
+from fixture_images import copy_film, write_film
 from fixture_tools import constants_folded, folded, quantized
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -361,3 +366,100 @@ def test_images(tmp_path, ending):
         read_image(path)
 
     fuzz(damaged(file.getvalue()), use, 150)
+
+
+# The ending of a format, and a codec of video that it takes.
+FORMATS = {
+    '.mp4': 'libx264', '.mov': 'libx264', '.3gp': 'mpeg4', '.3g2': 'mpeg4',
+    '.f4v': 'libx264', '.ismv': 'libx264', '.mkv': 'libx264',
+    '.webm': 'libvpx', '.avi': 'mpeg4', '.ts': 'libx264', '.m2ts': 'libx264',
+    '.mpg': 'mpeg2video', '.vob': 'mpeg2video', '.flv': 'libx264',
+    '.wmv': 'msmpeg4', '.mxf': 'mpeg2video', '.ogv': 'libvpx',
+    '.nut': 'libx264', '.wtv': 'mpeg2video', '.dv': 'dvvideo',
+    '.ivf': 'libvpx', '.h264': 'libx264',
+    '.hevc': 'libx265', '.y4m': 'rawvideo', '.mjpeg': 'mjpeg', '.h261': 'h261'}
+WITHOUT_TIMES = {'.avi', '.wmv', '.mxf'}  # of B-frames
+SIZES = {'h261': (144, 176), 'h263': (144, 176), 'amv': (144, 176),
+         'dvvideo': (576, 720)}
+PIXELS = ['yuvj420p', 'yuv420p', 'yuv422p', 'yuv444p', 'rgb24', 'gbrp']
+SOUNDS = ['aac', 'ac3', 'libmp3lame', 'libopus', 'pcm_s16le', 'wavpack']
+
+
+def encoders(kind):
+    """Return the names of FFmpeg's encoders, 'video' or 'audio'."""
+    found = []
+    for name in sorted(codecs_available):
+        with contextlib.suppress(UnknownCodecError):
+            if Codec(name, 'w').type == kind:
+                found.append(name)
+    return found
+
+
+def reading(path):
+    """Return FFmpeg's own reading of a film: the times of its frames, and the
+    first and last of its sound, if there is one.
+    """
+    span = []
+    with av.open(f'file:{path}') as container:
+        times = [frame.time for frame in container.decode(video=0)
+                 if not frame.is_corrupt]
+    with av.open(f'file:{path}') as container:
+        if container.streams.audio:
+            for frame in container.decode(audio=0):
+                end = frame.time + frame.samples / frame.rate
+                span = [*span[:1], end] if span else [frame.time, end]
+    return times, span
+
+
+def make_film(path, codec, sound, **settings):
+    """Write a film; return FFmpeg's reading, or None if there is none."""
+    names = [each.name for each in Codec(codec, 'w').video_formats or ()]
+    settings['pix_fmt'] = next((each for each in PIXELS if each in names),
+                               *(names[:1] or ['yuv420p']))
+    size = SIZES.get(codec, (72, 96))
+    frames = [np.full((*size, 3), 9 * i, np.uint8) for i in range(24)]
+    if path.suffix in WITHOUT_TIMES:
+        settings['max_b_frames'] = 0
+    for kind in ('stereo', 48_000), ('mono', 16_000), ('mono', 8000):
+        with contextlib.suppress(FFmpegError, ValueError, IndexError,
+                                 TypeError):
+            write_film(path, frames, 25, codec=codec,
+                       sound=sound and (sound, *kind), **settings)
+            times, span = reading(path)
+            return (times, span) if times else None
+    return None
+
+
+@pytest.mark.parametrize('ending', FORMATS)
+def test_formats_of_films(tmp_path, ending):
+    """What FFmpeg writes and reads is read as it reads it: all its codecs of
+    video and of sound with `make fuzz`, else the usual ones.
+    """
+    # The threads of so many codecs take much room, of which little is used.
+    resource.setrlimit(resource.RLIMIT_AS, [
+        resource.getrlimit(resource.RLIMIT_AS)[1]] * 2)
+    path, usual = tmp_path / f'a{ending}', FORMATS[ending]
+    cases = [(usual, None), *((usual, sound) for sound in SOUNDS)]
+    if TIMES:
+        cases = [*((codec, None) for codec in encoders('video')),
+                 *((usual, sound) for sound in encoders('audio'))]
+    n_made = 0
+    for codec, sound in cases:
+        film = make_film(path, codec, sound)
+        if film is None:
+            continue
+        n_made += 1
+        what = codec, sound
+        copy_film(path, tmp_path / 'b.mp4')
+        (before, heard), (after, still_heard) = film, reading(
+            tmp_path / 'b.mp4')
+        assert len(after) == len(before), what
+        assert len(after) == 1 or min(np.diff(after)) > 0, what
+        if None not in before and before == sorted(before):
+            np.testing.assert_allclose(
+                after, before, err_msg=what,  # a frame, where it is a guess
+                atol=0.041 if ending in WITHOUT_TIMES else 2e-3)
+        if not heard or heard[1] < 2:  # else nonsense, as of AMR in AVI
+            np.testing.assert_allclose(still_heard, heard, atol=0.06,
+                                       err_msg=what)
+    assert n_made

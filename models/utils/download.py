@@ -106,15 +106,17 @@ def download(url, folder, check):
             return part
 
 
-def read_url(url, max_bytes):
-    """Return what an http(s) address holds, as bytes; raise InputError where it
-    is unavailable or larger than max_bytes.
+def read_url(url, max_bytes, is_start=False):
+    """Return what an http(s) address holds, as bytes, or its start; raise
+    InputError where it is unavailable or larger than max_bytes.
     """
     data = bytearray()
     try:
         with _get(url) as response:
             while block := response.raw.read1(BLOCK):
                 data += block
+                if len(data) > max_bytes and is_start:
+                    break
                 if len(data) > max_bytes:
                     raise InputError(f'more than {max_bytes} bytes')
     except (_Interrupted, *NETWORK_ERRORS) as error:

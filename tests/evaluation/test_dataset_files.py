@@ -74,6 +74,27 @@ def test_fetched_and_unpacked(mirror, kept, capsys, dataset, archive, plan):
     assert len(mirror.requests) == n_requests  # never a second time
 
 
+@pytest.mark.parametrize('dataset', ['cityscapes', 'ade20k', 'folders'])
+def test_hidden_files_are_no_part_of_it(tmp_path, dataset):
+    """As macOS, a NAS and Jupyter leave them beside the files."""
+    kind = 'cityscapes' if dataset == 'folders' else dataset
+    root = write_tree(kind, tmp_path / '.data', patches(kind, 2))
+    folders = [root / 'leftImg8bit', root / 'gtFine']
+    names = [path for path in root.rglob('*') if path.is_file()]
+    for path in names:
+        for name in f'._{path.name}', f'@eaDir/{path.name}', (
+                f'.ipynb_checkpoints/{path.name}'):
+            (path.parent / name).parent.mkdir(exist_ok=True)
+            (path.parent / name).write_bytes(b'no image')
+    if dataset == 'folders':
+        for i, path in enumerate(sorted(names)):
+            path.rename(path.with_name(f'{i % 2}.png'))
+    images = (LabelledImages(kind, folders=folders) if dataset == 'folders' else
+              LabelledImages(dataset, root))
+    assert len(images) == 2
+    assert len([images[i] for i in range(2)]) == 2
+
+
 def test_another_archive_is_refused(mirror, kept, monkeypatch, capsys):
     """VOC2012 comes over http."""
     monkeypatch.setattr(dataset_files, 'VOC', VOC._replace(

@@ -72,40 +72,217 @@ def test_says_that_metadata_are_ignored():
         read_image(io.BytesIO(data))
 
 
-def test_a_part_of_an_image_is_no_image():
-    data = with_jpeg_part(0xe1, b'Exif\0\0')
-    with pytest.raises(InputError, match='cannot be read as an image: image '
-                       'file is truncated'):
-        read_image(io.BytesIO(data[:len(data) // 2]))
+@pytest.mark.parametrize('options', [
+    {}, {'progressive': True}, {'restart_marker_rows': 1}])
+def test_a_jpeg_without_its_end(options):
+    """All pixels are there: also for an evaluation."""
+    data = encoded('JPEG', **options)
+    for cut in 1, 2:
+        for as_stored in False, True:
+            with pytest.warns(UserWarning, match='the mark of its end is miss'):
+                found = read_image(io.BytesIO(data[:-cut]), as_stored=as_stored)
+            np.testing.assert_array_equal(found, read_image(io.BytesIO(data)))
 
 
-def swapped_profile():
-    """sRGB with red and green exchanged, under another name."""
+@pytest.mark.parametrize(('kind', 'options'), [
+    ('JPEG', {}), ('JPEG', {'progressive': True}), ('PNG', {}), ('BMP', {}),
+    ('GIF', {}), ('TIFF', {}), ('PPM', {}), ('TGA', {})])
+def test_a_part_of_an_image(kind, options):
+    """It is shown, with a warning, and not evaluated."""
+    data = encoded(kind, np.tile(PIXELS, (5, 1, 1)), **options)
+    part = data[:len(data) * 2 // 3]
+    with pytest.warns(UserWarning, match='it is cut off or damaged, and a pa'):
+        found = read_image(io.BytesIO(part))
+    assert found.shape == (3, 200, 60)
+    if 'progressive' not in options:  # which comes coarse, and then fine
+        whole = read_image(io.BytesIO(data))
+        row = -1 if kind in {'BMP', 'TGA'} else 0
+        np.testing.assert_array_equal(found[:, row], whole[:, row])
+    with pytest.raises(InputError, match='cannot be read as an image'):
+        read_image(io.BytesIO(part), as_stored=True)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'GIF', 'TIFF', 'WEBP', 'AVIF'])
+def test_nothing_of_an_image(kind):
+    with pytest.raises(InputError, match='cannot be read as an image'):
+        read_image(io.BytesIO(encoded(kind)[:40]))
+
+
+def swapped_profile(name):
+    """sRGB with red and green exchanged, under a name of four letters."""
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
     data = data.replace(b'rXYZ', b'----').replace(b'gXYZ', b'rXYZ').replace(
         b'----', b'gXYZ')
-    return data.replace('sRGB'.encode('utf-16-be'), 'Mine'.encode('utf-16-be'))
+    return data.replace('sRGB'.encode('utf-16-be'), name.encode('utf-16-be'))
 
 
+def test_srgb_by_any_name_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
+    for name in 'sRGB', 'Mine':
+        data = encoded('PNG', icc_profile=profile.replace(
+            'sRGB'.encode('utf-16-be'), name.encode('utf-16-be')))
+        np.testing.assert_array_equal(read_image(io.BytesIO(data)),
+                                      PIXELS.transpose(2, 0, 1))
+
+
+def to_srgb(linear):
+    """IEC 61966-2-1, to [0, 255]."""
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear,
+                          1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize('kind', ['PNG', 'TIFF'])
+@pytest.mark.parametrize('mode', ['L', 'LA'])
+def test_profiles_of_grey(kind, mode):
+    curve = struct.pack('>4s2IH', b'curv', 0, 1, 1 << 8)  # linear
+    profile = struct.pack(
+        '>I4xI4s4s4s12x4s28x3i48xI4s2I', 144 + len(curve), 2 << 24, b'mntr',
+        b'GRAY', b'XYZ ', b'acsp', 63190, 65536, 54061, 1, b'kTRC', 144,
+        len(curve)) + curve
+    file, grey = io.BytesIO(), Image.fromarray(PIXELS).convert('L')
+    grey.convert(mode).save(file, kind, icc_profile=profile)
+    np.testing.assert_allclose(read_image(io.BytesIO(file.getvalue()))[0],
+                               to_srgb(np.asarray(grey) / 255), atol=2)
+
+
+# x and y of white, red, green and blue.
+SRGB = 0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06
+DISPLAY_P3 = 0.3127, 0.329, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06
+# To linear sRGB, as SMPTE EG 432-1 and IEC 61966-2-1 give it.
+FROM_P3 = [[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0],
+           [-0.0197, -0.0786, 1.0979]]
+
+
+def chunk(kind, *values):
+    content = struct.pack(f'>{len(values)}I', *(
+        round(100_000 * value) for value in values))
+    return (struct.pack('>I', len(content)) + kind + content
+            + struct.pack('>I', zlib.crc32(kind + content)))
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'P'])
+@pytest.mark.parametrize(('gamma', 'primaries', 'matrix'), [
+    (1, None, np.eye(3)), (1 / 1.8, None, np.eye(3)), (1, SRGB, np.eye(3)),
+    (1, DISPLAY_P3, FROM_P3), (0.4, DISPLAY_P3, FROM_P3)])
+def test_gamma_of_png(mode, gamma, primaries, matrix):
+    file, image = io.BytesIO(), Image.fromarray(PIXELS).convert(
+        mode, palette=Image.Palette.ADAPTIVE)
+    image.save(file, 'PNG')
+    data = file.getvalue()
+    chunks = chunk(b'gAMA', gamma) + (
+        chunk(b'cHRM', *primaries) if primaries else b'')
+    linear = (np.asarray(image.convert('RGB')) / 255) ** (1 / gamma)
+    expected = to_srgb((linear @ np.transpose(matrix)).clip(0, 1))
+    found = read_image(io.BytesIO(data[:33] + chunks + data[33:]))
+    np.testing.assert_allclose(found, expected.transpose(2, 0, 1), atol=2)
+
+
+@pytest.mark.parametrize('chunks', [
+    chunk(b'gAMA', 1 / 2.2), chunk(b'gAMA', 1 / 2.2) + chunk(b'cHRM', *SRGB),
+    chunk(b'gAMA', 1) + b'\0\0\0\1sRGB\0\xae\xce\x1c\xe9'])
+def test_png_that_is_srgb_changes_nothing(chunks):
+    data = encoded('PNG')
+    np.testing.assert_array_equal(
+        read_image(io.BytesIO(data[:33] + chunks + data[33:])),
+        PIXELS.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize('name', ['sRGB', 'Mine'])
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'P'])
 @pytest.mark.parametrize('kind', ['PNG', 'TIFF', 'WEBP'])
-def test_colour_profiles_are_converted(kind):
-    red = np.full((4, 4, 3), (250, 10, 10), np.uint8)
-    options = {'lossless': True} if kind == 'WEBP' else {}
-    data = encoded(kind, red, icc_profile=swapped_profile(), **options)
+def test_colour_profiles_are_converted(kind, mode, name):
+    """What they hold counts, not their name."""
+    red, file = np.full((4, 4, 3), (250, 10, 10), np.uint8), io.BytesIO()
+    Image.fromarray(red).convert(mode, palette=Image.Palette.ADAPTIVE).save(
+        file, kind, icc_profile=swapped_profile(name),
+        **{'lossless': True} if kind == 'WEBP' else {})
+    data = file.getvalue()
     np.testing.assert_allclose(read_image(io.BytesIO(data))[:, 0, 0],
                                [10, 250, 10], atol=4)
     np.testing.assert_array_equal(
         read_image(io.BytesIO(data), as_stored=True)[:, 0, 0], [250, 10, 10])
 
 
-def tiff(bits, bands, data, layout, width=4, height=2):
-    """A TIFF of one strip, as a scanner or a satellite writes it."""
-    tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, bits),
-            (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (277, 3, 1, bands),
-            (278, 3, 1, height), (279, 4, 1, len(data)), (284, 3, 1, layout)]
-    return (struct.pack('<2sHI', b'II', 42, 8 + len(data)) + data
-            + struct.pack('<H', len(tags)) + b''.join(
-                struct.pack('<2HII', *tag) for tag in tags) + bytes(4))
+def tiff(bits, bands, data, layout, size=(2, 4), order='<', **tags):
+    """A TIFF of one strip, or of one for each band, as a scanner or a satellite
+    writes it; keyword arguments as t262=(2,) are tags, of short numbers.
+    """
+    height, width = size
+    n_strips = bands if layout == 2 else 1
+    size = len(data) // n_strips
+    tags = {256: [width], 257: [height], 258: [bits] * bands, 259: [1],
+            262: [1], 273: [8 + size * i for i in range(n_strips)],
+            277: [bands], 278: [height], 279: [size] * n_strips, 284: [layout],
+            **{int(name[1:]): value for name, value in tags.items()}}
+    end = 8 + len(data)
+    entries, more = b'', b''
+    for tag, values in sorted(tags.items()):
+        content = struct.pack(f'{order}{len(values)}H', *values)
+        if len(content) > 4:
+            more += content
+            content = struct.pack(f'{order}I', end + 6 + 12 * len(tags)
+                                  + len(more) - len(content))
+        entries += struct.pack(f'{order}2HI', tag, 3, len(values)
+                               ) + content.ljust(4, b'\0')
+    return (struct.pack(f'{order}2sHI', b'II' if order == '<' else b'MM', 42,
+                        end) + data + struct.pack(f'{order}H', len(tags))
+            + entries + bytes(4) + more)
+
+
+@pytest.mark.parametrize('compression', [1, 8])
+@pytest.mark.parametrize('layout', [1, 2])
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize(('photometric', 'extra', 'mode'), [
+    (0, 0, 'L'), (1, 0, 'L'), (2, 0, 'RGB'), (2, 1, 'RGB'), (5, 0, 'CMYK')])
+def test_tiffs(photometric, extra, mode, order, bits, layout, compression):
+    """All planes and byte orders give what was put in."""
+    if (photometric, order, bits) == (0, '>', 16):
+        pytest.skip('not supported')
+    image = Image.fromarray(PIXELS).convert(mode)
+    values = np.asarray(image).reshape(40, 60, -1)
+    values = np.concatenate([values] + [values[..., :1]] * extra, -1)
+    stored = (255 - values if photometric == 0 else values).astype(
+        f'{order}u{bits // 8}') * (257 if bits == 16 else 1)
+    planes = np.moveaxis(stored, -1, 0) if layout == 2 else [stored]
+    strips = [np.ascontiguousarray(each, f'{order}u{bits // 8}').tobytes()
+              for each in planes]
+    if compression == 8:  # of one length, as zeros may follow
+        strips = [zlib.compress(each) for each in strips]
+        strips = [each.ljust(max(map(len, strips)), b'\0') for each in strips]
+    found = read_image(io.BytesIO(tiff(
+        bits, values.shape[-1], b''.join(strips), layout, (40, 60), order,
+        t259=[compression], t262=[photometric],
+        **{'t338': [2]} if extra else {})))
+    np.testing.assert_allclose(
+        found, np.asarray(image.convert('RGB')).transpose(2, 0, 1), atol=1)
+
+
+def test_a_palette_of_8_bits():
+    palette = [0, 9, 200, 255] * 3
+    found = read_image(io.BytesIO(tiff(
+        2, 1, b'\x1b\x1b', 1, t262=[3], t320=palette)))
+    assert found[:, 0].tolist() == [palette[:4]] * 3
+
+
+@pytest.mark.parametrize(('words', 'bits', 'tags'), [
+    ('signed grey', 8, {'t339': [2]}), ('signed grey', 16, {'t339': [2]}),
+    ('floating-point grey', 32, {'t339': [3]}),
+    ('not of 8 to 16 bits', 32, {})])
+def test_what_has_no_range(words, bits, tags):
+    data = b'\xff' * bits
+    with pytest.raises(InputError, match=words):
+        read_image(io.BytesIO(tiff(bits, 1, data, 1, **tags)))
+
+
+@pytest.mark.parametrize('layout', [1, 2])
+def test_grey_multiplied_by_alpha(layout):
+    data = tiff(8, 2, b'\x32\x64' * 8, layout, t338=[1])
+    if layout == 1:
+        assert (read_image(io.BytesIO(data)) == 127).all()  # 0x32 / 0x64
+        return
+    with pytest.raises(InputError, match='a plane for alpha is not supported'):
+        read_image(io.BytesIO(data))
 
 
 def test_twelve_bits_keep_their_brightness():
@@ -122,13 +299,31 @@ def test_names_what_a_tiff_is():
         read_image(io.BytesIO(tiff(8, 5, bytes(40), 2)))
 
 
-@pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG'])
+@pytest.mark.parametrize('kind', ['GIF', 'WEBP', 'PNG', 'AVIF', 'TIFF', 'MPO'])
 def test_says_that_only_a_frame_is_used(kind):
     file, frames = io.BytesIO(), [Image.new('RGB', (20, 10), (i, 0, 0))
                                   for i in (0, 200)]
     frames[0].save(file, kind, save_all=True, append_images=frames[1:])
     with pytest.warns(UserWarning, match='only the first of 2 frames is used'):
         read_image(io.BytesIO(file.getvalue()))
+
+
+@pytest.mark.filterwarnings('error')
+def test_no_small_copy_is_a_page():
+    """Previews of cameras, of scanners, and of maps."""
+    file, image = io.BytesIO(), Image.fromarray(PIXELS)
+    image.save(file, 'MPO', save_all=True,
+               append_images=[image.resize((6, 4))], quality=100)
+    assert read_image(io.BytesIO(file.getvalue())).shape == (3, 40, 60)
+    file, (small, image) = io.BytesIO(), map(Image.fromarray, (
+        PIXELS[:4], PIXELS))
+    small.save(file, 'TIFF', save_all=True, append_images=[image],
+               tiffinfo={254: 1})  # both
+    tag = struct.pack('<2H2I', 254, 4, 1, 1)
+    first, second, third = file.getvalue().split(tag)
+    data = first + tag + second + tag[:-4] + bytes(4) + third
+    found = read_image(io.BytesIO(data))
+    np.testing.assert_array_equal(found, PIXELS.transpose(2, 0, 1))
 
 
 def test_a_damaged_later_frame_costs_nothing():

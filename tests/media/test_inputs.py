@@ -1,4 +1,5 @@
 """What the demo reads: files, folders, addresses, videos."""
+import contextlib
 import functools
 import http.server
 import os
@@ -15,6 +16,7 @@ from conftest import ROOT
 from fixture_images import write_film, write_image
 from PIL import Image
 
+from media import inputs
 from media.images import read_image
 from media.inputs import find_inputs
 from media.video import open_video
@@ -23,19 +25,25 @@ from models.classes import label_colors
 from models.utils.errors import InputError
 
 
-@pytest.mark.slow
-def test_standard_input_and_addresses(demo, tmp_path):
-    data = write_image(tmp_path / 'a b.png').read_bytes()
+@contextlib.contextmanager
+def served(folder):
+    """Give the address of a server of a folder."""
     handler = functools.partial(http.server.SimpleHTTPRequestHandler,
-                                directory=tmp_path)
+                                directory=folder)
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        url = f'http://127.0.0.1:{server.server_port}'
-        result = demo(f'{url}/a%20b.png', f'{url}/no.png', '--indexed')
+        yield f'http://127.0.0.1:{server.server_port}'
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.slow
+def test_standard_input_and_addresses(demo, tmp_path):
+    data = write_image(tmp_path / 'a b.png').read_bytes()
+    with served(tmp_path) as url:
+        result = demo(f'{url}/a%20b.png', f'{url}/no.png', '--indexed')
     assert result.stdout == 'a b_indexed.png\n'
     assert f'error: {url}/no.png: ' in result.stderr
     command = [sys.executable, ROOT / 'demo.py', '-', '--indexed',
@@ -106,7 +114,7 @@ def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
         'HTTP://host/b.png']
     assert problems == [
         'http://... is no valid address',
-        'ftp://host/a: an address begins with http:// or https://',
+        'ftp://host/a: an address begins with http://, https:// or file:///',
         "'' is no name of a file",
         'x/yempty: this folder has no image or video',
         r"'a\x00' is no name of a file"]
@@ -135,15 +143,126 @@ def test_what_may_not_be_read_costs_no_folder():
     assert result.stdout == "['a.png', 't.ts'] 1\n", result.stderr
 
 
-def test_a_pipe(tmp_path):
-    path = write_image(tmp_path / 'a.png')
+def feed(pipe, data):
+    thread = threading.Thread(target=pipe.write_bytes, args=[data])
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize('pattern', ['pipe.png', '*'])
+def test_a_pipe(tmp_path, pattern):
+    """It is read once, and what it holds tells what it is."""
+    image = write_image(tmp_path / 'kept/a.png')
+    write_film(tmp_path / 'kept/film.mp4', [np.zeros((48, 64, 3), np.uint8)])
+    (tmp_path / 'in').mkdir()
+    os.mkfifo(tmp_path / 'in/pipe.png')
+    for path in image, tmp_path / 'kept/film.mp4':
+        writer = feed(tmp_path / 'in/pipe.png', path.read_bytes())
+        (each,), problems, _ = find_inputs([
+            str(tmp_path / 'in' / pattern), str(tmp_path / 'in/pipe.png')])
+        writer.join()
+        assert problems == []
+        assert (each.is_video, each.files(), each.found_in) == (
+            path.suffix == '.mp4', [], None)
+        assert each.source() == path.read_bytes()
+        if not each.is_video:
+            np.testing.assert_array_equal(each.read(1e9), read_image(path))
+
+
+def test_an_empty_pipe(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
-    (each,), _, _ = find_inputs([str(tmp_path / 'pipe')])  # does not open it
-    writer = threading.Thread(target=lambda: (tmp_path / 'pipe').write_bytes(
-        path.read_bytes()))
-    writer.start()
-    np.testing.assert_array_equal(each.read(1e9), read_image(path))
+    writer = feed(tmp_path / 'pipe', b'')
+    (each,), _, _ = find_inputs([str(tmp_path / 'pipe')])
     writer.join()
+    with pytest.raises(InputError, match='pipe is empty: an image is needed'):
+        each.read(1e9)
+
+
+def test_a_pipe_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(inputs, 'MAX_BYTES', 1000)
+    _, problems, _ = find_inputs(['/dev/zero'])
+    assert problems == ['/dev/zero: more than 1000 bytes: save it, and give '
+                        'the name of the file']
+
+
+def test_addresses_of_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in 'a b.png', '50%d.mp4', 'x[1].png':
+        (tmp_path / name).touch()
+    folder = tmp_path.as_uri()
+    found, problems, _ = find_inputs([
+        f'{folder}/a%20b.png', f'FILE://localhost{tmp_path}/50%25d.mp4', folder,
+        f'{folder}/x[1].png', f'{folder}/*', f'{folder}/%25d.png',
+        'file://host/a.png'])
+    assert [(each.path.name, each.is_video) for each in found] == [
+        ('a b.png', False), ('50%d.mp4', True), ('x[1].png', False)]
+    assert problems == [
+        f'{tmp_path}/*: No such file or directory',
+        f'{tmp_path}/%d.png: No such file or directory',
+        'file://host/a.png: an address begins with http://, https:// or '
+        'file:///']
+
+
+def test_addresses_of_videos(tmp_path):
+    """By their ending, else by how what they lead to begins."""
+    for name in 'film.mp4', 'film':
+        write_film(tmp_path / 'film.mp4', [np.zeros((48, 64, 3), np.uint8)])
+        data = (tmp_path / 'film.mp4').read_bytes()
+        (tmp_path / name).write_bytes(data)
+    write_image(tmp_path / 'image')
+    with served(tmp_path) as url:
+        found, problems, _ = find_inputs([
+            f'{url}/film.mp4?key=1', f'{url}/film?key=1', f'{url}/image',
+            f'{url}/none', url.replace('http', 'HTTP') + '/image'])
+        assert problems == []
+        assert [each.is_video for each in found] == [True, True] + [False] * 3
+        assert found[0].source() == found[1].source() == data
+        for i in 2, 4:
+            assert found[i].read(1e9).shape == (3, 72, 96)
+        with pytest.raises(InputError, match='none: HTTP 404'):
+            found[3].read(1e9)
+
+
+def test_what_a_folder_is_not_asked_for(tmp_path):
+    """Of systems and editors: nothing is read or said."""
+    for name in ('@eaDir/a.png/SYNO_THUMB.jpg', '.ipynb_checkpoints/a.png',
+                 '._a.png', '.DS_Store', 'Thumbs.db', '__MACOSX/._a.png',
+                 'memo.m4a', 'song.mp3', 'sound.wav', 'x/@eaDir/b.png'):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b'\0\0\0\x18ftypM4A ')
+    (tmp_path / 'recording').write_bytes(b'\0\0\0\x18ftypM4A ')
+    (tmp_path / 'a.png').touch()
+    for argument in tmp_path, tmp_path / '**/*.png', tmp_path / '[T_@a]*':
+        found, problems, notes = find_inputs([str(argument)])
+        assert [each.path for each in found] == [tmp_path / 'a.png']
+        assert problems == []
+        assert notes == []
+
+
+def test_all_that_is_read_is_found(tmp_path):
+    """With an ending, or by what it begins with."""
+    image = Image.new('RGB', (8, 8), (1, 2, 3))
+    for name in 'jpeg', 'png', 'bmp', 'gif', 'tiff', 'webp', 'avif', 'jp2':
+        image.save(tmp_path / f'{name}', {'jp2': 'JPEG2000'}.get(name, name))
+    for mode, ending in ('1', 'pbm'), ('L', 'pgm'), ('RGB', 'pnm'):
+        image.convert(mode).save(tmp_path / ending, 'PPM')
+    images = sorted(tmp_path.iterdir())
+    for path in images:
+        path.with_name(f'x.{path.name}').write_bytes(path.read_bytes())
+    for ending in 'h264', 'nut', 'mkv', 'ts', 'mpg', 'flv', 'avi', 'm2ts':
+        write_film(tmp_path / f'film.{ending}', [
+            np.zeros((48, 64, 3), np.uint8)] * 5)
+        (tmp_path / f'video_{ending}').write_bytes(
+            (tmp_path / f'film.{ending}').read_bytes())
+    for name in 'f.h265', 'f.y4m', 'f.ivf', 'f.mjpeg':
+        (tmp_path / name).touch()
+    found, _, _ = find_inputs([str(tmp_path)])
+    assert len(found) == 2 * len(images) + 16 + 4
+    assert sum(each.is_video for each in found) == 16 + 4
+    for each in found:
+        if not each.is_video:
+            assert each.read(1e9).shape == (3, 8, 8)
 
 
 ONE = 1 << 16  # of a matrix's fixed-point numbers

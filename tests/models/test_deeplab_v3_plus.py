@@ -1,5 +1,6 @@
 """The link against ChainerCV's, and the palette model's known answers."""
 import functools
+from pathlib import Path
 
 import chainer
 import numpy as np
@@ -9,6 +10,7 @@ from conftest import needs_tensorflow
 from fixture_graph import FixtureGraph
 from fixture_nodes import run_tensorflow
 from fixture_weights import random_weights, smooth_image
+from PIL import Image
 
 from models import DeepLabV3plusXception65
 from models.classes import label_colors
@@ -160,3 +162,30 @@ def test_prepare():
 def test_refuses_arguments(arguments, words):
     with pytest.raises(InputError, match=words):
         DeepLabV3plusXception65(**arguments)
+
+
+@pytest.mark.parametrize(('given', 'words'), [
+    (Image.new('RGB', (9, 9)), 'of type Image, and must be a numpy.ndarray'),
+    ([Image.new('RGB', (9, 9))], 'of type Image, and must be'),
+    ([[1, 2, 3]], 'of type list, and must be'), ('a.png', 'of type str, and'),
+    (Path('a.png'), 'of type PosixPath, and'), (None, 'of type NoneType, and'),
+    ([np.zeros((3, 9, 9), complex)], 'is complex128, and must be float32'),
+    (np.zeros((3, 9, 9)), r'an image has shape \(9, 9\)')])
+def test_predict_says_what_it_takes(given, words):
+    with pytest.raises(InputError, match=words):
+        DeepLabV3plusXception65(n_class=2, min_input_size=9).predict(given)
+
+
+@pytest.mark.parametrize('dtype', [np.float16, chainer.mixed16, np.float64])
+def test_predict_of_another_type(dtype):
+    """Its weights are computed with in float32; Chainer would not."""
+    with chainer.using_config('dtype', dtype):
+        link = DeepLabV3plusXception65(n_class=3, min_input_size=33)
+    image = smooth_image(33, 33).transpose(2, 0, 1)
+    same = DeepLabV3plusXception65(n_class=3, min_input_size=33)
+    arrays = named_arrays(link)
+    for name, param in same.namedparams():
+        param.array[...] = arrays[name[1:]]
+    np.testing.assert_array_equal(link.predict([image]), same.predict([image]))
+    with pytest.raises(InputError, match='create the link while chainer'):
+        link.to_chainer().predict([image])

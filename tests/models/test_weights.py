@@ -2,8 +2,11 @@
 import difflib
 import zipfile
 
+import chainer
 import numpy as np
 import pytest
+from chainer import optimizers, serializers, training
+from chainercv.links import PixelwiseSoftmaxClassifier
 
 from models import DeepLabV3plusXception65
 from models.utils.errors import InputError
@@ -175,3 +178,78 @@ def test_an_absurd_shape_allocates_nothing(tmp_path):
             + len(header).to_bytes(2, 'little') + header)
     with pytest.raises(InputError, match='not a whole npz'):
         load(tmp_path / 'a.npz')
+
+
+def wrapped(link, path):
+    serializers.save_npz(path, PixelwiseSoftmaxClassifier(link))
+
+
+def in_snapshot(link, path):
+    """By a Trainer, after a step with gradients that are given."""
+    optimizer = optimizers.MomentumSGD()
+    optimizer.setup(PixelwiseSoftmaxClassifier(link))
+    for param in link.params():
+        param.grad = np.ones_like(param.array)
+
+    class Updater(training.StandardUpdater):
+        def update_core(self):
+            optimizer.update()
+
+    trainer = training.Trainer(
+        Updater(chainer.iterators.SerialIterator([0], 1), optimizer),
+        (1, 'iteration'), path.parent)
+    trainer.extend(training.extensions.LogReport())
+    trainer.extend(training.extensions.snapshot(filename=path.name),
+                   trigger=(1, 'iteration'))
+    trainer.run()
+
+
+@pytest.mark.parametrize('save', [wrapped, in_snapshot])
+def test_loads_what_training_saved(tmp_path, link, save):
+    link = link.copy('copy')
+    save(link, tmp_path / 'a.npz')
+    found = named_arrays(load(tmp_path / 'a.npz'))
+    for name, array in named_arrays(link).items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def test_refuses_several_networks(tmp_path, arrays):
+    np.savez(tmp_path / 'a.npz', **{
+        f'{prefix}/{name}': array for name, array in arrays.items()
+        for prefix in ('first', 'second/link')})
+    with pytest.raises(InputError, match='several networks, below first/, seco'
+                       'nd/link/: save one alone'):
+        load(tmp_path / 'a.npz')
+
+
+@pytest.mark.parametrize(('start', 'words'), [
+    (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'),
+    (b'\x1c\0\0\0TFL3', 'a TFLite model'),
+    (b'\x80\x02\x8a\nl\xfc', 'a pickle, as PyTorch makes it'),
+    (b'\x08\x07\x12\x07pytorch', 'an ONNX model'),
+    (b'\n<!DOCTYPE html>', 'a web page'), (b'<html><head>', 'a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'a pointer of Git LFS'),
+    (b'\x40\0\0\0\0\0\0\0{"W":', 'a safetensors file'),
+    (b'\x1f\x8b\x08', 'a TensorFlow graph, or an archive'),
+    (b'\x93NUMPY\1\0', 'a single array')])
+def test_says_what_other_files_are(tmp_path, start, words):
+    (tmp_path / 'a').write_bytes(start + bytes(99))
+    with pytest.raises(InputError, match=f'a is {words}.*: an npz is needed'):
+        load(tmp_path / 'a')
+
+
+def test_says_what_a_graph_is(tmp_path, skeleton):
+    (tmp_path / 'a.pb').write_bytes(skeleton)
+    with pytest.raises(InputError, match=r'a\.pb is a TensorFlow graph'):
+        load(tmp_path / 'a.pb')
+
+
+@pytest.mark.parametrize(('member', 'words'), [
+    ('model/data.pkl', 'a PyTorch checkpoint'),
+    ('model.weights.h5', 'a Keras model'),
+    ('saved/saved_model.pb', 'a TensorFlow graph')])
+def test_says_what_other_archives_are(tmp_path, member, words):
+    with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
+        archive.writestr(member, b'')
+    with pytest.raises(InputError, match=f'a.pth is {words}'):
+        load(tmp_path / 'a.pth')
