@@ -146,6 +146,10 @@ def print_summary(conversion, target):
         mirrored = ' and the mirrored image' if settings['flip'] else ''
         print(f'  averages over the scales {scales}{mirrored}, which the npz '
               'keeps')
+    if 'background_outputs' in settings:
+        print('  the mean is of the softmax of all outputs; the npz keeps '
+              "those that are no classes, and ChainerCV's link would leave "
+              'them out')
     if 'resize_range' in settings:
         print(f'  resizes images to {settings["resize_range"]}, which the npz '
               "keeps; ChainerCV's link would not")

@@ -69,7 +69,7 @@ def check(source, dataset: str) -> Conversion:
     wiring = check_structure(source, link) if source.is_graph else None
     return Conversion(source, dataset, link, offset, wiring,
                       _min_input_size(source, dataset, wiring),
-                      _unusual_settings(link, wiring))
+                      _unusual_settings(source, link, offset, wiring))
 
 
 def write(conversion, path, classes=()):
@@ -219,12 +219,17 @@ def _min_input_size(source, dataset, wiring):
     return size
 
 
-def _unusual_settings(link, wiring):
+def _unusual_settings(source, link, offset, wiring):
     settings = {}
     if link.atrous_rates != OUTPUT_STRIDES[link.output_stride]['aspp']:
         settings['atrous_rates'] = link.atrous_rates
     if wiring and (wiring.scales, wiring.flip) != ((1.,), False):
         settings['scales'], settings['flip'] = wiring.scales, wiring.flip
+        if offset:  # they have a part in the softmax that is averaged
+            weights, biases = (source.weight(f'{LOGITS}/{name}')[..., :offset]
+                               for name in ('weights', 'biases'))
+            settings['background_outputs'] = np.vstack(
+                (weights[0, 0], biases)).T
     if wiring and wiring.resize_range is not None:
         settings['resize_range'] = wiring.resize_range
     return settings

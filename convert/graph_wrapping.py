@@ -240,8 +240,8 @@ def _range_of(graph, resize):
     The exporter divides `shortest` by the shorter side of an image, and
     `longest`, lowered to a multiple of the factor plus 1, by the longer side.
     In early 2018 it lowered even such a multiple plus 1, by the factor: then
-    that limit is the range's `longest`, which is not lowered again. The proof
-    is that the graph's nodes give the sizes of the range.
+    that limit is the range's `longest`, which is not lowered again.
+    The proof is that the graph's nodes give the sizes of the range.
     """
     nodes = graph.ancestors(graph.input_node(resize, 1).name).values()
     numbers, limit = {}, 0

@@ -39,10 +39,10 @@ class Engine:
         x = link.xp.asarray(link.prepare(image)[np.newaxis])  # (1, 3, h, w)
         logits = list(self._logits(x, link.scales, link.flip))
         return label_map(logits, x.shape[2:],
-                         link.resized_size(*image.shape[1:]))
+                         link.resized_size(*image.shape[1:]), link.n_class)
 
     def _logits(self, x, scales, flip):
-        """Yield logits (n_class, h, w) at each scale, also of x mirrored."""
+        """Yield logits (C, h, w) at each scale, also of x mirrored."""
         for size, logits_size in sizes_at(scales, x.shape[2:]):
             scaled = resized(x, size)
             for step in (1, -1) if flip else (1,):

@@ -139,11 +139,14 @@ class CuPyEngine(Engine):
         size = image.shape[1:]
         crop = link.resized_size(*size)
         return self._labels(resize_image(image, crop), crop,
-                            link.padded_size(*size), link.scales, link.flip)
+                            link.padded_size(*size), link.scales, link.flip,
+                            link.n_class)
 
-    def _labels(self, image, crop, size, scales=(1.,), flip=False):
+    def _labels(self, image, crop, size, scales=(1.,), flip=False,
+                n_class=None):
         """Return labels of an image (3, *crop) that is padded to `size`. It
         goes to the GPU once, in bytes if it is of bytes; labels come back once.
+        `n_class`: see `label_map.label_map`.
         """
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):
@@ -160,7 +163,8 @@ class CuPyEngine(Engine):
             label = cupy.empty(crop, np.int32)
             work = cupy.empty((len(maps), LABEL_THREADS), np.float32)
             run(launch('labels', LABEL_THREADS * NUMBERS, 1, table,
-                       maps[0].shape[0], len(maps), *size, label, *crop, work))
+                       n_class or maps[0].shape[0], maps[0].shape[0],
+                       len(maps), *size, label, *crop, work))
             return label.get()
 
     def memory_needed(self, link, height, width):

@@ -109,11 +109,12 @@ KERNEL resize(INPUT, int mirrored, OUTPUT) {
         mirrored ? y_width - 1 - i % y_width : i % y_width, y_height, y_width);
 }
 
-// The best class at the top left of logits resized to (h, w). A map is
-// {address, height, width} of logits. Of several maps softmax is added up;
-// `work` has the logarithm of its divisor for each map and thread.
-KERNEL labels(const long long *maps, int n_class, int n_maps, int h, int w,
-              int *y, int y_height, int y_width, float *work) {
+// The best of the first n_class channels at the top left of logits resized to
+// (h, w). A map is {address, height, width} of logits. Of several maps softmax,
+// of all channels, is added up; `work` has the logarithm of its divisor for each
+// map and thread.
+KERNEL labels(const long long *maps, int n_class, int channels, int n_maps,
+              int h, int w, int *y, int y_height, int y_width, float *work) {
   EACH(i, y_height * y_width) {
     auto logit = [=](int map, int c) {
       const int height = maps[3 * map + 1], width = maps[3 * map + 2];
@@ -122,8 +123,8 @@ KERNEL labels(const long long *maps, int n_class, int n_maps, int h, int w,
     };
     for (int map = 0; n_maps > 1 && map < n_maps; map++) {
       float most = logit(map, 0), sum = 0;
-      for (int c = 1; c < n_class; c++) most = fmaxf(most, logit(map, c));
-      for (int c = 0; c < n_class; c++) sum += expf(logit(map, c) - most);
+      for (int c = 1; c < channels; c++) most = fmaxf(most, logit(map, c));
+      for (int c = 0; c < channels; c++) sum += expf(logit(map, c) - most);
       ROW(work, map, N_THREADS)[THREAD] = most + logf(sum);
     }
     float best = 0;

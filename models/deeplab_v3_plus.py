@@ -75,6 +75,9 @@ class DeepLabV3plusXception65(chainer.Chain):
         metadata (dict): what the npz says, see `models.weights`; may be empty.
         resize_range (models.resize_range.ResizeRange): to which images are
             resized first, as the pretrained model's graph does; mostly None.
+        background_outputs (numpy.ndarray, (K, 257), float32): kernels and
+            biases of outputs that are no classes, with which `predict`
+            averages as the pretrained model's graph does; mostly None.
 
     Raises:
         InputError: an argument is invalid, or the model is missing or does
@@ -94,6 +97,7 @@ class DeepLabV3plusXception65(chainer.Chain):
                 pretrained_path(pretrained_model, check_weights))
             initialW = leave_unset
         self.metadata, self.resize_range = known.metadata, known.resize_range
+        self.background_outputs = known.background_outputs
         self.n_class = _either(n_class, known.n_class)
         if known.n_class not in {None, self.n_class}:
             raise InputError(f'n_class is {n_class}, but the pretrained model '
@@ -262,21 +266,40 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         It is a callable from a prepared image (1, 3, H, W) to logits (1,
         n_class, ceil(H/4), ceil(W/4)), both arrays, float32, and never in
-        training mode. Raise BackendError, see `to_openvino`.
+        training mode; with more channels where `with_background` has them.
+        Raise BackendError, see `to_openvino`.
         """
         if self._engine is not None and not self._is_frozen():
             try:
                 self._check_own('forward')
                 if self.xp is not np:  # that engine prepares images itself
                     self._check_own('prepare')
-                self._engine.update(self)
+                self._engine.update(self.with_background())
             except BackendError as error:
                 if self._engine_is_required:
                     raise
                 warnings.warn(f'{error}: predict runs on Chainer instead, '
                               'several times as slow', stacklevel=3)
                 self.to_chainer()
-        return self._engine or ChainerEngine(self)
+        return self._engine or ChainerEngine(self.with_background())
+
+    def with_background(self) -> 'DeepLabV3plusXception65':
+        """Return the link whose logits `predict` averages: where there are
+        several scales and `background_outputs`, one with these as channels
+        behind the classes, which shares all else; mostly the link itself.
+        """
+        outputs = self.background_outputs
+        if outputs is None or (len(self.scales) == 1 and not self.flip):
+            return self
+        link, decoder, conv = map(copy.copy, (
+            self, self.decoder, self.decoder.conv_logits))
+        link.decoder, decoder.conv_logits = decoder, conv
+        for name, more in (('W', outputs[:, :-1, np.newaxis, np.newaxis]),
+                           ('b', outputs[:, -1])):
+            array = np.concatenate([
+                cuda.to_cpu(getattr(conv, name).array), more])
+            setattr(conv, name, chainer.Parameter(self.device.send(array)))
+        return link
 
     def onnx_model(self, *args, **kwargs) -> bytes:
         """Return the network as an ONNX model; see `onnx_graph.onnx_model`."""

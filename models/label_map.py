@@ -9,34 +9,37 @@ import numpy as np
 from chainer.backends.cuda import get_array_module, to_cpu
 
 
-def label_map(logits, size, crop):
+def label_map(logits, size, crop, n_class=None):
     """Resize logits (bilinear, corners aligned) and take the best class.
 
     Args:
-        logits (list of numpy or cupy arrays, (n_class, h, w), float32): of
-            one image; several, of any sizes, are averaged after softmax.
+        logits (list of numpy or cupy arrays, (C, h, w), float32): of one
+            image; several, of any sizes, are averaged after softmax.
         size ((int, int)): height and width H, W to resize to.
         crop ((int, int)): height and width of the top left part to return.
+        n_class (int): the first so many channels are classes, others have a
+            part in the softmax alone; by default all are classes.
 
     Returns:
         numpy.ndarray, crop, int32: the class of each pixel; of equally good
         classes the lowest.
     """
     if get_array_module(logits[0]) is not np:
-        return to_cpu(_whole_label_map(logits, size, crop))
+        return to_cpu(_whole_label_map(logits, size, crop, n_class))
     label = np.empty(crop, np.int32)
     resized = [_resized_rows(each, size, crop) for each in logits]
     for y, rows in enumerate(zip(*resized, strict=True)):
         scores = rows[0] if len(rows) == 1 else sum(map(_softmax, rows))
-        label[y] = scores.argmax(axis=1)
+        label[y] = scores[:, :n_class].argmax(axis=1)
     return label
 
 
-def _whole_label_map(logits, size, crop):
+def _whole_label_map(logits, size, crop, n_class=None):
     """Return the same, from all pixels at once."""
     resized = [F.resize_images(each[np.newaxis], size) for each in logits]
     scores = resized[0] if len(resized) == 1 else sum(map(F.softmax, resized))
-    return scores.array[0, :, :crop[0], :crop[1]].argmax(axis=0).astype('i')
+    scores = scores.array[0, :n_class, :crop[0], :crop[1]]
+    return scores.argmax(axis=0).astype('i')
 
 
 def _softmax(scores):

@@ -49,6 +49,7 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
         opset_import=[helper.make_opsetid('', OPSET)])
     model.graph.name = type(link).__name__
     helper.set_model_props(model, metadata or {})
+    link = link.with_background() if end_to_end else link
     graph = _Graph(model.graph, link)
     source, output = (_add_labels(graph, link) if end_to_end else
                       _add_scores(graph, link, probabilities, size))
@@ -186,6 +187,9 @@ def _add_labels(graph, link):
     if len(scores) > 1:
         scores = [graph.node('Sum', *(graph.node('Softmax', each, axis=1)
                                       for each in scores))]
+        if link.background_outputs is not None:
+            scores = [graph.node('Slice', scores[0], np.int64([0]),
+                                 np.int64([link.n_class]), np.int64([1]))]
     labels = graph.node('ArgMax', scores[0], axis=1)  # (1, 1, h, w)
     labels = graph.node('Slice', labels, np.int64([0, 0]), size,
                         np.int64([2, 3]))

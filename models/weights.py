@@ -27,10 +27,10 @@ from .constants import (
 from .resize_range import ResizeRange
 from .utils.errors import InputError, describe_differences, shortened
 
-FORMAT_VERSION = 1
-# Of files with `SINCE_2`, which an older program would run in another way.
-LATEST_VERSION = 2
-SINCE_2 = 'atrous_rates', 'scales', 'flip', 'resize_range'
+FORMAT_VERSION, LATEST_VERSION = 1, 3
+# Version of files with these, which an older program would run in another way.
+SINCE = {'atrous_rates': 2, 'scales': 2, 'flip': 2, 'resize_range': 2,
+         'background_outputs': 3}
 METADATA = 'metadata/'
 METADATA_FORMS = {  # type, and sides (None: any but 0)
     'format_version': (np.integer, ()),
@@ -42,6 +42,9 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'scales': (np.floating, (None,)),  # over which the source averages
     'flip': (np.bool_, ()),  # whether also over the mirrored image
     'resize_range': (np.integer, (4,)),  # see resize_range.ResizeRange
+    # Kernel and bias of outputs that are no classes, but have a part in the
+    # softmax that the source averages.
+    'background_outputs': (np.floating, (None, 257)),
     'source_file': (np.str_, ()),
     'source_sha256': (np.str_, ()),
     'class_names': (np.str_, (None,)),  # of a user's own classes
@@ -81,8 +84,7 @@ def write_npz(path, arrays, metadata):
             at a time.
         metadata (dict): see `METADATA_FORMS`; 'format_version' is added.
     """
-    version = (LATEST_VERSION if metadata.keys() & set(SINCE_2)
-               else FORMAT_VERSION)
+    version = max([FORMAT_VERSION, *map(SINCE.get, metadata.keys() & SINCE)])
     known = {METADATA + name: np.asarray(value) for name, value in {
         'format_version': version, **metadata}.items()}
     for name, array in known.items():
@@ -118,6 +120,8 @@ class WeightsFile:
             dataset with as many classes, else the default.
         scales (tuple of float), flip (bool): what the source averages over.
         resize_range (ResizeRange): to which it resizes images; or None.
+        background_outputs (numpy.ndarray, (K, 257), float32): see
+            `METADATA_FORMS`; mostly None.
 
     Raises:
         InputError: the file is damaged, holds pickled objects or another
@@ -147,6 +151,8 @@ class WeightsFile:
         self.flip = known.get('flip', False)
         resize_range = known.get('resize_range')
         self.resize_range = resize_range and ResizeRange(*resize_range)
+        outputs = known.get('background_outputs')
+        self.background_outputs = outputs and np.float32(outputs)
 
     def atrous_rates(self, output_stride):
         """Return the dilations of the ASPP at an output stride: three ints.
@@ -274,6 +280,9 @@ class WeightsFile:
                  FORMAT_VERSION <= version <= LATEST_VERSION),
                 (f'{n_class} classes, and says {known.get("n_class")}',
                  known.get('n_class', n_class) == n_class),
+                ('background outputs that are not finite',
+                 np.abs(known.get('background_outputs', 0)).max()
+                 < np.finfo(np.float32).max),
                 ('not a colour for each of its class names',
                  len(known.get('class_names', []))
                  == len(known.get('class_colors', []))),

@@ -1,18 +1,22 @@
 """What options of the exporter put around the network."""
+import chainer
 import numpy as np
 import onnxruntime
 import pytest
+from chainercv.links import DeepLabV3plusXception65 as ChainerCVsLink
 from conftest import SMALL, convert, needs_tensorflow
 from fixture_conversion import equal_labels, ones, tampered, written
+from fixture_gpu import StandIn, emulate
 from fixture_graph import FixtureGraph
 from fixture_nodes import run_tensorflow
-from fixture_weights import smooth_image
+from fixture_weights import random_weights, smooth_image, write_graph
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from convert.conversion import check
 from models import DeepLabV3plusXception65
 from models.resize_range import ResizeRange
 from models.utils.errors import InputError
+from models.weights import WeightsFile
 
 
 @needs_tensorflow
@@ -28,6 +32,77 @@ def test_several_scales_equal_tensorflow(tmp_path, scales, flip, era):
     model = DeepLabV3plusXception65(pretrained_model=tmp_path / 'a.npz',
                                     scales=(1,), flip=False)
     assert (model.scales, model.flip) == ((1,), False)
+
+
+def with_a_strong_first(weights):
+    """Let the output that is no class have a part in each softmax."""
+    def changed(name, shape):
+        value = weights(name, shape).copy()
+        if name == 'logits/semantic/weights':
+            value[..., 0] *= 4
+        return value
+    return changed
+
+
+@pytest.fixture(scope='module')
+def averaged_ade20k(tmp_path_factory):
+    """A graph of ADE20K at two scales, and its npz."""
+    folder = tmp_path_factory.mktemp('ade20k')
+    write_graph(folder / 'g.pb', 'ade20k', with_a_strong_first(
+        random_weights(151)), SMALL, output_stride=16, scales=(0.75, 1.0),
+        flip=True)
+    convert(folder / 'g.pb', 'ade20k', folder / 'a.npz')
+    return folder / 'g.pb', folder / 'a.npz'
+
+
+@needs_tensorflow
+@pytest.mark.slow
+def test_averages_with_outputs_that_are_no_classes(averaged_ade20k,
+                                                   monkeypatch):
+    source, npz = averaged_ade20k
+    image = smooth_image(120, 129)
+    scores, = run_tensorflow(source, ['Mean'], image)
+    wanted = scores[0, :120, :129, 1:].argmax(2)
+    image = image.transpose(2, 0, 1)
+
+    model = DeepLabV3plusXception65(pretrained_model=npz)
+    session = onnxruntime.InferenceSession(
+        model.onnx_model(end_to_end=True), providers=['CPUExecutionProvider'])
+    with chainer.using_config('train', False):
+        assert model(model.prepare(image)[np.newaxis]).shape[1] == 150
+    labels = {
+        'ONNX': session.run(
+            None, {'ImageTensor': image.transpose(1, 2, 0)[np.newaxis]})[0][0],
+        'OpenVINO': model.predict([image])[0],
+        'frozen': DeepLabV3plusXception65(
+            pretrained_model=npz).freeze().predict([image])[0],
+        'Chainer': model.to_chainer().predict([image])[0]}
+    for _ in emulate(monkeypatch):
+        model = DeepLabV3plusXception65(pretrained_model=npz)
+        labels['CuPy'], = model.to_device(StandIn()).predict([image])
+    for name, label in labels.items():
+        assert (label == wanted).mean() >= 0.9999, name
+    model = DeepLabV3plusXception65(pretrained_model=npz)
+    model.background_outputs = None
+    assert (model.predict([image])[0] == wanted).mean() < 0.998
+
+
+def test_background_outputs_are_metadata(tmp_path):
+    """Parameters stay ChainerCV's; an older program refuses the file."""
+    def converted(dataset, n_output, scales):
+        graph = FixtureGraph(ones, n_output, SMALL, 16, scales=scales).graph
+        (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+        convert(tmp_path / 'g.pb', dataset, tmp_path / 'a.npz')
+        return WeightsFile(tmp_path / 'a.npz')
+
+    found = converted('ade20k', 151, (0.75, 1.0))
+    assert found.metadata['format_version'] == 3
+    np.testing.assert_array_equal(found.background_outputs, np.ones((1, 257)))
+    link = ChainerCVsLink(150, min_input_size=(65, 65))
+    chainer.serializers.load_npz(found.path, link)
+    assert link.decoder.conv_logits.W.shape == (150, 256, 1, 1)
+    assert converted('ade20k', 151, None).background_outputs is None
+    assert converted('voc', 21, (0.75, 1.0)).background_outputs is None
 
 
 def other_weight(graph, nodes):

@@ -42,6 +42,15 @@ def test_equals_resize_and_argmax(n_class, sizes, size, crop):
     assert (label == scores.argmax(axis=0)).mean() > .99
 
 
+@pytest.mark.parametrize('n_class', [1, 4])
+def test_channels_that_are_no_classes(n_class):
+    logits = random_logits(5, (9, 7), (17, 13))
+    label = label_map(logits, (33, 25), (33, 25), n_class)
+    scores = whole_scores(logits, (33, 25))[:n_class]
+    assert (label == scores.argmax(axis=0)).mean() > .99
+    assert label.max() == n_class - 1
+
+
 def test_takes_the_lowest_of_equal_classes():
     logits = np.zeros((3, 4, 4), np.float32)
     assert (label_map([logits], (9, 9), (9, 9)) == 0).all()
