@@ -63,6 +63,11 @@ TURNS = {  # orientation in EXIF: what makes an image upright
     8: Image.Transpose.ROTATE_90,
 }
 JPEG_END = b'\xff\xd9'
+# Random bits, also after each mark at which a decoder may begin anew.
+JPEG_NOISE = [b'\xff'.join(bytes([0xcf + i]) * (i > 0) + part.tobytes()
+                           for i, part in enumerate(parts))
+              for parts in np.random.default_rng(0).integers(
+                  0xff, size=(4, 9, 64), dtype=np.uint8)]
 _pillow_settings = threading.Lock()
 
 
@@ -81,8 +86,8 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         max_pixels (int): larger images are refused.
         name (str): of an open file, for messages.
         as_stored (bool): take the pixels as they are, without profile and
-            orientation, and refuse a file that does not have them all. Else
-            what is there of it is read, with a warning.
+            orientation, and refuse a JPEG without all of them; what is there
+            of it is else read, with a warning.
 
     Returns:
         numpy.ndarray, (3, H, W), float32, RGB in [0, 255].
@@ -97,7 +102,6 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
     if not file.seekable():  # a pipe
         file = io.BytesIO(file.read())
     name = name or 'the image'
-
     decoded = functools.partial(_decoded, max_pixels=max_pixels, name=name,
                                 as_stored=as_stored)
     try:
@@ -173,14 +177,12 @@ def _pages(image):
     return list(itertools.compress(found, is_page)) or [0]
 
 
-def _decoded(file, max_pixels, name, as_stored, tolerated=()):
+def _decoded(file, max_pixels, name, as_stored):
     """Return an image as a PIL.Image.Image of mode RGB; raise what Pillow
-    raises, but for `tolerated` errors, before which a part was decoded.
+    raises.
     """
     with open_image(file, formats(), max_pixels) as image:
-        with contextlib.suppress(*tolerated):
-            image.load()
-        image.tile = []  # nothing more to decode
+        image.load()
         result = _to_eight_bits(image)
         for what, step in () if as_stored else STEPS.items():
             try:
@@ -194,23 +196,20 @@ def _decoded(file, max_pixels, name, as_stored, tolerated=()):
 
 
 def _cut_off(file, decoded, as_stored):
-    """Return what a cut off file has of its image, and a line for the user;
-    raise an error where that is nothing, or pixels are missing `as_stored`.
+    """Return what a JPEG without its end has of its image, and a line for the
+    user; raise an error where pixels are missing `as_stored`, or all are.
     """
     file.seek(0)
-    data = file.read()
-    if kind_of(data) == 'JPEG':
-        data = data.rstrip(b'\xff')
-        # Where pixels are missing, they depend on the bits that follow.
-        image, other = (decoded(io.BytesIO(data + more + JPEG_END))
-                        for more in (b'', b'U' * 64))
-        if image == other:
-            return image, 'the mark of its end is missing'
-    else:
-        image = decoded(io.BytesIO(data), tolerated=[OSError])
-    if as_stored or all(low == high for low, high in image.getextrema()):
+    data = file.read().rstrip(b'\xff')
+    # Where pixels are missing, they depend on the bits that follow.
+    image, *others = (decoded(io.BytesIO(data + more + JPEG_END))
+                      for more in (b'', *JPEG_NOISE))
+    if all(other == image for other in others):
+        return image, 'the mark of its end is missing'
+    if kind_of(data) != 'JPEG' or as_stored or all(
+            low == high for low, high in image.getextrema()):
         raise ValueError('pixels are missing')
-    return image, 'it is cut off or damaged, and a part of it is blank'
+    return image, 'it is cut off, and the rest is grey'
 
 
 def _turned(result, image):

@@ -55,13 +55,13 @@ MAX_BYTES = 1 << 30  # of all arrays (165 MB)
 LOGITS = 'decoder/conv_logits/W'
 # Other files that are taken for an npz: how they begin; for archives, how the
 # name of a member ends.
-TENSORFLOW = 'a TensorFlow graph, or an archive'
+TENSORFLOW = 'a TensorFlow graph, or an archive: convert it with tf2npz.py'
 OTHER_FILES = {
     rb'\x89HDF': 'an HDF5 file', rb'....TFL3': 'a TFLite model',
     rb'\x80[\x02-\x05]': 'a pickle, as PyTorch makes it',
     rb'.{8}\{"': 'a safetensors file', rb'\x93NUMPY': 'a single array (.npy)',
     rb'\x08[\x03-\x20][\x12\x1a\x42:]': 'an ONNX model',
-    rb'\s*<(!doctype|html|\?xml)': 'a web page, not the file itself',
+    rb'\s*<(!|html|head|body|\?xml)': 'a web page, not the file itself',
     rb'version https://git-lfs': 'a pointer of Git LFS (git lfs pull)',
     rb'\x0a.{1,5}\x0a|\x08\x01\x12': TENSORFLOW,
     rb'\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar': TENSORFLOW,
@@ -229,8 +229,7 @@ class WeightsFile:
         elif not kinds:
             raise ValueError('it is no zip archive, or cut off')
         if kinds:
-            raise InputError(f'{self.path} is {kinds[0]}: an npz is needed, as '
-                             'tf2npz.py makes it')
+            raise InputError(f'an npz is needed, and {self.path} is {kinds[0]}')
 
     def _find_prefix(self, npz):
         """Return what is before the names of the link's arrays: of a link that

@@ -234,7 +234,7 @@ def test_refuses_several_networks(tmp_path, arrays):
     (b'\x93NUMPY\1\0', 'a single array')])
 def test_says_what_other_files_are(tmp_path, start, words):
     (tmp_path / 'a').write_bytes(start + bytes(99))
-    with pytest.raises(InputError, match=f'a is {words}.*: an npz is needed'):
+    with pytest.raises(InputError, match=f'npz is needed, and .*a is {words}'):
         load(tmp_path / 'a')
 
 
