@@ -418,6 +418,8 @@ def _restore_names(graph):
     restored = {}
     for node in list(graph.nodes.values()):
         for i, kind in enumerate(READ.get(node.op, ()), start=1):
+            if i < len(node.input) and node.input[i] not in graph.nodes:
+                continue  # the weight will be missed by its name
             weight = graph.input_node(node, i)
             if weight.name in graph.weights or graph.constant(weight) is None:
                 continue
