@@ -1,12 +1,13 @@
 """Files that appear whole; what they may replace."""
 import os
+import shutil
 import socket
 import stat
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, linux_only
 
 from models.utils.errors import InputError
 from models.utils.files import atomic_path, check_target, locked, part_path
@@ -131,3 +132,25 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         with atomic_path(tmp_path / name) as temporary:
             temporary.write_text('new')
         assert set(tmp_path.iterdir()) == {tmp_path / name, used.parent, own}
+
+
+@linux_only
+def test_where_there_are_no_locks(tmp_path):
+    """A file system that refuses them: what can go on goes on."""
+    if shutil.which('gcc') is None:
+        pytest.skip('needs gcc, for a library in which locks fail')
+    (tmp_path / 'a.c').write_text(
+        '#include <errno.h>\n'
+        'int flock(int file, int how) { errno = ENOLCK; return -1; }\n')
+    subprocess.run(['gcc', '-shared', '-fPIC', '-o', 'a.so', 'a.c'],
+                   cwd=tmp_path, check=True)
+    code = (f'from models.utils.files import atomic_path, locked\n'
+            f'from pathlib import Path\npath = Path({str(tmp_path)!r}, "b")\n'
+            'with locked(path), atomic_path(path) as temporary:\n'
+            '    temporary.write_text("whole")\n')
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True,
+        check=True, env={**os.environ, 'LD_PRELOAD': str(tmp_path / 'a.so')})
+    assert (tmp_path / 'b').read_text() == 'whole'
+    assert result.stderr == (f'warning: there are no locks where {tmp_path}/b '
+                             'is: run one process at a time\n')
