@@ -417,21 +417,21 @@ def _restore_names(graph):
     """
     restored = {}
     for node in list(graph.nodes.values()):
-        for i, kind in enumerate(READ.get(node.op, ()), start=1):
-            if i < len(node.input) and node.input[i] not in graph.nodes:
-                continue  # the weight will be missed by its name
-            weight = graph.input_node(node, i)
-            if weight.name in graph.weights or graph.constant(weight) is None:
+        kinds = zip(node.input[1:], READ.get(node.op, ()), strict=False)
+        for i, (tensor, kind) in enumerate(kinds, start=1):
+            weight = graph.nodes.get(tensor)
+            if weight is None or tensor in graph.weights or (
+                    graph.constant(weight) is None):
                 continue
-            name = weight.name.partition('/read')[0]
+            name = tensor.partition('/read')[0]
             if not name.endswith(f'/{kind}'):
                 if node.op == 'BiasAdd':
                     continue  # mostly of a folded batch norm
                 name = f'{node.name.rpartition("/")[0]}/{kind}'
-            if not (weight.name in restored or name in restored.values()
+            if not (tensor in restored or name in restored.values()
                     or graph.readers(name)):
-                restored[weight.name] = graph.add_constant(name, weight)
-            node.input[i] = restored.get(weight.name, weight.name)
+                restored[tensor] = graph.add_constant(name, weight)
+            node.input[i] = restored.get(tensor, tensor)
     if restored:
         graph.index()
 
