@@ -106,12 +106,13 @@ class FrozenGraph:
         over `Identity` nodes.
         """
         self.nodes = {node.name: node for node in self.nodes.values()}
-        self._readers = {}  # name of a tensor -> name -> node that reads it
+        self._readers = {}  # name of a tensor -> nodes that read it
         for node in self.nodes.values():
             for i, tensor in enumerate(node.input):
-                node.input[i] = source = self._past_identities(tensor)
-                if node.op != 'Identity':
-                    self._readers.setdefault(source, {})[node.name] = node
+                if tensor != (source := self._past_identities(tensor)):
+                    node.input[i] = source
+            for tensor in set(node.input) if node.op != 'Identity' else ():
+                self._readers.setdefault(tensor, []).append(node)
         self.weights = {name: self.shape(node)
                         for name, node in self.nodes.items()
                         if self._is_weight(node)}
@@ -268,7 +269,7 @@ class FrozenGraph:
 
     def readers(self, name):
         """Return the nodes that read a node."""
-        return list(self._readers.get(name, {}).values())
+        return self._readers.get(name, [])
 
     def only_reader(self, name, *ops):
         """Return the one node that reads a node; it has one of these ops."""
