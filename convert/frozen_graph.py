@@ -114,12 +114,13 @@ class FrozenGraph:
         over `Identity` nodes.
         """
         self.nodes = {node.name: node for node in self.nodes.values()}
-        self._readers = {}  # name of a tensor -> name -> node that reads it
+        self._readers = {}  # name of a tensor -> nodes that read it
         for node in self.nodes.values():
             for i, tensor in enumerate(node.input):
-                node.input[i] = source = self._past_identities(tensor)
-                if node.op != 'Identity':
-                    self._readers.setdefault(source, {})[node.name] = node
+                if tensor != (source := self._past_identities(tensor)):
+                    node.input[i] = source
+            for tensor in set(node.input) if node.op != 'Identity' else ():
+                self._readers.setdefault(tensor, []).append(node)
         self.weights = {name: self.shape(node)
                         for name, node in self.nodes.items()
                         if self._is_weight(node)}
@@ -192,11 +193,9 @@ class FrozenGraph:
         does (core/kernels/quantization_utils.h, MIN_FIRST).
         """
         mode = node.attr['mode'].s or b'MIN_COMBINED'
-        if mode != b'MIN_FIRST' or len(node.input) != 3:
-            self.refuse(node.name, f'is dequantised by {mode}, and must be by '
-                        'MIN_FIRST')
-        steps, low, high = (self.array(self.producer(each).name)
-                            for each in node.input)
+        self.compare(node.name, 'mode', mode, b'MIN_FIRST')
+        steps, low, high = (self.array(self.input_node(node, i).name)
+                            for i in range(3))
         if steps.dtype.names != ('quint8',) or low.size != 1 or high.size != 1:
             self.refuse(node.name, 'must have 8 bits and one range')
         low, high = float(low.item()), float(high.item())
@@ -209,17 +208,15 @@ class FrozenGraph:
     def integers(self, node, shape):
         """Return a constant of just this shape, as lists of int."""
         array = self.array(node.name)
-        if array.shape != shape or array.dtype.kind != 'i':
-            self.refuse(node.name, f'is {array.dtype} of shape {array.shape}, '
-                        f'and must be integers of shape {shape}')
+        self.compare(node.name, 'type and shape',
+                     (array.dtype.kind, array.shape), ('i', shape))
         return array.tolist()
 
     def sides(self, node, attribute):
         """Return height and width of an NHWC attribute such as 'strides'."""
         values = tuple(node.attr[attribute].list.i)
-        if len(values) != 4 or values[0] != 1 or values[3] != 1:
-            self.refuse(node.name, f'has {attribute} {list(values)}, and must '
-                        'be NHWC')
+        self.compare(node.name, f'{attribute} of batch and channels',
+                     values[:1] + values[3:], (1, 1))
         return values[1:3]
 
     def constant(self, node):
@@ -280,7 +277,7 @@ class FrozenGraph:
 
     def readers(self, name):
         """Return the nodes that read a node."""
-        return list(self._readers.get(name, {}).values())
+        return self._readers.get(name, [])
 
     def only_reader(self, name, *ops):
         """Return the one node that reads a node; it has one of these ops."""

@@ -115,7 +115,7 @@ def _check_tower(tower, link):
         crop_size = [(side - 1) * stride + 1 for side in kernel]
     size = size or crop_size
     scale = scale_of(graph, first.node, size, crop_size)
-    graph.compare(pooling.name, f'for {size} pixels the kernel', kernel,
+    graph.compare(pooling.name, 'kernel', kernel,
                   [math.ceil(side / stride) for side in size])
     comparison = _Comparison(graph, link, size)
     logits = comparison.network(first.input.name)

@@ -6,7 +6,6 @@ import pathlib
 import sys
 
 import numpy as np
-from PIL import Image
 
 from models.resize_range import resize_image, resize_labels
 from models.utils.errors import InputError
@@ -89,6 +88,7 @@ def _compare(model, image, scores, *logits):
 
 def built_in_image(size):
     """Return the built-in image, float32 (3, h, w), for a crop of a size."""
+    from PIL import Image
     with Image.open(BUILT_IN_IMAGE) as image:
         pixels = np.asarray(image.convert('RGB')).transpose(2, 0, 1)
     return resize_image(

@@ -62,7 +62,7 @@ def other_range(graph, nodes):
     ('optimize_for_inference', shorter_bias,
      r'aspp0/BatchNorm/beta has shape \(255,\), and must have \(256,\)'),
     ('graph_transforms', bias_of_another, 'aspp0/.* is missing'),
-    ('quantize_weights', other_range, 'dequantised by .*SCALED'),
+    ('quantize_weights', other_range, 'has mode .*SCALED'),
 ])
 def test_refuses_tampered_tools(tool, change, words):
     graph = TOOLS[tool](FixtureGraph(ones, 21, SMALL).graph)

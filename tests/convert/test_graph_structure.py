@@ -230,10 +230,10 @@ MIDDLE = 'xception_65/middle_flow/block1/unit_3/xception_module'
     (other_block, r'BatchToSpaceND has block \[4, 4\], and must have'),
     (set_attribute('AvgPool2D/AvgPool', 'padding', 's', b'SAME'),
      'AvgPool has padding .*SAME'),
-    (pooling(64), r'AvgPool has for \[513, 513\] pixels the '
-     r'kernel \[64, 65\]'),
-    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), r'ksize \[\]'),
-    (labels_of_quarter_size, r'for \[129, 129\] pixels the kernel'),
+    (pooling(64), r'AvgPool has kernel \[64, 65\], and must '
+     r'have \[65, 65\]'),
+    (set_attribute('AvgPool2D/AvgPool', 'ksize', 'i', 3), 'has ksize of batch'),
+    (labels_of_quarter_size, r'kernel \[65, 65\], and must have \[17, 17\]'),
     (nameless, "or one of none: ''"),
     (set_integers('ArgMax/dimension', 1), r'ArgMax has axis \[1\], and must'),
     (set_attribute('strided_slice_6', 'begin_mask', 'i', 1),
