@@ -11,6 +11,7 @@ import shutil
 import sys
 import tarfile
 import typing
+import unicodedata
 import urllib.parse
 import zipfile
 import zlib
@@ -176,9 +177,10 @@ def _voc(root, split):
         if pathlib.PurePath(name).name != name:
             raise InputError(f'{listing} lists {name}, and must list names '
                              'without a folder')
-        label = root / 'SegmentationClass' / f'{name}.png'
-        if not label.is_file():
-            raise InputError(f'{label} is missing, and {listing} lists it')
+        label = _file(root / 'SegmentationClass', [f'{name}.png'])
+        if label is None:
+            raise InputError(f'{root}/SegmentationClass/{name}.png is missing, '
+                             f'and {listing} lists it')
         result.append((name, _voc_image(root / 'JPEGImages', name, listing),
                        label))
     if not result:
@@ -198,13 +200,22 @@ def read_lines(path):
 
 def _voc_image(folder, name, listing):
     """Return an image by its name without ending."""
-    for ending in IMAGE_ENDINGS:
-        for path in (folder / f'{name}{ending}',
-                     folder / f'{name}{ending.upper()}'):
-            if path.is_file():
-                return path
-    raise InputError(f'{folder}/{name}.jpg (or {", ".join(IMAGE_ENDINGS[1:])}) '
-                     f'is missing, and {listing} lists it')
+    path = _file(folder, [name + each for ending in IMAGE_ENDINGS
+                          for each in (ending, ending.upper())])
+    if path is None:
+        raise InputError(
+            f'{folder}/{name}.jpg (or {", ".join(IMAGE_ENDINGS[1:])}) is '
+            f'missing, and {listing} lists it')
+    return path
+
+
+def _file(folder, names):
+    """Return the first file that exists, in either form of Unicode: macOS
+    stores letters and accents apart.
+    """
+    paths = (folder / unicodedata.normalize(form, name)
+             for name in names for form in ('NFC', 'NFD'))
+    return next(filter(pathlib.Path.is_file, paths), None)
 
 
 def _ade20k_test(root):
@@ -249,6 +260,7 @@ def _first_folder(root, *below):
 
 
 def _paired(images, labels, images_from, labels_from):
+    images, labels = map(_by_form, (images, labels))
     if not images:
         raise InputError(f'no image {images_from}: check --data-dir and '
                          '--split, or --images')
@@ -258,6 +270,13 @@ def _paired(images, labels, images_from, labels_from):
                              f'{labels_from}')
         raise InputError(f'{labels[name]} has no image among {images_from}')
     return [(name, images[name], labels[name]) for name in sorted(images)]
+
+
+def _by_form(paths):
+    """Return name -> path with names in one form of Unicode, if they differ."""
+    result = {unicodedata.normalize('NFC', name): path
+              for name, path in paths.items()}
+    return result if len(result) == len(paths) else paths
 
 
 def unpack(archive, folder):

@@ -1,4 +1,5 @@
 """The pretrained models: where they come from, and where they are kept."""
+import contextlib
 import os
 import pathlib
 
@@ -75,14 +76,17 @@ def obtain(name, kind, check, install):
     InputError for a wrong one; `install` with that path and that of the npz.
     Another process that wants the same model waits.
     """
-    from .utils.download import download_and_use
+    from .utils.download import download_and_use, file_name_of
     from .utils.files import locked
-    path = cached_path(name)
-    with locked(path):
+    path, url = cached_path(name), URLS[name][kind]
+    with contextlib.ExitStack() as stack:
+        # tf2npz.py may download the same archive.
+        for each in sorted({path, path.parent / file_name_of(url)}):
+            stack.enter_context(locked(each))
         if path.exists():  # another process has brought it
             return
         try:
-            download_and_use(URLS[name][kind], path.parent, check,
+            download_and_use(url, path.parent, check,
                              lambda part: install(part, path))
         except DownloadError as error:
             source = 'zoo' if kind == 'npz' else (

@@ -1,4 +1,6 @@
 """The data sets, read from their official folders."""
+import unicodedata
+
 import numpy as np
 import pytest
 from fixture_images import patches, write_tree
@@ -263,3 +265,20 @@ def test_a_small_file_that_is_a_huge_label(tmp_path):
         images[0]
     assert limit is not None
     assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize('forms', [('NFC', 'NFD'), ('NFD', 'NFC')])
+def test_names_that_look_the_same(tmp_path, forms):
+    """As a disk of macOS and one of Linux store them."""
+    stem = 'Zürich é'
+    names = [unicodedata.normalize(form, stem) for form in forms]
+    for folder, name in zip(('in', 'out'), names, strict=True):
+        (tmp_path / folder).mkdir()
+        Image.new('L', (20, 10), 7).save(tmp_path / folder / f'{name}.png')
+    images = LabelledImages('voc', folders=(tmp_path / 'in', tmp_path / 'out'))
+    assert images.names == (unicodedata.normalize('NFC', stem),)
+    base = voc_tree(tmp_path)
+    for folder in 'JPEGImages', 'SegmentationClass':
+        Image.new('L', (20, 10), 7).save(base / folder / f'{names[0]}.png')
+    (base / 'ImageSets/Segmentation/val.txt').write_text(names[1])
+    assert (LabelledImages('voc', tmp_path, 'val')[0][1] == 7).all()

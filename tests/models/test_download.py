@@ -237,6 +237,25 @@ def test_two_at_once_download_once(models_host, tmp_path):
     assert models_host.requests == [(file_name, None)]
 
 
+@pytest.mark.slow
+def test_an_archive_for_two_at_once(models_host, palette_graphs, tmp_path):
+    """tf2npz.py and a script that wants the model never write one file."""
+    archive = 'deeplabv3_pascal_train_aug_2018_01_04.tar.gz'
+    models_host.files[archive] = models_host.files['voc.tar.gz']
+    models_host.plans[archive] = ['slow', 'slow', 'slow']
+    fetching = (f'import sys; sys.path.insert(0, {str(ROOT)!r}); import models;'
+                'from convert.sources import fetch; print(fetch("voc"))')
+    children = [subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.PIPE,
+        env={**os.environ, download.MIRROR: models_host.url})
+        for command in (['-c', fetching], [
+            ROOT / 'tf2npz.py', 'voc', 'zoo', tmp_path / 'own.npz'])]
+    said = [child.communicate(timeout=120)[1] for child in children]
+    assert [child.returncode for child in children] == [0, 0], said
+    assert not any('again' in each for each in said), said
+
+
 QUERY = '?X-Amz-Signature=' + 'secret' * 50
 
 
