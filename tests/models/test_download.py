@@ -179,7 +179,8 @@ def test_archive_stands_in(models_host):
     path = fetch('voc')
     assert DeepLabV3plusXception65(pretrained_model=path).n_class == 21
     names = {entry.name for entry in path.parent.iterdir()}
-    assert names == {path.name, f'{path.name}.sha256', f'.{path.name}.lock'}
+    assert names == {path.name, f'{path.name}.sha256', f'.{path.name}.lock',
+                     '.voc.tar.gz.lock'}
 
 
 @pytest.mark.slow
