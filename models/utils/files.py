@@ -81,16 +81,19 @@ def _temporary_folder(path):
             with contextlib.suppress(OSError), _open(left) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left, ignore_errors=True)
-    temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
-    temporary.mkdir()
-    with _open(temporary) as file:
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_EX)
-        temporary.mkdir(exist_ok=True)  # another process was faster
-        try:
-            yield temporary
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    while True:
+        temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
+        temporary.mkdir()
+        with _open(temporary) as file:
+            with contextlib.suppress(OSError):  # some disks have no locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if not temporary.exists():
+                continue  # another process has removed it before the lock
+            try:
+                yield temporary
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return
 
 
 @contextlib.contextmanager

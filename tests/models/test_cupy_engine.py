@@ -44,6 +44,15 @@ def chainers_logits(model, x):
         return model(x).array
 
 
+def check_logits(gpu, model):
+    """Compare an engine's logits of a small image with Chainer's."""
+    x = model.prepare(image(65, 65))[np.newaxis]
+    expected = chainers_logits(model, x)
+    logits = model.to_device(StandIn()).compile()(gpu.asarray(x)).get()
+    np.testing.assert_allclose(logits, expected, rtol=0,
+                               atol=1e-4 * expected.std())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('output_stride', 'size', 'min_input_size'), [
     (8, (97, 129), 65),
@@ -92,11 +101,7 @@ def test_agrees_with_rates_of_its_own(gpu, random_graphs):
     _, npz = random_graphs('voc', 8)
     model = DeepLabV3plusXception65(
         pretrained_model=npz, min_input_size=65, atrous_rates=(2, 5, 7))
-    x = model.prepare(image(65, 65))[np.newaxis]
-    expected = chainers_logits(model, x)
-    logits = model.to_device(StandIn()).compile()(gpu.asarray(x)).get()
-    np.testing.assert_allclose(logits, expected, rtol=0,
-                               atol=1e-4 * expected.std())
+    check_logits(gpu, model)
 
 
 @pytest.mark.slow
@@ -263,11 +268,7 @@ def test_agrees_with_parts_of_other_kinds(gpu, model):
                                initialW=chainer.initializers.Normal(0.01))
     model.aspp.conv1x1.bn.gamma.array[::2] = 0
     model.decoder.conv_logits = L.Convolution2D(256, 5, 3, pad=1, nobias=True)
-    x = model.prepare(image(65, 65))[np.newaxis]
-    expected = chainers_logits(model, x)
-    logits = model.to_device(StandIn()).compile()(gpu.asarray(x)).get()
-    np.testing.assert_allclose(logits, expected, rtol=0,
-                               atol=1e-4 * expected.std())
+    check_logits(gpu, model)
 
 
 @pytest.mark.slow
