@@ -14,10 +14,8 @@ import zlib
 from models.pretrained import (
     URLS,
     cached_path,
-    check_npz,
     obtain,
     pretrained_path,
-    record_sha256,
 )
 from models.utils.errors import (
     DownloadError,
@@ -265,11 +263,11 @@ def fetch(pretrained_model) -> pathlib.Path:
     from models.deeplab_v3_plus import check_weights
     with contextlib.suppress(DownloadError):
         return pretrained_path(pretrained_model, check_weights)
-    _convert_archive(pretrained_model, check_weights)
+    _convert_archive(pretrained_model)
     return cached_path(pretrained_model)
 
 
-def _convert_archive(name, check_weights):
+def _convert_archive(name):
     """Download the official archive of a model and convert its graph."""
     from convert.conversion import check, write
     path = cached_path(name)
@@ -278,10 +276,9 @@ def _convert_archive(name, check_weights):
         conversion = check(open_source(part), name)
         with atomic_path(path) as temporary:
             write(conversion, temporary)
-            check_npz(name, temporary, check_weights)
-            record_sha256(temporary, path)
+        part.unlink()
 
-    obtain(name, 'archive', convert, lambda part, path: part.unlink())
+    obtain(name, 'archive', convert)
 
 
 @contextlib.contextmanager
@@ -305,21 +302,19 @@ def opened(source, dataset, *options):
     if source == ZOO and dataset not in URLS:
         raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
                          f'of {dataset}')
-    from models.utils.download import download_and_use, file_name_of
+    from models.utils.download import download, file_name_of
     url = URLS[dataset]['archive'] if source == ZOO else source
     shown, name = without_secrets(url), file_name_of(url)
-    folder, found = cached_path(next(iter(URLS))).parent, {}
+    folder = cached_path(next(iter(URLS))).parent
     with locked(folder / (name or 'download')):
         try:
-            download_and_use(
-                url, folder, lambda part: found.update(
-                    part=part, source=open_source(part, *options)),
-                lambda part: None, mirrored=source == ZOO)
+            part, result = download(
+                url, folder, lambda part: (part, open_source(part, *options)),
+                mirrored=source == ZOO)
         except DownloadError as error:
             raise InputError(f'{shown} cannot be downloaded ({error}): '
                              'download it in another way and give the file'
                              ) from None
-        result, part = found['source'], found['part']
         result.path = shown
         if result.file_name == part.name:
             result.file_name = name

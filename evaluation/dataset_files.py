@@ -18,7 +18,7 @@ import zlib
 
 from convert.sources import TarMember
 from media.inputs import is_hidden
-from models.utils.download import check_space, download_and_use
+from models.utils.download import check_space, download
 from models.utils.errors import DownloadError, InputError
 from models.utils.files import locked
 
@@ -108,9 +108,8 @@ def _bring(archive, folder):
         _unpack(folder / archive.name, archive, folder)
         return
     try:
-        download_and_use(archive.url, folder,
-                         lambda part: _unpack(part, archive, folder),
-                         lambda part: part.unlink())
+        download(archive.url, folder, lambda part: (
+            _unpack(part, archive, folder), part.unlink()))
     except DownloadError as error:
         raise InputError(
             f'{archive.name} cannot be downloaded ({error}): put it into '

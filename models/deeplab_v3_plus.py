@@ -22,6 +22,7 @@ from chainer.backends import cuda
 from . import gpu, memory
 from .chainer_engine import ChainerEngine, Engine
 from .constants import (
+    DATASETS,
     MAX_INPUT_SIDE,
     MAX_RATE,
     MAX_SCALE,
@@ -373,9 +374,9 @@ class FrozenChildren:
     __iter__ = __reduce__ = refuse
 
 
-def check_weights(path):
-    """Raise InputError where the weights in an npz do not fit the link."""
-    DeepLabV3plusXception65(pretrained_model=path)
+def check_weights(dataset, path):
+    """Raise InputError where an npz does not hold the weights of a dataset."""
+    DeepLabV3plusXception65(DATASETS[dataset]['n_class'], path)
 
 
 def _either(given, known):

@@ -3,9 +3,7 @@ import contextlib
 import os
 import pathlib
 
-from .constants import DATASETS
 from .utils.errors import DownloadError, InputError, without_secrets
-from .weights import WeightsFile
 
 # ChainerCV's conversions of the official frozen graphs, and the official
 # archives (the host behind http://download.tensorflow.org/models/).
@@ -32,12 +30,12 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
     Args:
         pretrained_model (str or pathlib.Path): a key of `URLS`, downloaded at
             the first use to where ChainerCV keeps its models; or a path.
-        check (callable): called with the path of a new npz; raises InputError
-            where its weights do not fit the network.
+        check (callable): called with a key of `URLS` and the path of a new npz;
+            raises InputError where the npz does not hold its weights.
 
     Raises:
         DownloadError: no host has the npz; the message says what to do.
-        InputError: the path is no file, or the npz has changed since.
+        InputError: the path is no file.
     """
     if pretrained_model not in URLS:
         if '://' in str(pretrained_model):
@@ -49,16 +47,13 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
                              f'one of {", ".join(URLS)}')
         return path
     path = cached_path(pretrained_model)
+
+    def install(part):
+        check(pretrained_model, part)
+        os.replace(part, path)
+
     if not path.exists():
-        obtain(pretrained_model, 'npz',
-               lambda part: check_npz(pretrained_model, part, check), _install)
-    recorded = _sha256_path(path)
-    if recorded.exists():
-        from .utils.files import sha256
-        if recorded.read_text().split()[:1] != [sha256(path)]:
-            raise InputError(
-                f'{path} has changed since it was downloaded: remove it and '
-                f'{recorded.name} to download it again')
+        obtain(pretrained_model, 'npz', install)
     return path
 
 
@@ -69,14 +64,13 @@ def cached_path(name):
                         URLS[name]['npz'].rpartition('/')[2])
 
 
-def obtain(name, kind, check, install):
+def obtain(name, kind, install):
     """Download a model's 'npz' or 'archive' unless its npz is there.
 
-    `check` is called with the path of the downloaded file and raises
-    InputError for a wrong one; `install` with that path and that of the npz.
-    Another process that wants the same model waits.
+    `install` is called with the path of the downloaded file, and raises
+    InputError for a wrong one. Another process that wants the same model waits.
     """
-    from .utils.download import download_and_use, file_name_of
+    from .utils.download import download, file_name_of
     from .utils.files import locked
     path, url = cached_path(name), URLS[name][kind]
     with contextlib.ExitStack() as stack:
@@ -86,37 +80,10 @@ def obtain(name, kind, check, install):
         if path.exists():  # another process has brought it
             return
         try:
-            download_and_use(url, path.parent, check,
-                             lambda part: install(part, path))
+            download(url, path.parent, install)
         except DownloadError as error:
-            source = 'zoo' if kind == 'npz' else (
-                URLS[name]['archive'].rpartition('/')[2])
+            source = 'zoo' if kind == 'npz' else file_name_of(url)
             raise DownloadError(
                 f'the {name} model cannot be downloaded ({error}): run '
                 f'`python tf2npz.py {name} {source} {name}.npz` and give '
                 f'{name}.npz') from None
-
-
-def check_npz(name, path, check):
-    """Raise InputError unless an npz has the weights of a model."""
-    n_class = WeightsFile(path).n_class
-    if n_class != DATASETS[name]['n_class']:
-        raise InputError(f'it has {n_class} classes, and {name} has '
-                         f'{DATASETS[name]["n_class"]}')
-    check(path)
-
-
-def _install(part, path):
-    record_sha256(part, path)
-    os.replace(part, path)
-
-
-def record_sha256(part, path):
-    """Keep the digest of a file that is about to be renamed to `path`."""
-    from .utils.files import atomic_path, sha256
-    with atomic_path(_sha256_path(path)) as temporary:
-        temporary.write_text(f'{sha256(part)}  {path.name}\n')
-
-
-def _sha256_path(path):
-    return pathlib.Path(f'{path}.sha256')

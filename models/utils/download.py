@@ -1,6 +1,5 @@
-"""Download over http(s): tried again, resumed where it broke off, checked."""
+"""Download over http(s): a mirror first, resumed where it broke off."""
 import errno
-import http.client
 import os
 import shutil
 import socket
@@ -12,6 +11,7 @@ import urllib.request
 import zlib
 
 import requests
+from tqdm import tqdm
 from urllib3.exceptions import HTTPError
 
 from .errors import DownloadError, InputError, describe, without_secrets
@@ -25,42 +25,39 @@ MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
 NETWORK_ERRORS = requests.RequestException, HTTPError
 # Retrying does not help: an unknown host, an invalid certificate.
-FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
-                requests.TooManyRedirects)
+FINAL_ERRORS = socket.gaierror, ssl.SSLCertVerificationError
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
-def download_and_use(url, folder, check, use, mirrored=True):
-    """Download a file from the mirror, or from `url` where that fails.
+def download(url, folder, use, mirrored=True):
+    """Download a file, from the mirror first; resume what an earlier attempt
+    left.
 
     Args:
-        url, folder, check: see `download`.
-        use (callable): called with the path of the file; it may rename it.
+        url (str): http, https or file. Proxies come from the environment.
+        folder (pathlib.Path): for the incomplete file.
+        use (callable): called with the path of the whole file, which it may
+            rename or remove; raises InputError for a wrong one, which is then
+            downloaded once more.
         mirrored (bool): false for an address of the user's own.
 
+    Returns:
+        what `use` returns.
+
     Raises:
-        DownloadError: neither has the file; the message is the last address
-            and the reason.
+        DownloadError: no host has the file, or it cannot be written; the
+            message is the last address and the reason.
     """
-    for address in _addresses(url) if mirrored else [url]:
+    mirror = os.environ.get(MIRROR) if mirrored else None
+    for address in [_in_mirror(mirror, url), url] if mirror else [url]:
         shown = without_secrets(address)
-        print(f'downloading {shown} to {folder}', file=sys.stderr, flush=True)
+        _say(f'downloading {shown} to {folder}')
         try:
-            use(download(address, folder, check))
-            return
+            return _use(address, folder, use)
         except (InputError, OSError) as error:
             reason = f'{shown}: {describe(error)}'
-            print(reason, file=sys.stderr, flush=True)
+            _say(reason)
     raise DownloadError(reason)
-
-
-def _addresses(url):
-    """Yield the addresses of a file, the mirror's first."""
-    if mirror := os.environ.get(MIRROR):
-        folder = urllib.parse.urlsplit(mirror)
-        yield folder._replace(path=f'{folder.path.rstrip("/")}/'
-                              f'{file_name_of(url)}').geturl()
-    yield url
 
 
 def file_name_of(url):
@@ -72,85 +69,73 @@ def file_name_of(url):
                          ) from None
 
 
-def download(url, folder, check):
-    """Download a file; resume what an earlier attempt left.
-
-    Args:
-        url (str): http, https or file. Proxies come from the environment.
-        folder (pathlib.Path): for the incomplete file.
-        check (callable): called with the path of the whole file; raises
-            InputError for a wrong one, which is then downloaded once more.
-
-    Returns:
-        pathlib.Path: the file, under a temporary name.
-
-    Raises:
-        InputError: the file is unavailable or wrong.
-        OSError: it cannot be read (file:) or written.
+def read_url(url, max_bytes, is_start=False):
+    """Return what an http(s) address holds, as bytes, or its start; raise
+    InputError where it is unavailable or larger than max_bytes.
     """
+    try:
+        with _get(url) as response:
+            data = response.raw.read(max_bytes + 1)
+    except NETWORK_ERRORS as error:
+        raise InputError(describe(_cause(error))) from None
+    if len(data) > max_bytes and not is_start:
+        raise InputError(f'more than {max_bytes} bytes')
+    return data
+
+
+def check_space(folder, n_bytes):
+    """Raise OSError where a folder has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(errno.ENOSPC, f'{n_bytes / 1e6:.0f} MB are needed, and '
+                      f'{free / 1e6:.0f} MB are free', str(folder))
+
+
+def _say(line):
+    print(line, file=sys.stderr)
+
+
+def _in_mirror(mirror, url):
+    folder = urllib.parse.urlsplit(mirror)
+    path = f'{folder.path.rstrip("/")}/{file_name_of(url)}'
+    return folder._replace(path=path).geturl()
+
+
+def _use(url, folder, use):
+    """Return what `use` makes of a file, which is downloaded twice at most."""
     # Named after the address: two hosts may have different files.
     part = folder / f'.{zlib.crc32(url.encode()):08x}.part'
-    kind = 'resumed' if part.exists() else 'downloaded'
-    for is_last in (False, True):
+    for is_last in False, True:
         _complete(url, part)
         try:
-            check(part)
+            return use(part)
         except InputError as error:
             part.unlink()
             if is_last:
                 raise InputError(f'the downloaded file is corrupt: {error}'
                                  ) from None
-            print(f'the {kind} file is corrupt; downloading it again',
-                  file=sys.stderr, flush=True)
-        else:
-            return part
-
-
-def read_url(url, max_bytes, is_start=False):
-    """Return what an http(s) address holds, as bytes, or its start; raise
-    InputError where it is unavailable or larger than max_bytes.
-    """
-    data = bytearray()
-    try:
-        with _get(url) as response:
-            while block := response.raw.read1(BLOCK):
-                data += block
-                if len(data) > max_bytes and is_start:
-                    break
-                if len(data) > max_bytes:
-                    raise InputError(f'more than {max_bytes} bytes')
-    except (_Interrupted, *NETWORK_ERRORS) as error:
-        raise InputError(_reason(_cause(error))) from None
-    return bytes(data)
-
-
-class _Interrupted(Exception):  # noqa: N818  (a state, not an error)
-    """The file is incomplete, and another attempt may complete it."""
+            _say('the downloaded file is corrupt; downloading it again')
 
 
 def _complete(url, part):
     """Request the file until it is whole."""
-    scheme = url.partition('://')[0].lower()
-    if scheme == 'file':
+    if url.lower().startswith('file://'):
         shutil.copyfile(urllib.request.url2pathname(
             urllib.parse.urlsplit(url).path), part)
         return
-    if scheme not in {'http', 'https'}:
-        raise InputError('an address begins with http://, https:// or file://')
     failures = 0
     for _ in range(MAX_ATTEMPTS):
         before = _size(part)
         try:
-            _transfer(url, part)
-            return
-        except (_Interrupted, *NETWORK_ERRORS) as error:
+            return _transfer(url, part)
+        except NETWORK_ERRORS as error:
             cause = _cause(error)
         failures = 0 if _size(part) > before else failures + 1
         if isinstance(cause, FINAL_ERRORS) or failures > RETRIES:
-            raise InputError(_reason(cause))
-        print(f'{_reason(cause)}: trying again', file=sys.stderr, flush=True)
+            break
+        _say(f'{describe(cause)}: trying again')
         time.sleep(BACKOFF * 2 ** max(0, failures - 1))
-    raise InputError(f'broken off {MAX_ATTEMPTS} times')
+    raise InputError(describe(cause))
 
 
 def _size(path):
@@ -163,80 +148,48 @@ def _get(url, **headers):
         response = requests.get(url, stream=True, timeout=TIMEOUT, headers={
             'Accept-Encoding': 'identity', **headers})
     except ValueError:  # whose message would show all of it
-        raise InputError('no valid address') from None
-    if not response.ok and response.status_code != 416:
-        response.close()
-        message = f'HTTP {response.status_code} {response.reason}'
-        if response.status_code in BUSY or response.status_code >= 500:
-            raise _Interrupted(message)
-        raise InputError(message)
-    return response
+        raise InputError('no valid address, which begins with http://, '
+                         'https:// or file://') from None
+    status = response.status_code
+    if response.ok or status == 416:
+        return response
+    response.close()
+    raise (requests.HTTPError if status in BUSY or status >= 500 else
+           InputError)(f'HTTP {status} {response.reason}')
 
 
 def _transfer(url, part):
-    """Append what is missing; raise `_Interrupted` while the file is not whole.
-    """
+    """Append what is missing; raise an error while the file is not whole."""
     have = _size(part)
     headers = {'Range': f'bytes={have}-'} if have else {}
     with _get(url, **headers) as response:
-        status, found = response.status_code, response.headers.get(
-            'Content-Range', '')
-        if status == 416 and found == f'bytes */{have}':
+        found = response.headers.get('Content-Range', '')
+        if found == f'bytes */{have}':
             return  # nothing after what is here
-        if status not in {206, 416}:
+        if response.status_code not in {206, 416}:
             have = 0
-        elif status == 416 or not found.startswith(f'bytes {have}-'):
+        elif not found.startswith(f'bytes {have}-'):
             part.unlink(missing_ok=True)
-            raise _Interrupted('the host has another file, or part, than asked')
-        length = response.headers.get('Content-Length', '')
-        response.raw.enforce_content_length = False  # _receive checks it
-        _receive(response.raw, part, have,
-                 have + int(length) if length.isdigit() else None)
-
-
-def _receive(raw, part, have, total):
-    from tqdm import tqdm
-    if (total or 0) > MAX_BYTES:
-        raise InputError(f'the file has {total} bytes, and at most '
-                         f'{MAX_BYTES} are downloaded')
-    if total is not None:
-        print(f'{total / 1e6:.1f} MB' + (
-            f', {have / 1e6:.1f} of them are here' if have else ''),
-            file=sys.stderr, flush=True)
-        check_space(part.parent, total - have)
-    with (open(part, 'r+b' if have else 'wb') as file,
-          tqdm(total=total, initial=have, unit='B', unit_scale=True,
-               disable=not sys.stderr.isatty()) as progress):
-        file.seek(have)
-        while block := raw.read1(BLOCK):
-            file.write(block)
-            progress.update(len(block))
-            if file.tell() > (total or MAX_BYTES):
-                part.unlink()
-                raise InputError('the host sent more than it announced')
-        size = file.tell()
-    if total is not None and size < total:
-        raise _Interrupted(f'broken off after {size} of {total} bytes')
-
-
-def check_space(folder, n_bytes):
-    """Raise OSError where a folder has no room for so many bytes."""
-    free = shutil.disk_usage(folder).free
-    if n_bytes > free:
-        raise OSError(errno.ENOSPC, f'{n_bytes / 1e6:.0f} MB are needed, and '
-                      f'{free / 1e6:.0f} MB are free', str(folder))
+            raise requests.HTTPError('the host has another file than before')
+        total = response.raw.length_remaining  # None: the host does not say
+        if total is not None:
+            check_space(part.parent, total)
+            total += have
+            _say(f'{have / 1e6:.1f} of {total / 1e6:.1f} MB are here')
+        with (open(part, 'ab' if have else 'wb') as file,
+              tqdm(total=total, initial=have, unit='B', unit_scale=True,
+                   disable=None) as progress):  # shown on a terminal
+            while block := response.raw.read1(BLOCK):
+                file.write(block)
+                progress.update(len(block))
+                if max(file.tell(), total or 0) > MAX_BYTES:
+                    part.unlink()
+                    raise InputError(f'it has more than {MAX_BYTES} bytes')
 
 
 def _cause(error):
-    """Return the first of the errors that requests and urllib3 wrapped."""
-    while inner := error.__cause__ or next(filter(
-            lambda each: isinstance(each, Exception),
-            (getattr(error, 'reason', None), *error.args)), None):
+    """Return the OSError that requests and urllib3 wrapped, or one like it."""
+    while inner := error.__cause__ or next(
+            (each for each in error.args if isinstance(each, Exception)), None):
         error = inner
-    return error
-
-
-def _reason(cause):
-    if isinstance(cause, (http.client.HTTPException, HTTPError, ValueError)):
-        return 'broken off'  # also inside a chunked transfer
-    return getattr(cause, 'strerror', None) or str(cause)
+    return error if isinstance(error, OSError) else OSError('broken off')

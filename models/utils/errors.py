@@ -1,14 +1,13 @@
 """One clear line for a user's mistake, at the command line and from Python."""
-import codecs
 import contextlib
 import difflib
 import errno
 import io
 import logging
 import os
-import re
 import signal
 import sys
+import urllib.parse
 import warnings
 
 SHOWN = 3  # items of a list in one line
@@ -86,7 +85,6 @@ def _heed_signals():
 
 def _open_streams():
     """Make the standard streams safe to use."""
-    codecs.register_error('printable', _printable)
     for name, mode in ('stdin', 'r'), ('stdout', 'w'), ('stderr', 'w'):
         stream = getattr(sys, name)
         if stream is None:  # closed, as by >&-: no file may take its number
@@ -94,8 +92,7 @@ def _open_streams():
         elif mode == 'w' and stream is getattr(sys, f'__{name}__'):
             setattr(sys, name, io.TextIOWrapper(
                 io.BufferedWriter(_Output(stream.fileno(), 'w', closefd=False)),
-                encoding=stream.encoding, errors='printable' if name == 'stdout'
-                else stream.errors, line_buffering=True))
+                stream.encoding, 'backslashreplace', line_buffering=True))
 
 
 class _Output(io.FileIO):
@@ -110,16 +107,6 @@ class _Output(io.FileIO):
                 print(f'warning: standard output: {error.strerror}',
                       file=sys.stderr)
             return len(data)
-
-
-def _printable(error):
-    """Encode one character that a stream cannot: as the byte of a file's name
-    that it stands for, else as a question mark.
-    """
-    error.end = error.start + 1
-    is_byte = '\udc80' <= error.object[error.start] <= '\udcff'
-    return codecs.lookup_error('surrogateescape' if is_byte else 'replace')(
-        error)
 
 
 def describe(error, name=''):
@@ -147,15 +134,14 @@ def error_line(message):
 
 
 def without_secrets(address):
-    """Return an address without user, password and all after a '?'."""
-    scheme, mark, rest = address.partition('://')
-    host = re.split('[/?#;]', rest)[0]
-    path = rest[len(host):]
-    shown = host.rpartition('@')[2]
-    has_port = re.fullmatch(r'(\[.*\]|[^:\[]*)(:\d+)?', shown) is not None
-    if not has_port or (':' in host and '@' in path):  # a password may be there
-        return f'{scheme}{mark}...'
-    return f'{scheme}{mark}{shown}{re.split("[?#;]", path)[0]}'
+    """Return an address without user, password and all after a '?' or ';'."""
+    try:
+        scheme, host, path, *_ = parts = urllib.parse.urlsplit(address)
+        if parts.port is not None and '@' in path:
+            raise ValueError('the password may be there')
+    except ValueError:
+        return f'{address.partition("://")[0]}://...'
+    return f'{scheme}://{host.rpartition("@")[2]}{path.partition(";")[0]}'
 
 
 def _joined(message):

@@ -1,20 +1,19 @@
 """Files that appear whole or not at all; locks; digests."""
 import contextlib
-import fcntl
 import hashlib
 import os
 import pathlib
 import re
-import secrets
 import shutil
 import stat
 import sys
+import tempfile
 import zlib
 
 from .errors import InputError
 
 NAME_BYTES = 255  # of a file's name, at most
-TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-[0-9a-f]{8}\.tmp')
+TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-(\d+)-\w+\.tmp')  # process
 
 
 @contextlib.contextmanager
@@ -67,42 +66,26 @@ def atomic_folder(path):
     """
     final = pathlib.Path(os.path.realpath(path))
     final.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(final) as temporary:
+    with _temporary_folder(final) as folder:
+        temporary = folder / '.folder'
+        temporary.mkdir()
         yield temporary
 
 
 @contextlib.contextmanager
 def _temporary_folder(path):
-    """Give a locked folder; remove those of killed processes before."""
+    """Give a folder; remove those of killed processes of this machine."""
+    import psutil
     # A short name: that of `path` may be as long as a name can be.
-    start = f'.deeplab-{zlib.crc32(os.fsencode(path.name)):08x}'
-    for left in path.parent.glob(f'{start}-*.tmp'):
-        if TEMPORARY.fullmatch(left.name):
-            with contextlib.suppress(OSError), _open(left) as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-    while True:
-        temporary = path.with_name(f'{start}-{secrets.token_hex(4)}.tmp')
-        temporary.mkdir()
-        with _open(temporary) as file:
-            with contextlib.suppress(OSError):  # some disks have no locks
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if not temporary.exists():
-                continue  # another process has removed it before the lock
-            try:
-                yield temporary
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-            return
-
-
-@contextlib.contextmanager
-def _open(folder):
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        yield file
-    finally:
-        os.close(file)
+    start = zlib.crc32(os.fsencode(f'{os.uname().nodename}/{path.name}'))
+    for left in path.parent.glob(f'.deeplab-{start:08x}-*.tmp'):
+        if (found := TEMPORARY.fullmatch(left.name)) and (
+                not psutil.pid_exists(int(found[1]))):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(
+            '.tmp', f'.deeplab-{start:08x}-{os.getpid()}-', path.parent,
+            ignore_cleanup_errors=True) as temporary:
+        yield pathlib.Path(temporary)
 
 
 def check_target(path, force, inputs=()):

@@ -465,7 +465,7 @@ def test_an_interrupted_film_is_a_part(demo, tmp_path):
     out, deadline = demo.folder / 'out', time.monotonic() + 60
     part = out / 'film_indexed.part'
     while time.monotonic() < deadline and (
-            len(list(out.glob('.deeplab*.tmp/*.png'))) < 10):
+            len(list(out.glob('.deeplab*.tmp/*/*.png'))) < 10):
         time.sleep(0.01)
     begun = time.monotonic()
     process.send_signal(signal.SIGTERM)  # as `docker stop` does

@@ -27,6 +27,7 @@ DATA = np.random.default_rng(0).bytes(300_000)
 def check(path):
     if path.read_bytes() != DATA:
         raise InputError('it is damaged')
+    return path
 
 
 @pytest.mark.parametrize(('plan', 'n_requests'), [
@@ -53,7 +54,7 @@ def test_arrives(host, tmp_path, plan, n_requests):
 @pytest.mark.parametrize(('plan', 'words'), [
     (['404'], 'HTTP 404'), (['403'], 'HTTP 403'), (['500'], 'HTTP 500'),
     (['hang'], 'timed out'), (['corrupt'], 'file is corrupt: it is damaged'),
-    (['endless'], 'more than it announced'),
+    (['endless'], 'it has more than 1000000 bytes'),
     (['wrong length', '500'], 'HTTP 500'),
 ])
 def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
@@ -68,7 +69,7 @@ def test_does_not_arrive(host, tmp_path, monkeypatch, plan, words):
 
 
 def test_a_folder_is_not_tried_again(tmp_path):
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(InputError, match='Is a directory'):
         download.download(tmp_path.as_uri(), tmp_path, None)
 
 
@@ -84,25 +85,25 @@ def test_an_unknown_host_is_final(tmp_path, monkeypatch, capsys):
 
 def test_a_closed_port_is_tried_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, 'BACKOFF', 0.01)
-    with pytest.raises(InputError, match=r'^Connection refused$'):
+    with pytest.raises(InputError, match='Connection refused$'):
         download.download('http://127.0.0.1:9/a', tmp_path, None)
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ['Connection refused: trying again'] * 4
+    assert lines[1:-1] == ['Connection refused: trying again'] * 4
 
 
 def test_says_the_size_before(host, tmp_path, capsys):
     host.files['a'], host.plans['a'] = DATA, ['cut', 'whole']
     download.download(f'{host.url}/a', tmp_path, check)
-    assert capsys.readouterr().err.splitlines() == [
-        '0.3 MB', 'broken off after 150000 of 300000 bytes: trying again',
-        '0.3 MB, 0.1 of them are here']
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        '0.0 of 0.3 MB are here', 'broken off: trying again',
+        '0.1 of 0.3 MB are here']
 
 
 def test_too_large_for_the_disk(host, tmp_path, monkeypatch):
     host.files['a'] = DATA
     monkeypatch.setattr('shutil.disk_usage', lambda folder:
                         types.SimpleNamespace(free=200_000))
-    with pytest.raises(OSError, match='0 MB are needed, and 0 MB are free'):
+    with pytest.raises(InputError, match='0 MB are needed, and 0 MB are fr'):
         download.download(f'{host.url}/a', tmp_path, check)
 
 
@@ -157,7 +158,7 @@ def models_host(host, palette_graphs, monkeypatch, cached, tmp_path):
 
 
 @pytest.mark.slow
-def test_npz_is_kept_and_watched(models_host):
+def test_npz_is_kept(models_host):
     path = fetch('voc')
     assert path.read_bytes() == models_host.files['voc.npz']
     assert fetch('voc') == path
@@ -165,9 +166,7 @@ def test_npz_is_kept_and_watched(models_host):
     with open(path, 'r+b') as file:
         file.seek(1000)
         file.write(b'changed')
-    with pytest.raises(InputError, match='has changed since'):
-        fetch('voc')
-    with pytest.raises(InputError, match='has changed since'):
+    with pytest.raises(InputError, match='is not a whole npz file'):
         DeepLabV3plusXception65(pretrained_model='voc')
 
 
@@ -179,8 +178,7 @@ def test_archive_stands_in(models_host):
     path = fetch('voc')
     assert DeepLabV3plusXception65(pretrained_model=path).n_class == 21
     names = {entry.name for entry in path.parent.iterdir()}
-    assert names == {path.name, f'{path.name}.sha256', f'.{path.name}.lock',
-                     '.voc.tar.gz.lock'}
+    assert names == {path.name, f'.{path.name}.lock', '.voc.tar.gz.lock'}
 
 
 @pytest.mark.slow
@@ -203,7 +201,7 @@ def test_retries_while_another_error_is_handled(host, tmp_path, handled,
     except ValueError:
         part = download.download(f'{host.url}/a', tmp_path, check)
     assert part.read_bytes() == DATA
-    assert capsys.readouterr().err.startswith('HTTP 503')
+    assert 'HTTP 503' in capsys.readouterr().err
 
 
 def test_says_what_was_tried(models_host, monkeypatch, capsys):
@@ -302,7 +300,7 @@ def test_an_address_is_shown_without_secrets(tmp_path, capsys, monkeypatch,
     monkeypatch.setattr(download, 'BACKOFF', 0)
     monkeypatch.setenv('http_proxy', 'http://127.0.0.1:9')
     with pytest.raises(InputError) as caught:
-        download.download_and_use(url, tmp_path, None, None, mirrored=False)
+        download.download(url, tmp_path, None, mirrored=False)
     said = capsys.readouterr().err + str(caught.value)
     assert 'secret' not in said
     assert 'ret@' not in said
@@ -321,8 +319,6 @@ def test_scripts_show_addresses_without_secrets(tmp_path, url):
 def test_a_mirror_with_a_key(host, tmp_path, monkeypatch, capsys):
     host.files['folder/a?key=secret'] = DATA
     monkeypatch.setenv(download.MIRROR, f'{host.url}/folder/?key=secret')
-    paths = []
-    download.download_and_use('http://host.invalid/x/a', tmp_path, check,
-                              paths.append)
-    assert paths[0].read_bytes() == DATA
+    path = download.download('http://host.invalid/x/a', tmp_path, check)
+    assert path.read_bytes() == DATA
     assert 'secret' not in capsys.readouterr().err
