@@ -85,7 +85,7 @@ def test_an_unknown_host_is_final(tmp_path, monkeypatch, capsys):
 
 def test_a_closed_port_is_tried_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, 'BACKOFF', 0.01)
-    with pytest.raises(InputError, match='Connection refused$'):
+    with pytest.raises(InputError, match=r'Connection refused$'):
         download.download('http://127.0.0.1:9/a', tmp_path, None)
     lines = capsys.readouterr().err.splitlines()
     assert lines[1:-1] == ['Connection refused: trying again'] * 4
