@@ -92,16 +92,18 @@ def labels_of(model, dataset: str | None = None
     """
     if dataset is None and 'class_names' in model.metadata:
         names = tuple(model.metadata['class_names'])
-        colors = np.array(model.metadata['class_colors'], np.uint8)
+        colors = np.array(model.metadata.get(
+            'class_colors', _palette(model.n_class)), np.uint8)
     else:
         dataset = dataset or dataset_of(
             model.n_class, model.metadata.get('task'))
         if dataset is None:
             return numbered_names(model.n_class), _palette(model.n_class)
         names, colors = label_names(dataset), label_colors(dataset)
-    if len(names) != model.n_class:
-        raise InputError(f'{dataset or "the npz"} has {len(names)} classes, '
-                         f'and the model {model.n_class}')
+    if not len(names) == len(colors) == model.n_class:
+        raise InputError(f'{dataset or "the npz"} has {len(names)} classes and '
+                         f'{len(colors)} colours, and the model {model.n_class}'
+                         ' classes')
     return names, colors
 
 

@@ -42,8 +42,8 @@ def test_round_trip(tmp_path, arrays):
                                         r'\(nearest name: aspp/proj/conv/W\)'),
     ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\), and must have '
                                          r'\(256,\)'),
-    ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not numbers'),
-    ({'aspp/proj/bn/N': np.array(0.5)}, 'holds float64, not integers'),
+    ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not float32'),
+    ({'aspp/proj/bn/N': np.array(0.5)}, 'holds float64, not int'),
     ({'aspp/proj/bn/avg_var': np.full(256, np.nan)}, 'is not finite'),
     ({'decoder/conv_logits/W': None}, 'does not hold a DeepLabV3'),
 ])
@@ -61,23 +61,21 @@ def test_refuses_what_does_not_fit(tmp_path, arrays, change, words):
                                 r'\(1,\)'),
     ({'min_input_size': [1 << 40, 1]}, '1 to 16384 pixels'),
     ({'output_stride': [8]}, 'metadata/output_stride is int64'),
-    ({'class_names': ['a', 'b']}, 'a colour for each of its class names'),
     ({'class_names': ['a'], 'class_colors': np.full((1, 3), 300)},
      'metadata/class_colors is int64'),
-    ({'format_version': 4}, 'has format version 4'),
+    ({'format_version': 4}, 'format_version is 4, and this program reads 1 to'),
     ({'background_outputs': np.ones((1, 151))},
      'metadata/background_outputs is float64 of shape'),
     ({'background_outputs': np.full((1, 257), np.nan)},
-     'background outputs that are not finite'),
+     'background_outputs holds a value that is not finite'),
     ({'background_outputs': np.full((1, 257), np.inf)},
-     'background outputs that are not finite'),
+     'background_outputs holds a value that is not finite'),
     ({'scales': [0.5, 0.]}, r'scales is \(0.5, 0.0\), and must be'),
-    ({'scales': [float('nan')]}, 'and must be one or more positive numbers'),
+    ({'scales': [float('nan')]}, 'scales holds a value that is not finite'),
     ({'scales': [9.]}, 'positive numbers up to 8'),
     ({'atrous_rates': [6, 12, 1 << 40]}, 'must be three integers, 1 to 1024'),
-    ({'resize_range': [0, 0, 0, 0]}, r'resize range \[0, 0, 0, 0\]'),
-    ({'resize_range': [65, -1, 0, 0]}, 'is invalid'),
-    ({'resize_range': [65, 0, 0, 2]}, 'is invalid'),
+    ({'resize_range': [65, -1, 0, 0]}, r'resize_range is \[65, -1, 0, 0\]'),
+    ({'resize_range': [1 << 20, 0, 0, 0]}, 'this program reads 0 to 16384'),
     ({'atrous_rates': [6, 12]}, 'metadata/atrous_rates is int64 of shape'),
 ])
 def test_refuses_metadata(tmp_path, arrays, metadata, words):
@@ -138,25 +136,19 @@ def test_a_long_header_is_not_read(tmp_path):
         load(tmp_path / 'a.npz')
 
 
-def test_metadata_have_a_limit(tmp_path, arrays):
-    with pytest.raises(InputError, match='class_names takes'):
-        write_npz(tmp_path / 'a.npz', arrays.items(),
-                  {'class_names': ['x' * (1 << 19)]})
-
-
 def test_refuses_pickles(tmp_path):
     np.savez(tmp_path / 'a.npz', **{
         'decoder/conv_logits/W': np.array([{}], object)})
-    with pytest.raises(InputError, match='pickled Python objects'):
+    with pytest.raises(InputError, match='Object arrays cannot be loaded'):
         load(tmp_path / 'a.npz')
 
 
-def test_refuses_truncation_and_other_files(tmp_path, arrays):
+def test_refuses_truncation(tmp_path, arrays):
     write_npz(tmp_path / 'a.npz', arrays.items(), {})
     data = (tmp_path / 'a.npz').read_bytes()
-    for content in data[:-1000], data[:1 << 20], b'no npz', b'':
+    for content in data[:-1000], data[:1 << 20]:
         (tmp_path / 'b.npz').write_bytes(content)
-        with pytest.raises(InputError, match=r'not a whole npz|is empty'):
+        with pytest.raises(InputError, match='not a whole npz'):
             load(tmp_path / 'b.npz')
 
 
@@ -217,39 +209,21 @@ def test_refuses_several_networks(tmp_path, arrays):
     np.savez(tmp_path / 'a.npz', **{
         f'{prefix}/{name}': array for name, array in arrays.items()
         for prefix in ('first', 'second/link')})
-    with pytest.raises(InputError, match='several networks, below first/, seco'
-                       'nd/link/: save one alone'):
+    with pytest.raises(InputError, match='2 arrays are named decoder/conv_logi'
+                       'ts/W, and one must be'):
         load(tmp_path / 'a.npz')
 
 
-@pytest.mark.parametrize(('start', 'words'), [
-    (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'),
-    (b'\x1c\0\0\0TFL3', 'a TFLite model'),
-    (b'\x80\x02\x8a\nl\xfc', 'a pickle, as PyTorch makes it'),
-    (b'\x08\x07\x12\x07pytorch', 'an ONNX model'),
-    (b'\n<!DOCTYPE html>', 'a web page'), (b'<html><head>', 'a web page'),
-    (b'version https://git-lfs.github.com/spec/v1\n', 'a pointer of Git LFS'),
-    (b'\x40\0\0\0\0\0\0\0{"W":', 'a safetensors file'),
-    (b'\x1f\x8b\x08', 'a TensorFlow graph, or an archive'),
-    (b'\x93NUMPY\1\0', 'a single array')])
-def test_says_what_other_files_are(tmp_path, start, words):
-    (tmp_path / 'a').write_bytes(start + bytes(99))
-    with pytest.raises(InputError, match=f'npz is needed, and .*a is {words}'):
+@pytest.mark.parametrize('content', [
+    b'', b'<html>moved</html>', b'\x1f\x8b\x08', b'\x93NUMPY\1\0', b'\x80\2'])
+def test_refuses_other_files(tmp_path, content):
+    (tmp_path / 'a').write_bytes(content)
+    with pytest.raises(InputError, match=r'whole npz.* convert it with tf2np'):
         load(tmp_path / 'a')
 
 
-def test_says_what_a_graph_is(tmp_path, skeleton):
-    (tmp_path / 'a.pb').write_bytes(skeleton)
-    with pytest.raises(InputError, match=r'a\.pb is a TensorFlow graph'):
-        load(tmp_path / 'a.pb')
-
-
-@pytest.mark.parametrize(('member', 'words'), [
-    ('model/data.pkl', 'a PyTorch checkpoint'),
-    ('model.weights.h5', 'a Keras model'),
-    ('saved/saved_model.pb', 'a TensorFlow graph')])
-def test_says_what_other_archives_are(tmp_path, member, words):
+def test_refuses_other_archives(tmp_path):
     with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
-        archive.writestr(member, b'')
-    with pytest.raises(InputError, match=f'a.pth is {words}'):
+        archive.writestr('model/data.pkl', b'')
+    with pytest.raises(InputError, match='does not hold a DeepLabV3'):
         load(tmp_path / 'a.pth')
