@@ -111,7 +111,7 @@ def onnxruntime(folder):
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime as ort
 
-    from models.label_map import label_map
+    from models.resizing import label_map
     session = ort.InferenceSession(
         folder / 'model.onnx', providers=['CPUExecutionProvider'])
     return lambda imgs: [label_map(

@@ -35,7 +35,7 @@ from models.constants import (
     MIDDLE_BLOCKS,
     OUTPUT_STRIDES,
 )
-from models.resize_range import ResizeRange
+from models.resizing import ResizeRange
 
 FIRST = 'xception_65/entry_flow/conv1_1/weights'
 ENTRY3_STRIDED = ('xception_65/entry_flow/block3/unit_1/xception_module/'

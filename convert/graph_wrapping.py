@@ -18,7 +18,7 @@ from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
 from convert.frozen_graph import FrozenGraph
 from models.constants import MAX_SCALE, OFFSET, SCALE
-from models.resize_range import ResizeRange
+from models.resizing import ResizeRange
 from models.utils.errors import InputError
 
 WIDTH, CHANNELS, TOWERS = 2, 3, 4  # axes

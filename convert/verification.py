@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 
-from models.resize_range import resize_image, resize_labels
+from models.resizing import resize_image, resize_labels
 from models.utils.errors import InputError
 
 BUILT_IN_IMAGE = pathlib.Path(__file__).parents[1] / 'assets' / 'street.png'

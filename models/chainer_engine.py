@@ -11,8 +11,8 @@ import chainer.functions as F
 import numpy as np
 
 from .constants import LOGITS_STRIDE
-from .label_map import label_map
 from .memory import chainer_memory, check_memory, gpu_memory, logits_memory
+from .resizing import label_map
 from .utils.errors import InputError
 
 

@@ -24,9 +24,8 @@ from chainer.backends import cuda
 
 from .chainer_engine import ChainerEngine, Engine, sizes_at
 from .constants import OFFSET, SCALE
-from .label_map import label_map
 from .network_graph import NetworkGraph, settings
-from .resize_range import resize_image
+from .resizing import label_map, resize_image
 from .utils.errors import BackendError
 
 KERNELS = pathlib.Path(__file__).with_name('cupy_kernels.cu')
@@ -146,7 +145,7 @@ class CuPyEngine(Engine):
                 n_class=None):
         """Return labels of an image (3, *crop) that is padded to `size`. It
         goes to the GPU once, in bytes if it is of bytes; labels come back once.
-        `n_class`: see `label_map.label_map`.
+        `n_class`: see `resizing.label_map`.
         """
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):

@@ -35,7 +35,7 @@ from .cupy_engine import CuPyEngine
 from .head import Decoder, SeparableASPP
 from .openvino_engine import OpenVINOEngine
 from .pretrained import pretrained_path
-from .resize_range import resize_image, resize_labels
+from .resizing import resize_image, resize_labels
 from .utils.errors import BackendError, InputError
 from .weights import WeightsFile, leave_unset
 from .xception import Xception65
@@ -74,7 +74,7 @@ class DeepLabV3plusXception65(chainer.Chain):
 
     Attributes:
         metadata (dict): what the npz says, see `models.weights`; may be empty.
-        resize_range (models.resize_range.ResizeRange): to which images are
+        resize_range (models.resizing.ResizeRange): to which images are
             resized first, as the pretrained model's graph does; mostly None.
         background_outputs (numpy.ndarray, (K, 257), float32): kernels and
             biases of outputs that are no classes, with which `predict`

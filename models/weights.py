@@ -20,7 +20,7 @@ from .constants import (
     OUTPUT_STRIDE,
     OUTPUT_STRIDES,
 )
-from .resize_range import ResizeRange
+from .resizing import ResizeRange
 from .utils.errors import InputError, describe_differences
 
 FORMAT_VERSION, LATEST_VERSION = 1, 3
@@ -37,7 +37,7 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'atrous_rates': (np.integer, (3,)),  # of the ASPP, where not the official
     'scales': (np.floating, (None,)),  # over which the source averages
     'flip': (np.bool_, ()),  # whether also over the mirrored image
-    'resize_range': (np.integer, (4,)),  # see resize_range.ResizeRange
+    'resize_range': (np.integer, (4,)),  # see resizing.ResizeRange
     # Kernel and bias of outputs that are no classes, but have a part in the
     # softmax that the source averages.
     'background_outputs': (np.floating, (None, 257)),

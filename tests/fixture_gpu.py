@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from chainer.backends import _cpu, cuda
 
-from models import cupy_engine, label_map, network_graph
+from models import cupy_engine, network_graph
 
 SHIM = pathlib.Path(__file__).with_name('fixture_gpu.h')
 SIGNATURE = re.compile(r'^KERNEL (\w+)\((.*?)\) {', re.MULTILINE | re.DOTALL)
@@ -327,18 +327,13 @@ def emulate(monkeypatch):
                 output.array = outside(output.array)
         return outputs
 
-    def get_array_module(*arrays):
-        return cupy if isinstance(arrays[0], DeviceArray) else np
-
     def to_cpu(array):
         return (array.get() if isinstance(array, DeviceArray) else
                 array_to_cpu(array))
 
     monkeypatch.setattr(chainer.FunctionNode, 'apply', strict_apply)
-    monkeypatch.setattr(label_map, 'get_array_module', get_array_module)
     monkeypatch.setattr(_cpu, '_array_to_cpu', to_cpu)
-    for module in label_map, network_graph:
-        monkeypatch.setattr(module, 'to_cpu', to_cpu)
+    monkeypatch.setattr(network_graph, 'to_cpu', to_cpu)
     monkeypatch.setattr(cuda, 'cupy', cupy)
     monkeypatch.setenv('NVIDIA_TF32_OVERRIDE', '0')
     for name in 'available', 'cudnn_enabled':  # of a CuPy that is installed

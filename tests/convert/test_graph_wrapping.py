@@ -14,7 +14,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from convert.conversion import check
 from models import DeepLabV3plusXception65
-from models.resize_range import ResizeRange
+from models.resizing import ResizeRange
 from models.utils.errors import InputError
 from models.weights import WeightsFile
 

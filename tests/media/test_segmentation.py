@@ -9,7 +9,7 @@ from fixture_images import write_image
 from media.images import read_image
 from media.segmentation import Segmenter, grid_of, predict_within
 from models import DeepLabV3plusXception65
-from models.resize_range import ResizeRange
+from models.resizing import ResizeRange
 from models.utils.errors import InputError
 
 

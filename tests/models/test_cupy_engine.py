@@ -107,7 +107,7 @@ def test_agrees_with_rates_of_its_own(gpu, random_graphs):
 @pytest.mark.slow
 def test_agrees_within_a_range_of_sizes(gpu, palette_graphs):
     """Of the resized image, and labels in the size of the given one."""
-    from models.resize_range import ResizeRange
+    from models.resizing import ResizeRange
     _, npz = palette_graphs('cityscapes')
     model = DeepLabV3plusXception65(pretrained_model=npz, min_input_size=65)
     model.resize_range = ResizeRange(60, 100, 8)

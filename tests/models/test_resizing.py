@@ -5,7 +5,7 @@ import chainer.functions as F
 import numpy as np
 import pytest
 
-from models.label_map import label_map
+from models.resizing import label_map
 
 
 def random_logits(n_class, *sizes, seed=0):
