@@ -4,6 +4,7 @@ Dilations are attributes of the convolutions, so that the graph runs at any
 input size; or at one, whose sizes are then constants.
 """
 import collections
+import functools
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ INPUT = 'image'
 OPSET = 15  # the first whose Shape takes a part of the shape
 IR_VERSION = 8  # the one that goes with this opset
 IMAGE, LABELS = 'ImageTensor', 'SemanticPredictions'  # the frozen graph's
-WIDTH = 3  # axis
+LOWEST = np.iinfo(np.int64).min
 
 
 def onnx_model(link, metadata: dict[str, str] | None = None,
@@ -49,55 +50,37 @@ def onnx_model(link, metadata: dict[str, str] | None = None,
         opset_import=[helper.make_opsetid('', OPSET)])
     model.graph.name = type(link).__name__
     helper.set_model_props(model, metadata or {})
-    link = link.with_background() if end_to_end else link
-    graph = _Graph(model.graph, link)
-    source, output = (_add_labels(graph, link) if end_to_end else
-                      _add_scores(graph, link, probabilities, size))
-    model.graph.input.append(source)
-    model.graph.output.append(output)
+    if end_to_end:
+        link = link.with_background()
+        _add_labels(_Graph(model.graph, link), link)
+    else:
+        _add_scores(_Graph(model.graph, link), link, probabilities, size)
     if size is not None:
-        _make_sizes_constant(model, graph)
+        _make_sizes_constant(model)
     serialized = model.SerializeToString()
     onnx.checker.check_model(serialized)
     return serialized
 
 
-def _make_sizes_constant(model, graph):
+def _make_sizes_constant(model):
     """Write the sizes that ONNX infers as constants, and leave out the nodes
     that compute them.
     """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {each.name: np.int64([dim.dim_value for dim
-                                   in each.type.tensor_type.shape.dim])
+    shapes = {each.name: [dim.dim_value for dim
+                          in each.type.tensor_type.shape.dim]
               for each in inferred.value_info}
     used, nodes = {each.name for each in model.graph.output}, []
     for node in reversed(model.graph.node):
         if node.op_type in {'Expand', 'Resize'}:
-            node.input[-1] = graph.constant(shapes[node.output[0]])
+            node.input[-1] = f'{node.name}/shape'
+            model.graph.initializer.append(helper.make_tensor(
+                node.input[-1], TensorProto.INT64, [4], shapes[node.output[0]]))
         if node.output[0] in used:
             used.update(node.input)
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(nodes))
-
-
-def _add_scores(graph, link, probabilities, size):
-    """Add logits or probabilities; return the types of input and output."""
-    batch, *sides = ('batch', 'H', 'W') if size is None else (1, *size)
-    source = _float_value(INPUT, batch, 3, *sides)
-    logits = graph.network(link, INPUT)
-    if probabilities:
-        output = graph.node('Softmax', graph.resize(logits, INPUT), axis=1,
-                            name='probabilities')
-    else:
-        output = graph.node('Identity', logits, name='logits')
-        sides = ['ceil(H/4)', 'ceil(W/4)'] if size is None else [
-            math.ceil(side / LOGITS_STRIDE) for side in size]
-    return source, _float_value(output, batch, link.n_class, *sides)
-
-
-def _float_value(name, *shape):
-    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 class _Graph(NetworkGraph):
@@ -112,9 +95,9 @@ class _Graph(NetworkGraph):
         self._counts, self._constants = collections.Counter(), set()
 
     def node(self, op, *inputs, name=None, **attributes):
-        """Add a node, of tensors and NumPy's numbers; return its output."""
-        inputs = [each if isinstance(each, str) else self.constant(each)
-                  for each in inputs]
+        """Add a node, of tensors and numbers; return its output."""
+        inputs = [each if isinstance(each, str) else
+                  self.constant(np.asarray(each)) for each in inputs]
         name = name or op
         self._counts[name] += 1
         if name == op or self._counts[name] > 1:  # a network's second use
@@ -140,17 +123,10 @@ class _Graph(NetworkGraph):
             kernel_shape=W.shape[2:], strides=link.stride,
             pads=link.pad * 2, dilations=link.dilate)
 
-    def relu(self, x):
-        return self.node('Relu', x)
-
-    def total(self, x, y):
-        return self.node('Add', x, y)
-
-    def mean(self, x):
-        return self.node('GlobalAveragePool', x)
-
-    def concat(self, *xs):
-        return self.node('Concat', *xs, axis=1)
+    relu = functools.partialmethod(node, 'Relu')
+    total = functools.partialmethod(node, 'Add')
+    mean = functools.partialmethod(node, 'GlobalAveragePool')
+    concat = functools.partialmethod(node, 'Concat', axis=1)
 
     def expand(self, x, like):
         return self.node('Expand', x, self.sides(like))
@@ -162,21 +138,42 @@ class _Graph(NetworkGraph):
         """Return the height and width of x, as a tensor."""
         return self.node('Shape', x, start=2, end=4)
 
-    def resize_to(self, x, size, **mode):
+    def resize_to(self, x, size, mode='linear', **options):
         """Resize x to a height and width, given as a tensor."""
         shape = self.node('Concat', self.node('Shape', x, end=2), size, axis=0)
-        return self.node('Resize', x, '', '', shape,
+        return self.node('Resize', x, '', '', shape, mode=mode,
                          coordinate_transformation_mode='align_corners',
-                         **(mode or {'mode': 'linear'}))
+                         **options)
+
+    def cast(self, x, kind):
+        return self.node('Cast', x, to=getattr(TensorProto, kind))
+
+
+def _value(name, kind, *shape):
+    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+
+
+def _add_scores(graph, link, probabilities, size):
+    """Add logits or probabilities."""
+    batch, *sides = ('batch', 'H', 'W') if size is None else (1, *size)
+    graph.proto.input.append(_value(INPUT, 'FLOAT', batch, 3, *sides))
+    logits = graph.network(link, INPUT)
+    if probabilities:
+        output = graph.node('Softmax', graph.resize(logits, INPUT), axis=1,
+                            name='probabilities')
+    else:
+        output = graph.node('Identity', logits, name='logits')
+        sides = ['ceil(H/4)', 'ceil(W/4)'] if size is None else [
+            math.ceil(side / LOGITS_STRIDE) for side in size]
+    graph.proto.output.append(
+        _value(output, 'FLOAT', batch, link.n_class, *sides))
 
 
 def _add_labels(graph, link):
-    """Add what `predict` does; return the types of the input, uint8 (1, H, W,
-    3), RGB, and the output, int64 (1, H, W).
-    """
+    """Add what `predict` does, from pixels to labels."""
+    graph.proto.input.append(_value(IMAGE, 'UINT8', 1, 'H', 'W', 3))
     size = original = graph.node('Shape', IMAGE, start=1, end=3)
-    x = graph.node('Cast', IMAGE, to=TensorProto.FLOAT)
-    x = graph.node('Transpose', x, perm=[0, 3, 1, 2])
+    x = graph.node('Transpose', graph.cast(IMAGE, 'FLOAT'), perm=[0, 3, 1, 2])
     if link.resize_range is not None:
         size = _size_in_range(graph, link.resize_range, original)
         x = graph.resize_to(x, size)
@@ -185,62 +182,50 @@ def _add_labels(graph, link):
     scores = [graph.resize_to(logits, padded)
               for logits in _logits(graph, link, x, padded)]
     if len(scores) > 1:
-        scores = [graph.node('Sum', *(graph.node('Softmax', each, axis=1)
-                                      for each in scores))]
-        if link.background_outputs is not None:
-            scores = [graph.node('Slice', scores[0], np.int64([0]),
-                                 np.int64([link.n_class]), np.int64([1]))]
+        total = graph.node('Sum', *(graph.node('Softmax', each, axis=1)
+                                    for each in scores))
+        scores = [graph.node('Slice', total, [0], [link.n_class], [1])]
     labels = graph.node('ArgMax', scores[0], axis=1)  # (1, 1, h, w)
-    labels = graph.node('Slice', labels, np.int64([0, 0]), size,
-                        np.int64([2, 3]))
+    labels = graph.node('Slice', labels, [0, 0], size, [2, 3])
     if link.resize_range is not None:  # as `resize_labels` does
-        labels = graph.node('Cast', labels, to=TensorProto.INT32)
-        labels = graph.resize_to(labels, original, mode='nearest',
-                                 nearest_mode='round_prefer_ceil')
-        labels = graph.node('Cast', labels, to=TensorProto.INT64)
-    graph.node('Squeeze', labels, np.int64([1]), name=LABELS)
-    return (helper.make_tensor_value_info(
-                IMAGE, TensorProto.UINT8, [1, 'H', 'W', 3]),
-            helper.make_tensor_value_info(
-                LABELS, TensorProto.INT64, [1, 'H', 'W']))
+        labels = graph.cast(graph.resize_to(
+            graph.cast(labels, 'INT32'), original, 'nearest',
+            nearest_mode='round_prefer_ceil'), 'INT64')
+    graph.node('Squeeze', labels, [1], name=LABELS)
+    graph.proto.output.append(_value(LABELS, 'INT64', 1, 'H', 'W'))
 
 
 def _size_in_range(graph, resize_range, size):
     """What `ResizeRange.size` returns, as a tensor."""
     shortest, longest, factor, rounds_up = resize_range
-    if longest and factor:
-        longest -= (longest - 1) % factor
-    sides = graph.node('Cast', size, to=TensorProto.FLOAT)
+    factor = factor or 1
+    sides = graph.cast(size, 'FLOAT')
 
     def scaled(number, reduce):
-        side = graph.node(reduce, sides, keepdims=1)
-        scale = graph.node('Div', np.float32(number), side)
-        scaled = graph.node('Mul', sides, scale)
-        return graph.node('Ceil' if rounds_up else 'Floor', scaled)
+        scale = graph.node('Div', np.float32(number),
+                           graph.node(reduce, sides, keepdims=1))
+        return graph.node('Ceil' if rounds_up else 'Floor',
+                          graph.node('Mul', sides, scale))
 
     size = scaled(shortest, 'ReduceMin')
     if longest:
-        too_long = graph.node(
-            'Greater', graph.node('ReduceMax', size, keepdims=1),
-            np.float32(longest))
-        size = graph.node('Where', too_long, scaled(longest, 'ReduceMax'),
-                          size)
-    size = graph.node('Cast', size, to=TensorProto.INT64)
-    if factor:  # up to the next multiple, plus 1
-        missing = graph.node('Sub', np.int64([1]), size)
-        size = graph.node('Add', size, graph.node(
-            'Mod', missing, np.int64([factor])))
-    return graph.node('Max', size, np.int64([1]))
+        longest -= (longest - 1) % factor
+        too_long = graph.node('Greater', graph.node(
+            'ReduceMax', size, keepdims=1), np.float32(longest))
+        size = graph.node('Where', too_long, scaled(longest, 'ReduceMax'), size)
+    size = graph.cast(size, 'INT64')
+    missing = graph.node('Mod', graph.node('Sub', [1], size), [factor])
+    return graph.node('Max', graph.node('Add', size, missing), [1])
 
 
 def _prepared(graph, link, x, size):
     """Pad to `min_input_size` and scale, as `link.prepare` does."""
     missing = graph.node('Sub', np.int64(link.min_input_size), size)
-    missing = graph.node('Max', missing, np.int64([0]))
-    pads = graph.node('Concat', np.zeros(6, np.int64), missing, axis=0)
+    pads = graph.node('Concat', [0] * 6, graph.node('Max', missing, [0]),
+                      axis=0)
     x = graph.node('Pad', x, pads, np.float32(PAD_VALUE))
-    x = graph.node('Mul', x, np.float32(SCALE))
-    return graph.node('Sub', x, np.float32(OFFSET))
+    return graph.node('Sub', graph.node('Mul', x, np.float32(SCALE)),
+                      np.float32(OFFSET))
 
 
 def _logits(graph, link, x, padded):
@@ -253,22 +238,17 @@ def _logits(graph, link, x, padded):
             y = graph.network(link, image)
             y = _mirrored(graph, y) if mirrored else y
             if scale < 1:  # (side + 3) // 4
-                size = graph.node('Add', padded, np.int64([LOGITS_STRIDE - 1]))
-                size = graph.node('Div', size, np.int64([LOGITS_STRIDE]))
-                y = graph.resize_to(y, size)
+                more = graph.node('Add', padded, [LOGITS_STRIDE - 1])
+                y = graph.resize_to(y, graph.node('Div', more, [LOGITS_STRIDE]))
             yield y
 
 
 def _scaled(graph, size, scale):
     """int((side - 1) * scale + 1), in double as in Python."""
-    size = graph.node('Sub', size, np.int64([1]))
-    size = graph.node('Cast', size, to=TensorProto.DOUBLE)
-    size = graph.node('Mul', size, np.float64(scale))
-    size = graph.node('Add', size, np.float64(1))
-    return graph.node('Cast', size, to=TensorProto.INT64)
+    size = graph.cast(graph.node('Sub', size, [1]), 'DOUBLE')
+    size = graph.node('Add', graph.node('Mul', size, float(scale)), 1.)
+    return graph.cast(size, 'INT64')
 
 
 def _mirrored(graph, x):
-    return graph.node('Slice', x, np.int64([-1]),
-                      np.int64([np.iinfo(np.int64).min]), np.int64([WIDTH]),
-                      np.int64([-1]))
+    return graph.node('Slice', x, [-1], [LOWEST], [3], [-1])

@@ -115,17 +115,14 @@ class ResizeRange(typing.NamedTuple):
         code, deeplab/core/preprocess_utils.py.
         """
         sides = np.stack(np.broadcast_arrays(height, width)).astype(np.float32)
+        factor = self.factor or 1
         size = self._scaled(sides, np.float32(self.shortest) / sides.min(0))
         if self.longest:
-            longest = np.float32(
-                self.longest - (self.longest - 1) % self.factor
-                if self.factor else self.longest)
+            longest = np.float32(self.longest - (self.longest - 1) % factor)
             smaller = self._scaled(sides, longest / sides.max(0))
             too_long = size.max(0).astype(np.float32) > longest
             size = np.where(too_long, smaller, size)
-        if self.factor:
-            size += (self.factor - (size - 1) % self.factor) % self.factor
-        return np.maximum(size, 1)
+        return np.maximum(size + (1 - size) % factor, 1)
 
     def _scaled(self, sides, scale):
         rounded = (np.ceil if self.rounds_up else np.floor)(sides * scale)
