@@ -19,18 +19,8 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from . import gpu, memory
+from . import constants, gpu, memory
 from .chainer_engine import ChainerEngine, Engine
-from .constants import (
-    DATASETS,
-    MAX_INPUT_SIDE,
-    MAX_RATE,
-    MAX_SCALE,
-    OFFSET,
-    OUTPUT_STRIDES,
-    PAD_VALUE,
-    SCALE,
-)
 from .cupy_engine import CuPyEngine
 from .head import Decoder, SeparableASPP
 from .openvino_engine import OpenVINOEngine
@@ -112,8 +102,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         if atrous_rates is None:
             atrous_rates = known.atrous_rates(self.output_stride)
         rates = tuple(atrous_rates)
-        check('atrous_rates', rates, are_integers(rates, 3, MAX_RATE),
-              f'three integers, 1 to {MAX_RATE}')
+        check('atrous_rates', rates, are_integers(rates, 3, constants.MAX_RATE),
+              f'three integers, 1 to {constants.MAX_RATE}')
         with self.init_scope():
             self.feature_extractor = Xception65(self.output_stride, initialW)
             self.aspp = SeparableASPP(2048, 256, rates, initialW)
@@ -138,7 +128,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             Variable, (B, n_class, ceil(H/4), ceil(W/4)), float32.
         """
-        self._check_not_frozen()
         low_level, high_level = self.feature_extractor(x)
         return self.decoder(low_level, self.aspp(high_level))
 
@@ -158,12 +147,12 @@ class DeepLabV3plusXception65(chainer.Chain):
             InputError: the image is no such array.
         """
         check_image(image)
-        padded = np.full((3, *self.padded_size(*image.shape[1:])), PAD_VALUE,
-                         np.float32)
         H, W = size = self.resized_size(*image.shape[1:])
+        padded = np.full((3, *map(max, size, self.min_input_size)),
+                         constants.PAD_VALUE, np.float32)
         padded[:, :H, :W] = resize_image(image, size)
-        padded *= np.float32(SCALE)
-        padded -= np.float32(OFFSET)
+        padded *= np.float32(constants.SCALE)
+        padded -= np.float32(constants.OFFSET)
         return padded
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -214,7 +203,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             The link itself.
         """
-        self._check_not_frozen()
         if self.xp is not np:
             raise BackendError('OpenVINO runs on a CPU, and the link is on a '
                                'GPU: call to_cpu first')
@@ -228,7 +216,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Have `predict` run the network through Chainer, on a CPU or GPU;
         return the link.
         """
-        self._check_not_frozen()
         self._engine = None
         return self
 
@@ -253,24 +240,20 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Where `predict` runs on Chainer, this does nothing.
         """
-        if self.compile() is self._engine and not self._is_frozen():
+        if self.compile() is self._engine:
             for name in list(self._children):
                 delattr(self, name)
-            self._children = FrozenChildren()
         return self
 
-    def _is_frozen(self):
-        return isinstance(self._children, FrozenChildren)
-
     def compile(self) -> Engine:
-        """Return the network on the chosen backend, with present weights.
+        """Return the network on the chosen backend, with present weights; raise
+        BackendError, see `to_openvino`.
 
         It is a callable from a prepared image (1, 3, H, W) to logits (1,
         n_class, ceil(H/4), ceil(W/4)), both arrays, float32, and never in
         training mode; with more channels where `with_background` has them.
-        Raise BackendError, see `to_openvino`.
         """
-        if self._engine is not None and not self._is_frozen():
+        if self._engine is not None and self._children:  # none: it is frozen
             try:
                 self._check_own('forward')
                 if self.xp is not np:  # that engine prepares images itself
@@ -295,11 +278,11 @@ class DeepLabV3plusXception65(chainer.Chain):
         link, decoder, conv = map(copy.copy, (
             self, self.decoder, self.decoder.conv_logits))
         link.decoder, decoder.conv_logits = decoder, conv
-        for name, more in (('W', outputs[:, :-1, np.newaxis, np.newaxis]),
-                           ('b', outputs[:, -1])):
-            array = np.concatenate([
-                cuda.to_cpu(getattr(conv, name).array), more])
-            setattr(conv, name, chainer.Parameter(self.device.send(array)))
+        for name, more in ('W', outputs[:, :-1, None, None]), (
+                'b', outputs[:, -1]):
+            known = cuda.to_cpu(getattr(conv, name).array)
+            setattr(conv, name, chainer.Parameter(
+                self.device.send(np.concatenate([known, more]))))
         return link
 
     def onnx_model(self, *args, **kwargs) -> bytes:
@@ -309,9 +292,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         return onnx_model(self, *args, **kwargs)
 
     def memory_needed(self, height: int, width: int) -> float:
-        """Return about how many more bytes `predict` takes for an image.
-
-        On a CPU it is known after `compile`, and a GPU compiles.
+        """Return about how many more bytes `predict` takes for an image, once
+        the network is compiled; on a GPU this compiles it.
         """
         network = (self._engine or ChainerEngine(self) if self.xp is np else
                    self.compile())
@@ -350,10 +332,6 @@ class DeepLabV3plusXception65(chainer.Chain):
             raise BackendError(f'{type(self).__name__} has a `{name}` of its '
                                'own, which has no form as a graph')
 
-    def _check_not_frozen(self):
-        if self._is_frozen():
-            self._children.refuse()
-
     def _predict_one(self, img, network):
         check_image(img)
         if self.xp is not np:
@@ -362,21 +340,9 @@ class DeepLabV3plusXception65(chainer.Chain):
         return resize_labels(network.label_map(self, img), img.shape[1:])
 
 
-class FrozenChildren:
-    """In place of the names of a frozen link's children: refuses all that
-    Chainer, pickle and copy do with them.
-    """
-
-    def refuse(self):
-        raise InputError('the link was frozen, and can only predict: load it '
-                         'again')
-
-    __iter__ = __reduce__ = refuse
-
-
 def check_weights(dataset, path):
     """Raise InputError where an npz does not hold the weights of a dataset."""
-    DeepLabV3plusXception65(DATASETS[dataset]['n_class'], path)
+    DeepLabV3plusXception65(constants.DATASETS[dataset]['n_class'], path)
 
 
 def _either(given, known):
@@ -385,15 +351,13 @@ def _either(given, known):
 
 def check_image(image):
     """Raise InputError for anything but an array (3, H, W) of real numbers."""
-    if not isinstance(image, np.ndarray):
-        raise InputError(f'an image is of type {type(image).__name__}, and '
-                         'must be a numpy.ndarray (3, H, W), RGB in [0, 255]; '
-                         'predict takes a list of them')
-    check('the type of an image', image.dtype, image.dtype.kind in 'biuf',
-          'float32')
-    if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-        raise InputError(f'an image has shape {image.shape}, and must be CHW '
-                         'with three channels (RGB)')
+    is_array = isinstance(image, np.ndarray)
+    check('an image', f'{image.dtype} of shape {image.shape}' if is_array else
+          f'of type {type(image).__name__}',
+          is_array and image.dtype.kind in 'biuf' and image.ndim == 3
+          and image.shape[0] == 3 and image.size > 0,
+          'a numpy.ndarray (3, H, W) of real numbers, RGB in [0, 255]; predict '
+          'takes a list of them')
 
 
 def check_settings(link):
@@ -401,14 +365,14 @@ def check_settings(link):
     check('n_class', link.n_class, are_integers([link.n_class], 1, math.inf),
           'a positive integer, or that of a pretrained model')
     check('min_input_size', link.min_input_size,
-          are_integers(link.min_input_size, 2, MAX_INPUT_SIDE),
-          f'one integer or two, 1 to {MAX_INPUT_SIDE} pixels')
+          are_integers(link.min_input_size, 2, constants.MAX_INPUT_SIDE),
+          f'one integer or two, 1 to {constants.MAX_INPUT_SIDE} pixels')
     check('scales', link.scales, link.scales and all(
-        0 < scale <= MAX_SCALE for scale in link.scales),
-        f'one or more positive numbers up to {MAX_SCALE}')
+        0 < scale <= constants.MAX_SCALE for scale in link.scales),
+        f'one or more positive numbers up to {constants.MAX_SCALE}')
     check('output_stride', link.output_stride,
-          link.output_stride in OUTPUT_STRIDES,
-          ' or '.join(map(str, OUTPUT_STRIDES)))
+          link.output_stride in constants.OUTPUT_STRIDES,
+          ' or '.join(map(str, constants.OUTPUT_STRIDES)))
 
 
 def check(name, value, is_valid, form):

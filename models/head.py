@@ -29,12 +29,9 @@ class SeparableASPP(chainer.Chain):
             self.image_pooling_conv = conv_bn(
                 in_channels, out_channels, 1, **options)
             self.conv1x1 = conv_bn(in_channels, out_channels, 1, **options)
-            self.atrous1 = separable_conv_bn(
-                in_channels, out_channels, dilate=dilate_list[0], **options)
-            self.atrous2 = separable_conv_bn(
-                in_channels, out_channels, dilate=dilate_list[1], **options)
-            self.atrous3 = separable_conv_bn(
-                in_channels, out_channels, dilate=dilate_list[2], **options)
+            for i, dilate in enumerate(dilate_list, 1):
+                setattr(self, f'atrous{i}', separable_conv_bn(
+                    in_channels, out_channels, dilate=dilate, **options))
             self.proj = conv_bn(5 * out_channels, out_channels, 1, **options)
 
     def forward(self, x):

@@ -63,7 +63,7 @@ class NetworkGraph:
             raise self._unknown(link)
         return known(self, link, *xs)
 
-    def convolution(self, x, conv, bn=None, activ=F.identity):
+    def convolution(self, conv, x, bn=None, activ=None):
         """Add convolution -> batch norm -> activation."""
         for link, known in (conv, Convolution2D), (bn, BatchNormalization):
             if link is not None and type(link).forward is not known.forward:
@@ -78,14 +78,10 @@ class NetworkGraph:
                 shift - to_cpu(bn.avg_mean))
             W = W * scale.astype(np.float32)[:, None, None, None]
         b = np.broadcast_to(shift, len(W)).astype(np.float32)
-        return self.activation(self.conv(x, path, W, b, conv), activ)
-
-    def activation(self, x, function):
-        if function is F.relu:
-            return self.relu(x)
-        if function in {F.identity, None}:
-            return x
-        raise BackendError(f'the activation {function} has no form as a graph')
+        if activ not in {F.relu, F.identity, None}:
+            raise BackendError(f'the activation {activ} has no form as a graph')
+        y = self.conv(x, path, W, b, conv)
+        return self.relu(y) if activ is F.relu else y
 
     def _unknown(self, link):
         return BackendError(
@@ -97,16 +93,12 @@ class NetworkGraph:
 # deeplab_v3_plus.py.
 
 def _conv_bn(graph, link, x):
-    return graph.convolution(x, link.conv, link.bn, link.activ)
+    return graph.convolution(link.conv, x, link.bn, link.activ)
 
 
 def _separable_conv_bn(graph, link, x):
-    h = graph.convolution(x, link.depthwise, link.dw_bn, link.dw_activ)
-    return graph.convolution(h, link.pointwise, link.pw_bn, link.pw_activ)
-
-
-def _convolution(graph, link, x):
-    return graph.convolution(x, link)
+    h = graph.convolution(link.depthwise, x, link.dw_bn, link.dw_activ)
+    return graph.convolution(link.pointwise, h, link.pw_bn, link.pw_activ)
 
 
 def _xception_block(graph, link, x):
@@ -153,7 +145,7 @@ def _decoder(graph, link, low_level, high_level):
 _FORWARD = {
     Conv2DBNActiv.forward: _conv_bn,
     SeparableConv2DBNActiv.forward: _separable_conv_bn,
-    Convolution2D.forward: _convolution,
+    Convolution2D.forward: NetworkGraph.convolution,
     XceptionBlock.forward: _xception_block,
     ExitBlock.forward: _exit_block,
     Xception65.forward: _xception65,

@@ -150,7 +150,8 @@ class _Graph(NetworkGraph):
 
 
 def _value(name, kind, *shape):
-    return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+    return helper.make_tensor_value_info(
+        name, getattr(TensorProto, kind), shape)
 
 
 def _add_scores(graph, link, probabilities, size):

@@ -5,18 +5,11 @@ after the link has changed.
 """
 import math
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from . import memory
 from .chainer_engine import Engine
-from .memory import (
-    check_memory,
-    cores,
-    give_back,
-    logits_memory,
-    quota_of_cores,
-)
 from .network_graph import NetworkGraph, settings
 from .utils.errors import BackendError, InputError
 from .weights import named_arrays
@@ -54,7 +47,7 @@ class OpenVINOEngine(Engine):
         self._options = {
             **OPTIONS, 'INFERENCE_PRECISION_HINT': PRECISIONS[precision],
             'INFERENCE_NUM_THREADS': threads or (  # 0: OpenVINO's choice
-                cores() if quota_of_cores() else 0)}
+                memory.cores() if memory.quota_of_cores() else 0)}
         self._lock = threading.Lock()
         self._fingerprint = self._model = None  # of the weights it has
         self._requests = {}  # (H, W) or `ANY_SIZE` -> openvino.InferRequest
@@ -96,9 +89,9 @@ class OpenVINOEngine(Engine):
                 return
             self._fingerprint = self._model = None
             self._requests, self._largest = {}, 0
-            check_memory('compiling the network',
-                         GRAPH_MEMORY + COMPILED_MEMORY,
-                         'free some, or run it on Chainer')
+            memory.check_memory(
+                'compiling the network', GRAPH_MEMORY + COMPILED_MEMORY,
+                'free some, or run it on Chainer')
             self._model = openvino_model(link)
             self._fingerprint = fingerprint
 
@@ -113,7 +106,7 @@ class OpenVINOEngine(Engine):
     def memory_needed(self, link, height, width):
         scaled = [int(side * max(link.scales)) for side in (height, width)]
         return (self._memory_needed(*scaled)
-                + logits_memory(link, height, width))
+                + memory.logits_memory(link, height, width))
 
     def _memory_needed(self, height, width):
         """Return about how many more bytes the network takes."""
@@ -134,8 +127,8 @@ class OpenVINOEngine(Engine):
                 pixels <= SHARED_PIXELS):
             size = ANY_SIZE
         if pixels > self._largest or size not in self._requests:
-            check_memory(f'an image of {height} x {width} pixels',
-                         self._memory_needed(height, width))
+            memory.check_memory(f'an image of {height} x {width} pixels',
+                                self._memory_needed(height, width))
         if size not in self._requests:
             self._compile(size)
         self._largest = max(pixels, self._largest)
@@ -151,7 +144,7 @@ class OpenVINOEngine(Engine):
                 else other == ANY_SIZE)}
         self._largest = min(self._largest,
                             SHARED_PIXELS if self._requests else 0)
-        give_back()
+        memory.give_back()
         self._model.reshape([1, 3, *size])
         self._requests[size] = openvino.compile_model(
             self._model, 'CPU', self._options).create_infer_request()
@@ -167,18 +160,10 @@ def has_bfloat16():
 def _fingerprint(link):
     """Return a digest of all that affects the network's output."""
     from xxhash import xxh3_128
-    arrays = named_arrays(link)
-
-    def digest(part):
-        digest = xxh3_128()
-        for array in part:
-            digest.update(np.ascontiguousarray(array))
-        return digest.digest()
-
-    values = list(arrays.values())
-    with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
-        digests = list(pool.map(digest, (values[::2], values[1::2])))
-    return digests, settings(link), [
+    arrays, digest = named_arrays(link), xxh3_128()
+    for array in arrays.values():
+        digest.update(np.ascontiguousarray(array))
+    return digest.digest(), settings(link), [
         (name, array.dtype.str, array.shape) for name, array in arrays.items()]
 
 

@@ -38,13 +38,11 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
         InputError: the path is no file.
     """
     if pretrained_model not in URLS:
-        if '://' in str(pretrained_model):
-            raise InputError(f'{without_secrets(str(pretrained_model))} is an '
-                             'address: download the npz, and give its path')
         path = pathlib.Path(pretrained_model)
         if not path.is_file():
-            raise InputError(f'{path} is no file: give the path of an npz, or '
-                             f'one of {", ".join(URLS)}')
+            raise InputError(f'{without_secrets(str(pretrained_model))} is no '
+                             'file: give the path of an npz, or one of '
+                             f'{", ".join(URLS)}')
         return path
     path = cached_path(pretrained_model)
 

@@ -6,13 +6,8 @@ well. Layouts are NCHW, float32.
 import chainer
 import chainer.functions as F
 
+from . import constants
 from .chainer_compat import chainercv_module
-from .constants import (
-    BACKBONE_EPS,
-    MIDDLE_BLOCKS,
-    OUTPUT_STRIDE,
-    OUTPUT_STRIDES,
-)
 
 LINKS = 'chainercv.links.connection'
 Conv2DBNActiv = chainercv_module(
@@ -61,17 +56,15 @@ class XceptionBlock(chainer.Chain):
     def __init__(self, in_channels, channels, stride=1, dilate=1,
                  shortcut='conv', **options):
         super().__init__()
-        c1, c2, c3 = channels
+        widths = in_channels, *channels
         with self.init_scope():
-            self.separable1 = separable_conv_bn(
-                in_channels, c1, 1, dilate, F.identity, **options)
-            self.separable2 = separable_conv_bn(
-                c1, c2, 1, dilate, F.identity, **options)
-            self.separable3 = separable_conv_bn(
-                c2, c3, stride, dilate, F.identity, **options)
+            for i, step in (1, 1), (2, 1), (3, stride):
+                setattr(self, f'separable{i}', separable_conv_bn(
+                    widths[i - 1], widths[i], step, dilate, F.identity,
+                    **options))
             if shortcut == 'conv':
                 self.conv = conv_bn(
-                    in_channels, c3, 1, stride, F.identity, **options)
+                    in_channels, widths[3], 1, stride, F.identity, **options)
         self.shortcut = shortcut
 
     def forward(self, x):
@@ -90,23 +83,16 @@ class XceptionBlock(chainer.Chain):
 class ExitBlock(chainer.Chain):
     """Three separable convolutions, a ReLU after each half; no shortcut.
 
-    Args:
-        in_channels (int): channels of the input.
-        channels (tuple of three ints): channels of the convolutions.
-        dilate (int): dilation of the three depthwise convolutions.
-        options: `eps` and `initialW`, passed to every convolution.
+    The arguments are those of `XceptionBlock`.
     """
 
     def __init__(self, in_channels, channels, dilate, **options):
         super().__init__()
-        c1, c2, c3 = channels
+        widths = in_channels, *channels
         with self.init_scope():
-            self.separable1 = separable_conv_bn(
-                in_channels, c1, dilate=dilate, **options)
-            self.separable2 = separable_conv_bn(
-                c1, c2, dilate=dilate, **options)
-            self.separable3 = separable_conv_bn(
-                c2, c3, dilate=dilate, **options)
+            for i in 1, 2, 3:
+                setattr(self, f'separable{i}', separable_conv_bn(
+                    widths[i - 1], widths[i], dilate=dilate, **options))
 
     def forward(self, x):
         """Return (B, c3, H, W) of x (B, in_channels, H, W)."""
@@ -121,10 +107,10 @@ class Xception65(chainer.Chain):
         initialW: Chainer's initializer of the convolution weights.
     """
 
-    def __init__(self, output_stride=OUTPUT_STRIDE, initialW=None):
+    def __init__(self, output_stride=constants.OUTPUT_STRIDE, initialW=None):
         super().__init__()
-        strides = OUTPUT_STRIDES[output_stride]
-        options = {'eps': BACKBONE_EPS, 'initialW': initialW}
+        strides = constants.OUTPUT_STRIDES[output_stride]
+        options = {'eps': constants.BACKBONE_EPS, 'initialW': initialW}
         with self.init_scope():
             self.entryflow_conv1 = conv_bn(3, 32, 3, stride=2, **options)
             self.entryflow_conv2 = conv_bn(32, 64, 3, **options)
@@ -134,7 +120,7 @@ class Xception65(chainer.Chain):
                 128, (256, 256, 256), stride=2, **options)
             self.entryflow_block3 = XceptionBlock(
                 256, (728, 728, 728), strides['stride'], **options)
-            for i in MIDDLE_BLOCKS:
+            for i in constants.MIDDLE_BLOCKS:
                 setattr(self, f'middleflow_block{i}', XceptionBlock(
                     728, (728, 728, 728), dilate=strides['middle'],
                     shortcut='identity', **options))
@@ -158,7 +144,7 @@ class Xception65(chainer.Chain):
         # h is (B, 256, H/8, W/8), low_level (B, 256, H/4, W/4)
         h, low_level = self.entryflow_block2(h)
         h, _ = self.entryflow_block3(h)  # (B, 728, H/s, W/s)
-        for i in MIDDLE_BLOCKS:
+        for i in constants.MIDDLE_BLOCKS:
             h, _ = self[f'middleflow_block{i}'](h)  # (B, 728, H/s, W/s)
         h, _ = self.exitflow_block1(h)  # (B, 1024, H/s, W/s)
         h = self.exitflow_block2(h)  # (B, 2048, H/s, W/s)

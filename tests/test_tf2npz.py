@@ -174,8 +174,7 @@ def change_shape(graph):
     (change_stride, r'aspp0/Conv2D has stride \(2, 2\)'),
     (change_rate, r'aspp3_depthwise/depthwise has padding \(36, 36\)'),
     (rename_weight, r'aspp1_pointwise/weights \(1, 1, 2048, 256\) is missing; '
-                    r'aspp1_pointwise/weight .* is unknown \(nearest name: '
-                    r'aspp1_pointwise/weights\)'),
+                    r'aspp1_pointwise/weight .* is unknown'),
     (change_shape, r'aspp0/weights has shape \(1, 1, 2048, 128\), and must '
                    r'have \(1, 1, 2048, 256\)'),
 ])

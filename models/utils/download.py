@@ -1,6 +1,7 @@
 """Download over http(s): a mirror first, resumed where it broke off."""
 import errno
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -62,11 +63,8 @@ def download(url, folder, use, mirrored=True):
 
 def file_name_of(url):
     """Return the name of the file that an address leads to."""
-    try:
-        return urllib.parse.urlsplit(url).path.rpartition('/')[2]
-    except ValueError:
-        raise InputError(f'{without_secrets(url)} is no valid address'
-                         ) from None
+    path = url.partition('://')[2].partition('/')[2]
+    return re.split('[?#]', path)[0].rpartition('/')[2]
 
 
 def read_url(url, max_bytes, is_start=False):

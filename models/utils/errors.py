@@ -1,6 +1,5 @@
 """One clear line for a user's mistake, at the command line and from Python."""
 import contextlib
-import difflib
 import errno
 import io
 import logging
@@ -134,7 +133,11 @@ def error_line(message):
 
 
 def without_secrets(address):
-    """Return an address without user, password and all after a '?' or ';'."""
+    """Return an address without user, password and all after a '?' or ';'; and
+    a path as it is.
+    """
+    if '://' not in address:
+        return address
     try:
         scheme, host, path, *_ = parts = urllib.parse.urlsplit(address)
         if parts.port is not None and '@' in path:
@@ -162,11 +165,8 @@ def describe_differences(found, wanted, others=()):
     """
     lines = [f'{name} {wanted[name]} is missing'
              for name in sorted(wanted.keys() - found.keys())]
-    for name in sorted(found.keys() - wanted.keys()):
-        near = difflib.get_close_matches(name, wanted, 1) if (
-            len(lines) < SHOWN) else []  # slow
-        lines.append(f'{name} {found[name]} is unknown' + (
-            f' (nearest name: {near[0]})' if near else ''))
+    lines += [f'{name} {found[name]} is unknown'
+              for name in sorted(found.keys() - wanted.keys())]
     lines += [f'{name} has shape {found[name]}, and must have {wanted[name]}'
               for name in sorted(wanted.keys() & found.keys())
               if found[name] != wanted[name]]

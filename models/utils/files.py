@@ -47,12 +47,12 @@ def atomic_path(path, replace=True, part=None):
                 os.fsync(written.fileno())
             if mode is not None:
                 os.chmod(temporary, mode)
-            try:
-                _take_name(temporary, final, replace)
-            except FileExistsError:
+            if not replace and os.path.lexists(final):
                 if part is not None:
                     os.replace(temporary, part)
-                raise
+                raise FileExistsError(17, 'has appeared meanwhile, and is left '
+                                      'as it is', str(final))
+            os.replace(temporary, final)
     except OSError as error:  # name the file, not its temporary one
         if error.filename is None or TEMPORARY.search(str(error.filename)):
             raise OSError(error.errno, error.strerror, str(path)) from None
@@ -116,18 +116,6 @@ def _replaceable(path):
     if not mode & 0o222 or not os.access(final, os.W_OK):
         raise PermissionError(13, 'is write-protected', str(path))
     return final, stat.S_IMODE(mode)
-
-
-def _take_name(temporary, final, replace):
-    if not replace:
-        try:
-            os.link(temporary, final)  # fails where there is such a file
-            return
-        except OSError:  # or where the file system has no links
-            if os.path.lexists(final):
-                raise FileExistsError(17, 'has appeared meanwhile, and is left '
-                                      'as it is', str(final)) from None
-    os.replace(temporary, final)
 
 
 def part_path(path):

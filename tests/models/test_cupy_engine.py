@@ -256,8 +256,6 @@ def test_a_frozen_link_only_predicts(gpu, model):
     model.freeze()
     assert gpu.memory.used < used - 160e6
     np.testing.assert_array_equal(model.predict([image(65, 65)])[0], expected)
-    with pytest.raises(InputError, match='was frozen'):
-        model.to_cpu()
 
 
 @pytest.mark.slow
@@ -313,7 +311,7 @@ def test_refuses_another_shape(gpu, backend):
     model = DeepLabV3plusXception65(1)
     if backend is ChainerEngine:
         model.to_chainer()
-    with pytest.raises(InputError, match=r'an image has shape \(65, 65\)'):
+    with pytest.raises(InputError, match=r'an image is .* of shape \(65, 65\)'):
         model.to_device(StandIn()).predict([image(65, 65)[0]])
 
 

@@ -1,5 +1,4 @@
 """npz files: whole, checked, never unpickled."""
-import difflib
 import zipfile
 
 import chainer
@@ -38,8 +37,7 @@ def test_round_trip(tmp_path, arrays):
 @pytest.mark.parametrize(('change', 'words'), [
     ({'aspp/proj/conv/W': None}, r'aspp/proj/conv/W \(256, 1280, 1, 1\) is '
                                  'missing'),
-    ({'aspp/proj/conv/V': np.zeros(3)}, r'aspp/proj/conv/V \(3,\) is unknown '
-                                        r'\(nearest name: aspp/proj/conv/W\)'),
+    ({'aspp/proj/conv/V': np.zeros(3)}, r'aspp/proj/conv/V \(3,\) is unknown'),
     ({'aspp/proj/bn/beta': np.zeros(1)}, r'shape \(1,\), and must have '
                                          r'\(256,\)'),
     ({'aspp/proj/bn/beta': np.full(256, 'x')}, 'holds <U1, not float32'),
@@ -110,21 +108,11 @@ def test_passes_over_metadata_of_later_versions(tmp_path, arrays):
     assert load(tmp_path / 'a.npz').metadata == {'format_version': 1}
 
 
-def test_only_shown_names_are_looked_up(tmp_path, arrays, monkeypatch):
-    """It takes a twentieth of a second for each."""
-    asked = []
-    monkeypatch.setattr(difflib, 'get_close_matches',
-                        lambda name, *others: asked.append(name) or [])
-    write_npz(tmp_path / 'a.npz', [
-        ('decoder/conv_logits/W', arrays['decoder/conv_logits/W']),
-        *((f'model/{name}', np.zeros(1)) for name in arrays)], {})
-    with pytest.raises(InputError, match=r'is missing.* and \d+ more$'):
-        load(tmp_path / 'a.npz')
+def test_a_long_list_is_cut(tmp_path, arrays):
     write_npz(tmp_path / 'a.npz', [
         *arrays.items(), *((f'model/{i}', np.zeros(1)) for i in range(9))], {})
-    with pytest.raises(InputError, match=r'model/0 \(1,\) is unknown.* 6 mo'):
+    with pytest.raises(InputError, match=r'model/0 .* is unknown.* 6 more$'):
         load(tmp_path / 'a.npz')
-    assert asked == ['model/0', 'model/1', 'model/2']
 
 
 def test_a_long_header_is_not_read(tmp_path):
