@@ -3,9 +3,7 @@
 The network of Chen et al., "Encoder-Decoder with Atrous Separable Convolution
 for Semantic Image Segmentation" (ECCV 2018), as the official TensorFlow code
 builds it, under ChainerCV's parameter names. Layouts are NCHW, float32.
-
-`DeepLabV3plusXception65` joins the backbone (xception.py) and the head
-(head.py), and turns images into labels.
+It joins the backbone (xception.py) and the head (head.py).
 """
 import contextlib
 import copy
@@ -90,9 +88,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         self.metadata, self.resize_range = known.metadata, known.resize_range
         self.background_outputs = known.background_outputs
         self.n_class = _either(n_class, known.n_class)
-        if known.n_class not in {None, self.n_class}:
-            raise InputError(f'n_class is {n_class}, but the pretrained model '
-                             f'has {known.n_class} classes: leave n_class out')
         size = _either(min_input_size, known.min_input_size)
         self.min_input_size = tuple(size) if np.ndim(size) else (size, size)
         self.scales = tuple(_either(scales, known.scales))

@@ -11,16 +11,9 @@ import numpy as np
 from chainer.backends.cuda import to_cpu
 from chainer.links import BatchNormalization, Convolution2D
 
+from . import head, xception
 from .constants import MIDDLE_BLOCKS
-from .head import Decoder, SeparableASPP
 from .utils.errors import BackendError
-from .xception import (
-    Conv2DBNActiv,
-    ExitBlock,
-    SeparableConv2DBNActiv,
-    Xception65,
-    XceptionBlock,
-)
 
 # Link attributes, besides arrays, that affect the output.
 SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
@@ -143,12 +136,12 @@ def _decoder(graph, link, low_level, high_level):
 
 
 _FORWARD = {
-    Conv2DBNActiv.forward: _conv_bn,
-    SeparableConv2DBNActiv.forward: _separable_conv_bn,
+    xception.Conv2DBNActiv.forward: _conv_bn,
+    xception.SeparableConv2DBNActiv.forward: _separable_conv_bn,
     Convolution2D.forward: NetworkGraph.convolution,
-    XceptionBlock.forward: _xception_block,
-    ExitBlock.forward: _exit_block,
-    Xception65.forward: _xception65,
-    SeparableASPP.forward: _separable_aspp,
-    Decoder.forward: _decoder,
+    xception.XceptionBlock.forward: _xception_block,
+    xception.ExitBlock.forward: _exit_block,
+    xception.Xception65.forward: _xception65,
+    head.SeparableASPP.forward: _separable_aspp,
+    head.Decoder.forward: _decoder,
 }

@@ -135,7 +135,6 @@ class OpenVINOEngine(Engine):
         return self._requests[size]
 
     def _compile(self, size):
-        """Compile the network for a size."""
         import openvino
         # Each holds the weights: keep the shared one and one for a large size.
         self._requests = {
@@ -215,13 +214,11 @@ class _Graph(NetworkGraph):
             axes=np.array(SIDES))
 
     def _constant(self, array):
-        """The model shares the array's memory, if that is of float32, and keeps
-        it alive.
-        """
+        """Share an array's memory, if that is of float32; keep it alive."""
         return self.ops.constant(np.ascontiguousarray(array, np.float32),
                                  shared_memory=True)
 
     def _sides(self, x):
         """Return height and width, as a tensor."""
-        return self.ops.gather(self.ops.shape_of(x), np.array(SIDES),
-                               np.array(0))
+        return self.ops.gather(
+            self.ops.shape_of(x), np.array(SIDES), np.array(0))

@@ -29,7 +29,7 @@ def label_map(logits, size, crop, n_class=None):
         classes the lowest.
     """
     if type(logits[0]) is not np.ndarray:  # a GPU's
-        return _whole_label_map(logits, size, crop, n_class)
+        return _label_map_at_once(logits, size, crop, n_class)
     label = np.empty(crop, np.int32)
     resized = [_resized_rows(each, size, crop) for each in logits]
     for y, rows in enumerate(zip(*resized, strict=True)):
@@ -38,7 +38,7 @@ def label_map(logits, size, crop, n_class=None):
     return label
 
 
-def _whole_label_map(logits, size, crop, n_class):
+def _label_map_at_once(logits, size, crop, n_class):
     import chainer.functions as F
     resized = [F.resize_images(each[np.newaxis], size) for each in logits]
     scores = resized[0] if len(resized) == 1 else sum(map(F.softmax, resized))
@@ -100,13 +100,6 @@ class ResizeRange(typing.NamedTuple):
     longest: int = 0
     factor: int = 0  # both sides become a multiple of it, plus 1 (0: any)
     rounds_up: int = 0  # 1 for the exporter of early 2018, which rounds up
-
-    def __str__(self):
-        return (f'a shorter side of {self.shortest} pixels'
-                + (f', a longer one of at most {self.longest}'
-                   if self.longest else '')
-                + (f', sides a multiple of {self.factor} plus 1'
-                   if self.factor else ''))
 
     def size(self, height, width):
         """Return the height and width of a resized image, as numpy.int64.

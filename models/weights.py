@@ -12,14 +12,8 @@ import zipfile
 
 import numpy as np
 
+from . import constants
 from .classes import dataset_of
-from .constants import (
-    DATASETS,
-    MAX_INPUT_SIDE,
-    MIN_INPUT_SIZE,
-    OUTPUT_STRIDE,
-    OUTPUT_STRIDES,
-)
 from .resizing import ResizeRange
 from .utils.errors import InputError, describe_differences
 
@@ -47,7 +41,7 @@ METADATA_FORMS = {  # type, and sides (None: any but 0)
     'class_colors': (np.uint8, (None, 3)),  # RGB
 }
 RANGES = {'format_version': (FORMAT_VERSION, LATEST_VERSION),
-          'resize_range': (0, MAX_INPUT_SIDE)}
+          'resize_range': (0, constants.MAX_INPUT_SIDE)}
 MAX_BYTES = 1 << 30  # of all arrays (165 MB)
 MAX_METADATA_BYTES = 1 << 20  # in one array
 LOGITS = 'decoder/conv_logits/W'
@@ -112,9 +106,9 @@ class WeightsFile:
         known = self.metadata
         dataset = dataset_of(self.n_class, known.get('task'))
         self.min_input_size = known.get(
-            'min_input_size',
-            DATASETS[dataset]['min_input_size'] if dataset else MIN_INPUT_SIZE)
-        self.output_stride = known.get('output_stride', OUTPUT_STRIDE)
+            'min_input_size', constants.DATASETS.get(dataset, {}).get(
+                'min_input_size', constants.MIN_INPUT_SIZE))
+        self.output_stride = known.get('output_stride', constants.OUTPUT_STRIDE)
         self.scales = tuple(known.get('scales', (1.,)))
         self.flip = known.get('flip', False)
         resize_range = known.get('resize_range')
@@ -130,7 +124,7 @@ class WeightsFile:
         """
         rates = self.metadata.get('atrous_rates')
         if rates is None:
-            return OUTPUT_STRIDES[output_stride]['aspp']
+            return constants.OUTPUT_STRIDES[output_stride]['aspp']
         scaled = [rate * self.output_stride / output_stride for rate in rates]
         if not all(rate.is_integer() for rate in scaled):
             raise InputError(f'{self.path} has the atrous rates {rates} at '
