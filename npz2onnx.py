@@ -13,6 +13,8 @@ import argparse
 import json
 import os
 
+import numpy as np
+
 from command_line.model_options import image_size
 from models.constants import DATASETS, OFFSET, OUTPUT_STRIDES, SCALE
 from models.utils.errors import InputError, report_errors
@@ -62,9 +64,7 @@ def main():
                                            output_stride=args.output_stride)
             temporary.write_bytes(link.onnx_model(
                 metadata(link), args.probabilities, args.end_to_end, args.size))
-            agreement, is_enough = (
-                compare_labels(temporary, link) if args.end_to_end else
-                compare(temporary, link, args.size, args.probabilities))
+            agreement, is_enough = compare(temporary, link, args)
             if not is_enough:
                 raise InputError(f'{agreement}: the weights may be damaged, or '
                                  'too large for finite outputs')
@@ -92,43 +92,38 @@ def metadata(link):
     return {key: value for key, value in known.items() if value}
 
 
-def compare(path, link, size, probabilities):
-    """Return how far the outputs differ, as text; whether that is little."""
+def compare(path, link, args):
+    """Return how far ONNX Runtime's output is from the link's, as text; and
+    whether that is little.
+    """
     import chainer.functions as F
-    import numpy as np
-    batch, size = (1, size) if size else (2, CHECK_SIZE)
-    x = np.random.default_rng(0).uniform(
-        -1, 1, (batch, 3, *size)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    if args.end_to_end:
+        pixels = rng.integers(0, 256, (*CHECK_SIZE, 3), np.uint8)
+        label, = link.predict([pixels.transpose(2, 0, 1)])
+        equal = np.mean(run(path, pixels[np.newaxis])[0] == label)
+        return (f'labels {100 * equal:.3f} % equal to those of the npz',
+                equal >= MIN_EQUAL_LABELS)
+    batch, size = (1, args.size) if args.size else (2, CHECK_SIZE)
+    x = rng.uniform(-1, 1, (batch, 3, *size)).astype(np.float32)
     with np.errstate(over='ignore', invalid='ignore'):
         expected = link.to_chainer().compile()(x)[:, :link.n_class]
-        if probabilities:
+        if args.probabilities:
             expected = F.softmax(F.resize_images(expected, size)).array
-        difference = (np.abs(run(path, {'image': x}) - expected).max()
+        difference = (np.abs(run(path, x) - expected).max()
                       / np.abs(expected).max())
     return (f'ONNX Runtime and Chainer differ by at most {difference:.1e} of '
             'the largest output', difference <= TOLERANCE)
 
 
-def compare_labels(path, link):
-    """Return how many labels are those of `predict`, as text; whether enough.
-    """
-    import numpy as np
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (*CHECK_SIZE, 3), np.uint8)
-    label, = link.predict([pixels.transpose(2, 0, 1)])
-    equal = np.mean(run(path, {'ImageTensor': pixels[np.newaxis]})[0] == label)
-    return (f'labels {100 * equal:.3f} % equal to those of the npz',
-            equal >= MIN_EQUAL_LABELS)
-
-
-def run(path, inputs):
-    """Return the first output of a file in ONNX Runtime."""
+def run(path, x):
+    """Return the output of a file in ONNX Runtime."""
     # Telemetry would also warn where there is no home folder.
     os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
     import onnxruntime
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider'])
-    return session.run(None, inputs)[0]
+    return session.run(None, {session.get_inputs()[0].name: x})[0]
 
 
 if __name__ == '__main__':

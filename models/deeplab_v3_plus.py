@@ -177,8 +177,15 @@ class DeepLabV3plusXception65(chainer.Chain):
         """
         if not isinstance(imgs, Iterable):
             check_image(imgs)
-        network = self.compile()
-        return [self._predict_one(img, network) for img in imgs]
+        network, labels = self.compile(), []
+        for img in imgs:
+            check_image(img)
+            size = img.shape[1:]
+            if self.xp is not np:
+                memory.make_room(network.memory_needed(
+                    self, *self.padded_size(*size)))
+            labels.append(resize_labels(network.label_map(self, img), size))
+        return labels
 
     def to_openvino(self, threads: int | None = None, required: bool = True,
                     precision: str = 'float32') -> 'DeepLabV3plusXception65':
@@ -326,13 +333,6 @@ class DeepLabV3plusXception65(chainer.Chain):
                 DeepLabV3plusXception65, name):
             raise BackendError(f'{type(self).__name__} has a `{name}` of its '
                                'own, which has no form as a graph')
-
-    def _predict_one(self, img, network):
-        check_image(img)
-        if self.xp is not np:
-            memory.make_room(network.memory_needed(
-                self, *self.padded_size(*img.shape[1:])))
-        return resize_labels(network.label_map(self, img), img.shape[1:])
 
 
 def check_weights(dataset, path):

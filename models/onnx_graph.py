@@ -178,7 +178,12 @@ def _add_labels(graph, link):
     if link.resize_range is not None:
         size = _size_in_range(graph, link.resize_range, original)
         x = graph.resize_to(x, size)
-    x = _prepared(graph, link, x, size)  # (1, 3, h, w)
+    missing = graph.node('Sub', np.int64(link.min_input_size), size)
+    pads = graph.node('Concat', [0] * 6, graph.node('Max', missing, [0]),
+                      axis=0)
+    x = graph.node('Pad', x, pads, np.float32(PAD_VALUE))  # (1, 3, h, w)
+    x = graph.node('Sub', graph.node('Mul', x, np.float32(SCALE)),
+                   np.float32(OFFSET))
     padded = graph.sides(x)
     scores = [graph.resize_to(logits, padded)
               for logits in _logits(graph, link, x, padded)]
@@ -219,21 +224,14 @@ def _size_in_range(graph, resize_range, size):
     return graph.node('Max', graph.node('Add', size, missing), [1])
 
 
-def _prepared(graph, link, x, size):
-    """Pad to `min_input_size` and scale, as `link.prepare` does."""
-    missing = graph.node('Sub', np.int64(link.min_input_size), size)
-    pads = graph.node('Concat', [0] * 6, graph.node('Max', missing, [0]),
-                      axis=0)
-    x = graph.node('Pad', x, pads, np.float32(PAD_VALUE))
-    return graph.node('Sub', graph.node('Mul', x, np.float32(SCALE)),
-                      np.float32(OFFSET))
-
-
 def _logits(graph, link, x, padded):
     """Yield logits at each scale, also of x mirrored, as `predict` does."""
     for scale in link.scales:
-        scaled = x if scale == 1 else graph.resize_to(
-            x, _scaled(graph, padded, scale))
+        scaled = x
+        if scale != 1:  # int((side - 1) * scale + 1), in double as in Python
+            size = graph.cast(graph.node('Sub', padded, [1]), 'DOUBLE')
+            size = graph.node('Add', graph.node('Mul', size, float(scale)), 1.)
+            scaled = graph.resize_to(x, graph.cast(size, 'INT64'))
         for mirrored in (False, True) if link.flip else (False,):
             image = _mirrored(graph, scaled) if mirrored else scaled
             y = graph.network(link, image)
@@ -242,13 +240,6 @@ def _logits(graph, link, x, padded):
                 more = graph.node('Add', padded, [LOGITS_STRIDE - 1])
                 y = graph.resize_to(y, graph.node('Div', more, [LOGITS_STRIDE]))
             yield y
-
-
-def _scaled(graph, size, scale):
-    """int((side - 1) * scale + 1), in double as in Python."""
-    size = graph.cast(graph.node('Sub', size, [1]), 'DOUBLE')
-    size = graph.node('Add', graph.node('Mul', size, float(scale)), 1.)
-    return graph.cast(size, 'INT64')
 
 
 def _mirrored(graph, x):

@@ -76,18 +76,15 @@ class WeightsFile:
             the attributes are those of a link without a pretrained model.
 
     Attributes:
-        path (pathlib.Path): the same.
         metadata (dict): a name of `METADATA_FORMS` -> int, str or list; empty
             for a file that was not written by `write_npz`.
         n_class (int): number of classes; None without a file.
-        output_stride (int): of the exported graph, else the default.
-        min_input_size (pair of int): height and width in pixels to which
-            smaller images are padded: the file's own, else that of the
-            dataset with as many classes, else the default.
-        scales (tuple of float), flip (bool): what the source averages over.
-        resize_range (ResizeRange): to which it resizes images; or None.
-        background_outputs (numpy.ndarray, (K, 257), float32): see
-            `METADATA_FORMS`; mostly None.
+        output_stride (int), scales (tuple of float), flip (bool): the file's
+            own, else the defaults.
+        min_input_size (pair of int): likewise; the default is that of the
+            dataset with as many classes.
+        resize_range (ResizeRange): or None.
+        background_outputs (numpy.ndarray, (K, 257), float32): or None.
 
     Raises:
         InputError: the file is damaged, holds pickled objects or another

@@ -12,7 +12,6 @@ import zlib
 
 from .errors import InputError
 
-NAME_BYTES = 255  # of a file's name, at most
 TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-(\d+)-\w+\.tmp')  # process
 
 
@@ -122,10 +121,7 @@ def part_path(path):
     """Return the name of a result that is not whole, beside where it is."""
     if path.is_symlink():
         path = pathlib.Path(os.path.realpath(path))
-    stem, ending = path.stem, f'.part{path.suffix}'
-    while len(os.fsencode(stem + ending)) > NAME_BYTES:
-        stem = stem[:-1]
-    return path.with_name(stem + ending)
+    return path.with_name(f'{path.stem}.part{path.suffix}')
 
 
 @contextlib.contextmanager
