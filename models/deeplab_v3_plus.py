@@ -96,7 +96,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         check_settings(self)
         if atrous_rates is None:
             atrous_rates = known.atrous_rates(self.output_stride)
-        rates = tuple(atrous_rates)
+        self.atrous_rates = rates = tuple(atrous_rates)
         check('atrous_rates', rates, are_integers(rates, 3, constants.MAX_RATE),
               f'three integers, 1 to {constants.MAX_RATE}')
         with self.init_scope():
@@ -107,12 +107,6 @@ class DeepLabV3plusXception65(chainer.Chain):
         if pretrained_model is not None:
             known.load_into(self)
         self.to_openvino(required=False)
-
-    @property
-    def atrous_rates(self) -> tuple[int, int, int]:
-        """Dilations of the ASPP's branches."""
-        return tuple(self.aspp[f'atrous{i}'].depthwise.dilate[0]
-                     for i in (1, 2, 3))
 
     def forward(self, x):
         """Compute logits.

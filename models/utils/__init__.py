@@ -1,1 +1,1 @@
-"""Errors in one line, whole files, downloads and free memory."""
+"""Errors in one line, whole files, downloads."""

@@ -140,8 +140,8 @@ def without_secrets(address):
         return address
     try:
         scheme, host, path, *_ = parts = urllib.parse.urlsplit(address)
-        if parts.port is not None and '@' in path:
-            raise ValueError('the password may be there')
+        if (parts.port or ':' in host) and '@' in path:
+            raise ValueError('a password may be there')
     except ValueError:
         return f'{address.partition("://")[0]}://...'
     return f'{scheme}://{host.rpartition("@")[2]}{path.partition(";")[0]}'

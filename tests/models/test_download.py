@@ -289,6 +289,7 @@ SECRETIVE = [
     'http://me:secret@host.invalid/a?secret', 'http://me:sec ret@/a?secret',
     'http://me:secret@host:port/a?secret#secret', 'http://me:sec/ret@host/a',
     'http://me:sec?ret@host/a', 'http://me:12/secret@host/a',
+    'http://me:/secret@host/a',
     "http://host.invalid/a?n='x'&sig=secret", 'http://host.invalid/a;s=secret',
     'http://me:secret@host\u2100.com/a', 'http://me:secret\\@host/a',
     'http://[x/a?secret', 'nothing://a:secret@b/?secret']
