@@ -136,14 +136,15 @@ def without_secrets(address):
     """Return an address without user, password and all after a '?' or ';'; and
     a path as it is.
     """
-    if '://' not in address:
+    scheme, mark, _ = address.partition('://')
+    if not mark:
         return address
     try:
-        scheme, host, path, *_ = parts = urllib.parse.urlsplit(address)
+        _, host, path, *_ = parts = urllib.parse.urlsplit(address)
         if (parts.port or ':' in host) and '@' in path:
             raise ValueError('a password may be there')
     except ValueError:
-        return f'{address.partition("://")[0]}://...'
+        return f'{scheme}://...'
     return f'{scheme}://{host.rpartition("@")[2]}{path.partition(";")[0]}'
 
 
