@@ -100,10 +100,11 @@ def labels_of(model, dataset: str | None = None
         if dataset is None:
             return numbered_names(model.n_class), _palette(model.n_class)
         names, colors = label_names(dataset), label_colors(dataset)
-    if not len(names) == len(colors) == model.n_class:
-        raise InputError(f'{dataset or "the npz"} has {len(names)} classes and '
-                         f'{len(colors)} colours, and the model {model.n_class}'
-                         ' classes')
+    counts = {len(names), len(colors)}
+    if counts != {model.n_class}:
+        raise InputError(f'{dataset or "the npz"} has '
+                         f'{" or ".join(map(str, counts))} classes, and the '
+                         f'model {model.n_class}')
     return names, colors
 
 
