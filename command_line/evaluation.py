@@ -161,6 +161,7 @@ def evaluate_share(images, model, settings, colors, output, save_interval,
     """Evaluate every n-th image that is left; return the `State`."""
     from evaluation.labelled_images import write_prediction
     from evaluation.run import State, evaluate, load_state, save_state
+    from media.batch import threads_beside
     from models.utils.files import locked
     share = images.subset(range(processes.rank, len(images), processes.size))
     output.mkdir(parents=True, exist_ok=True)
@@ -179,7 +180,7 @@ def evaluate_share(images, model, settings, colors, output, save_interval,
                         lambda state: save_state(path, state, settings),
                         save_interval,
                         write if settings['predictions_saved'] else None,
-                        show=processes.rank == 0)
+                        processes.rank == 0, threads_beside(model))
 
 
 def own_state_path(folder, processes, force):

@@ -9,11 +9,12 @@ import sys
 import time
 import typing
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from evaluation.scores import confusion_matrix, scores
-from media.batch import prefetch
+from media.batch import in_turn, prefetch
 from models.utils.errors import InputError, Interrupted, exit_code
 from models.utils.files import atomic_path
 
@@ -41,16 +42,18 @@ class State(typing.NamedTuple):
     def new(cls, n_class):
         return cls(np.zeros((n_class, n_class), np.int64))
 
-    def add(self, name, digests, label, prediction):
-        """Return the state with one more image: `label` and `prediction` are
-        (H, W), int32.
-        """
-        matrix = confusion_matrix(label, prediction, len(self.matrix))
-        miou = float(scores(matrix)['miou'])
-        return self._replace(
-            matrix=self.matrix + matrix,
-            ignored=self.ignored + label.size - int(matrix.sum()),
-            images=(*self.images, (name, digests, miou)))
+    @classmethod
+    def of_image(cls, n_class, name, digests, label, prediction):
+        """Return that of one image; its arrays are (H, W), int32."""
+        matrix = confusion_matrix(label, prediction, n_class)
+        return cls(matrix, label.size - int(matrix.sum()),
+                   ((name, digests, float(scores(matrix)['miou'])),))
+
+    def plus(self, image):
+        """Return the state with one more image, a `State` of it."""
+        return self._replace(matrix=self.matrix + image.matrix,
+                             ignored=self.ignored + image.ignored,
+                             images=self.images + image.images)
 
     @property
     def image_miou(self):
@@ -156,17 +159,18 @@ def _check_unchanged(path, state, images):
 
 
 def evaluate(images, model, state, save, save_interval=20, use=None,
-             show=True):
+             show=True, n_threads=1):
     """Evaluate the images that are left, one after another.
 
     Args:
         images (LabelledImages): what to evaluate.
-        model: with ChainerCV's `predict` and `n_class`.
+        model: with ChainerCV's `predict`.
         state (State): where to begin.
         save (callable): called with the state at intervals of so many seconds,
             and at the end, after an interrupt or error as well.
         use (callable): called with index and prediction of each image.
         show (bool): print progress to stderr.
+        n_threads (int): that read images, and as many that score them.
 
     Returns:
         State: of all images.
@@ -178,16 +182,12 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     begun = saved - state.seconds
     try:
         with (_progress(len(images), len(state.images), show) as progress,
-              contextlib.closing(prefetch(images.read, range(
-                  len(state.images), len(images)))) as items):
-            for i, read in items:
-                image, label, digests = read()
-                prediction, = model.predict([image])
-                if use is not None:
-                    use(i, prediction)
-                state = state.add(
-                    images.names[i], digests, label, prediction)._replace(
-                        seconds=time.monotonic() - begun)
+              contextlib.closing(in_turn(_scored(
+                  images, range(len(state.images), len(images)), model,
+                  len(state.matrix), use, n_threads), n_threads)) as found):
+            for image in found:
+                state = state.plus(image)._replace(
+                    seconds=time.monotonic() - begun)
                 miou = scores(state.matrix)['miou']
                 progress.set_postfix_str(f'mIoU so far {miou:.2%}', False)
                 progress.update()
@@ -202,6 +202,24 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     finally:
         save(state)
     return state
+
+
+def _scored(images, indices, model, n_class, use, n_threads):
+    """Yield a future `State` of each image: threads read the next ones, others
+    score, this one computes.
+    """
+    def score(i, label, digests, prediction):
+        if use is not None:
+            use(i, prediction)
+        return State.of_image(n_class, images.names[i], digests, label,
+                              prediction)
+
+    with (ThreadPoolExecutor(n_threads) as scorer, contextlib.closing(prefetch(
+            images.read, indices, n_threads)) as items):
+        for i, read in items:
+            image, label, digests = read()
+            prediction, = model.predict([image])
+            yield scorer.submit(score, i, label, digests, prediction)
 
 
 def _progress(total, done, show):

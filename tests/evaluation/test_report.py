@@ -33,7 +33,7 @@ from models.classes import label_colors, label_names
     ([[0, 1], [1, 0]], [[1, 1], [1, 1]], ['b is predicted everywhere']),
 ])
 def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
-    state = State.new(2).add('a', ('', ''), np.array(truth), np.array(guess))
+    state = State.of_image(2, 'a', ('', ''), np.array(truth), np.array(guess))
     settings = {'dataset': 'custom', 'split': 'val', 'images': 1,
                 'images_of_split': 1, 'output_stride': 8, 'scales': [1.0],
                 'flip': False}
