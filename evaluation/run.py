@@ -11,6 +11,7 @@ import typing
 import zipfile
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation.scores import confusion_matrix, scores
 from media.batch import prefetch
@@ -20,9 +21,8 @@ from models.utils.files import atomic_path
 ROOT = pathlib.Path(__file__).parents[1]
 STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
-LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
-
-
+LOG_FORMAT = ('{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left'
+              '{postfix}\n')
 # What scores depend on: the network, and how images and labels are read.
 CODE = ('models/*.py', 'models/*.cu', 'media/images.py',
         'evaluation/labelled_images.py', 'evaluation/scores.py')
@@ -72,16 +72,15 @@ def state_path(folder, rank, size):
     """Return where a process of so many saves its state; raise InputError where
     there are states of another number of processes.
     """
-    path = folder / ('state.npz' if size == 1 else
-                     f'state_{rank}_of_{size}.npz')
-    ending = path.stem.partition('_of_')[2]
-    for other in states_in(folder):
-        if other.stem.partition('_of_')[2] != ending:
+    names = ['state.npz'] if size == 1 else [
+        f'state_{i}_of_{size}.npz' for i in range(size)]
+    for path in states_in(folder):
+        if path.name not in names:
             raise InputError(
-                f'{other} is of a run with another number of processes than '
+                f'{path} is of a run with another number of processes than '
                 f'{size}: give the same, another --output, or evaluate anew '
                 'with --force')
-    return path
+    return folder / names[rank]
 
 
 def states_in(folder):
@@ -206,25 +205,8 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
 
 def _progress(total, done, show):
     """A bar on a terminal; elsewhere a line now and then."""
-    from tqdm import tqdm
     log = {} if sys.stderr.isatty() else {
-        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
-        'maxinterval': LOG_INTERVAL}
+        'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
+        'maxinterval': LOG_INTERVAL, 'delay': 1e-3}  # no line before the first
     return tqdm(total=total, initial=done, unit=' images', disable=not show,
                 dynamic_ncols=True, **log)
-
-
-class _Lines:
-    """Prints a progress bar as lines of stderr, once its rate is known."""
-
-    def __init__(self):
-        self._count = None  # of the last line; at its end a bar repeats itself
-
-    def write(self, text):
-        count = text.strip().partition(' ')[0]
-        if count and '?' not in text and count != self._count:
-            print(text.strip(), file=sys.stderr, flush=True)
-            self._count = count
-
-    def flush(self):
-        pass
