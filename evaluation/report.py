@@ -39,9 +39,9 @@ PUBLISHED = {
 TOLERANCE = 0.1  # percent
 
 
-def result_of(matrix, ignored, names, settings, model, seconds):
+def result_of(state, names, settings, model):
     """Return what result.json holds; the arguments are those of the run."""
-    found = scores(matrix)
+    matrix, found = state.matrix, scores(state.matrix)
     result = {
         'miou': _number(found['miou']),
         'iou': _by_name(names, found['iou']),
@@ -52,9 +52,10 @@ def result_of(matrix, ignored, names, settings, model, seconds):
                                 strict=True)),
         'predicted_pixels': dict(zip(names, matrix.sum(axis=0).tolist(),
                                      strict=True)),
-        'ignored_pixels': ignored,
+        'ignored_pixels': state.ignored,
         'settings': settings, 'model': model, 'versions': _versions(),
-        'seconds': seconds, 'warnings': warnings(matrix, ignored, names),
+        'seconds': state.seconds,
+        'warnings': warnings(matrix, state.ignored, names),
     }
     if settings['dataset'] == 'cityscapes':
         iou = category_iou(matrix)

@@ -34,8 +34,7 @@ SETTINGS = {'dataset': 'custom', 'split': 'val', 'images': 1,
 ])
 def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
     state = State.new(2).add('a', ('', ''), np.array(truth), np.array(guess))
-    result = result_of(state.matrix, state.ignored, 'ab', SETTINGS, 'a.npz',
-                       0.)
+    result = result_of(state, 'ab', SETTINGS, 'a.npz')
     assert result['warnings'] == words
     assert sum(result['true_pixels'].values()) == 4 - result['ignored_pixels']
     assert list(result['predicted_pixels'].values()) == [
@@ -48,8 +47,8 @@ def test_warns_of_suspect_scores(tmp_path, truth, guess, words):
 
 def test_class_names_with_commas(tmp_path):
     matrix = np.array([[1, 2, 0], [3, 4, 0], [0, 0, 1]])
-    result = result_of(matrix, 0, ['car, bus', 'a "b"', '$5 \\frac{ $6'],
-                       SETTINGS, 'a', 0.)
+    result = result_of(State(matrix), ['car, bus', 'a "b"', '$5 \\frac{ $6'],
+                       SETTINGS, 'a')
     write_report(tmp_path, result, matrix, label_colors('voc')[:3], [])
     with open(tmp_path / 'confusion_matrix.csv', newline='') as file:
         assert list(csv.reader(file)) == [
@@ -71,7 +70,7 @@ def test_report_in_a_browser(browse, tmp_path, dataset):
     matrix = confusion_matrix(truth, truth, len(names))
     settings = {**SETTINGS, 'dataset': dataset, 'images_of_split': 9}
     write_report(
-        tmp_path, result_of(matrix, 0, names, settings, 'a.npz', 0.), matrix,
+        tmp_path, result_of(State(matrix), names, settings, 'a.npz'), matrix,
         colors, [example('Best', 'a', 1., np.zeros((3, 72, 96), 'f'), truth,
                          truth, colors)])
     n_images = (tmp_path / 'report.html').read_text().count('<img')
