@@ -77,9 +77,7 @@ class Processes:
 
 
 def _has_mpiexec():
-    """Return whether MPI can start: below a process of mpiexec its connection
-    may be closed.
-    """
+    """Return whether MPI can start; below one of mpiexec it may be cut off."""
     try:
         return stat.S_ISSOCK(os.fstat(int(os.environ['PMI_FD'])).st_mode)
     except OSError:

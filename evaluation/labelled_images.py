@@ -42,14 +42,6 @@ MAX_DIGITS = 9  # of a number in a label map
 MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
 
 
-class Item(typing.NamedTuple):
-    """An image of a dataset with its label."""
-
-    image: np.ndarray  # float32, (3, H, W), RGB in [0, 255]
-    label: np.ndarray  # int32, (H, W), the class of each pixel or `IGNORED`
-    digests: tuple[str, str]  # of the two files that these were read from
-
-
 class LabelValues(typing.NamedTuple):
     """What the values of label images mean."""
 
@@ -60,10 +52,10 @@ class LabelValues(typing.NamedTuple):
 class LabelledImages:
     """Images of a dataset with their labels, in a fixed order.
 
-    An item is (image, label), see `Item`. Pixels are those stored, as
-    TensorFlow and cityscapesScripts read them: an orientation in EXIF is not
-    applied, since labels have none. In a split without labels all pixels are
-    ignored.
+    An item is (image, label): (3, H, W), float32, RGB in [0, 255]; and (H, W),
+    int32, the class of each pixel or `IGNORED`, as all are in a split without
+    labels. Pixels are those stored, as TensorFlow and cityscapesScripts read
+    them: an orientation in EXIF is not applied, since labels have none.
 
     Args:
         dataset (str): 'cityscapes', 'voc' or 'ade20k'.
@@ -96,9 +88,9 @@ class LabelledImages:
     def subset(self, indices):
         """Return the images of some indices, as LabelledImages."""
         result = copy.copy(self)
-        for name in 'names', 'image_paths', 'label_paths':
-            found = getattr(self, name)
-            setattr(result, name, [found[i] for i in indices])
+        result.names, result.image_paths, result.label_paths = (
+            [found[i] for i in indices]
+            for found in (self.names, self.image_paths, self.label_paths))
         return result
 
     def __len__(self):
@@ -108,22 +100,24 @@ class LabelledImages:
         return self.read(i)[:2]
 
     def read(self, i):
-        """Return `Item` i; raise InputError where a file is unreadable, the
-        sizes differ, or the label holds a value that the dataset does not have.
+        """Return image, label and the digests of the two files.
+
+        Raise InputError where a file is unreadable, the sizes differ, or the
+        label holds a value that the dataset does not have.
         """
         path, label_path = self.image_paths[i], self.label_paths[i]
         data = path.read_bytes()
         image = read_image(io.BytesIO(data), name=path, as_stored=True)
         if label_path is None:
-            return Item(image, np.full(image.shape[1:], IGNORED, np.int32),
-                        (digest(data), ''))
+            return (image, np.full(image.shape[1:], IGNORED, np.int32),
+                    (digest(data), ''))
         label_data = label_path.read_bytes()
         label = _read_label(label_data, label_path, self.values)
         if label.shape != image.shape[1:]:
             raise InputError(
                 f'{label_path} has {_size(label)} pixels, and its image '
                 f'{_size(image)} as stored, before any EXIF orientation')
-        return Item(image, label, (digest(data), digest(label_data)))
+        return image, label, (digest(data), digest(label_data))
 
     def changed_file(self, i, digests):
         """Return the file of item i that is not as it was, else None."""
