@@ -172,14 +172,8 @@ def say_and_write(output, model_name, settings, images, state, model, names,
               if settings['predictions_saved'] else
               '--save-predictions writes label images')
         return result
-    examples = []
-    for title, i in report.best_and_worst(state.image_miou):
-        image, label = images[i]
-        prediction, = model.predict([image])
-        examples.append(report.example(
-            title, images.names[i], state.image_miou[i], image, label,
-            prediction, colors))
-    report.write_report(output, result, state.matrix, colors, examples)
+    report.write_report(output, result, state.matrix, colors, list(
+        report.examples(images, state.image_miou, model, colors)))
     print(report.table(result))
     print(result['verdict'])
     print(f'{output}/report.html')

@@ -94,36 +94,33 @@ def table(result):
         for group in groups if group)
 
 
-def best_and_worst(image_miou):
-    """Return (title, index) of the best and the worst images."""
+def examples(images, image_miou, model, colors):
+    """Yield what the page shows of the best and the worst images: each with
+    truth and prediction, where ignored pixels are black.
+    """
     order = sorted((miou, i) for i, miou in enumerate(image_miou)
                    if not math.isnan(miou))
     best = [i for _, i in reversed(order)][:N_EXAMPLES]
     worst = [i for _, i in order if i not in best][:N_EXAMPLES]
-    return [('Best', i) for i in best] + [('Worst', i) for i in worst]
-
-
-def example(title, name, miou, image, label, prediction, colors):
-    """Return an image of the page with its truth and prediction.
-
-    `image` is (3, H, W), RGB in [0, 255]; `label` and `prediction` are (H, W);
-    ignored pixels become black.
-    """
     with_black = np.vstack([colors, [[0, 0, 0]]])  # the last: index -1
-    images = {'image': to_pillow(image),
-              'truth': Image.fromarray(colorize(label, with_black)),
-              'prediction': Image.fromarray(colorize(prediction, colors))}
-    for each in images.values():
-        each.thumbnail(THUMBNAIL)
-    return {'title': title, 'name': name, 'miou': miou, 'images': [
-        (what, data_url(each)) for what, each in images.items()]}
+    for title, i in [('Best', i) for i in best] + [('Worst', i) for i in worst]:
+        image, label = images[i]
+        prediction, = model.predict([image])
+        shown = {'image': to_pillow(image),
+                 'truth': Image.fromarray(colorize(label, with_black)),
+                 'prediction': Image.fromarray(colorize(prediction, colors))}
+        for each in shown.values():
+            each.thumbnail(THUMBNAIL)
+        yield {'title': title, 'name': images.names[i], 'miou': image_miou[i],
+               'images': [(what, data_url(each))
+                          for what, each in shown.items()]}
 
 
-def write_report(folder, result, matrix, colors, examples):
+def write_report(folder, result, matrix, colors, shown):
     """Write result.json, the confusion matrix and report.html.
 
     `result` is from `result_of`, `matrix` int64, (n_class, n_class), true by
-    predicted, and `examples` a list of what `example` returns.
+    predicted, and `shown` a list of what `examples` yields.
     """
     names = list(result['iou'])
     lines = io.StringIO()
@@ -133,7 +130,7 @@ def write_report(folder, result, matrix, colors, examples):
     shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     settings, versions = result['settings'], result['versions']
     page = load_template(TEMPLATE).render(
-        result=result, settings=settings, examples=examples,
+        result=result, settings=settings, examples=shown,
         html_colors=[f'rgb{tuple(color)}' for color in colors.tolist()],
         shares=shares.round().astype(int).tolist(),
         categories=result.get('category_iou', {}),

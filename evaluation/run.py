@@ -143,15 +143,13 @@ def load_state(path, settings, images):
 
 def _check_unchanged(path, state, images):
     """Raise InputError unless the images are those that were evaluated."""
-    advice = 'evaluate anew with --force, or give another --output'
     for i, (name, digests, _) in enumerate(state.images):
-        if images.names[i] != name:
-            raise InputError(f'the list of images has changed since {path} was '
-                             f'written (at {name}): {advice}')
-        changed = images.changed_file(i, digests)
+        changed = (images.changed_file(i, digests) if images.names[i] == name
+                   else 'the list of images')
         if changed is not None:
-            raise InputError(f'{changed} has changed since {path} was written: '
-                             f'{advice}')
+            raise InputError(
+                f'{changed} has changed since {path} was written: evaluate '
+                'anew with --force, or give another --output')
 
 
 def evaluate(images, model, state, save, save_interval=20, use=None,

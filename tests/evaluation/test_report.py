@@ -1,14 +1,16 @@
 """What a report says of the scores."""
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT
-from fixture_images import patches
+from fixture_images import patches, write_tree
 
+from evaluation.labelled_images import LabelledImages
 from evaluation.report import (
     PUBLISHED,
-    example,
+    examples,
     result_of,
     verdict,
     write_report,
@@ -66,13 +68,14 @@ CHECK_REPORT = '''<script>onload = () => document.title =
 @pytest.mark.parametrize('dataset', ['voc', 'ade20k'])
 def test_report_in_a_browser(browse, tmp_path, dataset):
     names, colors = label_names(dataset), label_colors(dataset)
-    truth, = patches(dataset, 1)
-    matrix = confusion_matrix(truth, truth, len(names))
+    truth = patches(dataset, 1)
+    images = LabelledImages(dataset, write_tree(dataset, tmp_path, truth))
+    matrix = confusion_matrix(truth[0], truth[0], len(names))
     settings = {**SETTINGS, 'dataset': dataset, 'images_of_split': 9}
+    perfect = SimpleNamespace(predict=lambda imgs: truth)
     write_report(
         tmp_path, result_of(State(matrix), names, settings, 'a.npz'), matrix,
-        colors, [example('Best', 'a', 1., np.zeros((3, 72, 96), 'f'), truth,
-                         truth, colors)])
+        colors, list(examples(images, [1.], perfect, colors)))
     n_images = (tmp_path / 'report.html').read_text().count('<img')
     assert n_images == 3
     assert browse(tmp_path / 'report.html', CHECK_REPORT, 600) == (
