@@ -12,6 +12,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation.scores import confusion_matrix, scores
 from media.batch import in_turn, prefetch
@@ -21,9 +22,8 @@ from models.utils.files import atomic_path
 ROOT = pathlib.Path(__file__).parents[1]
 STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
-LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
-
-
+LOG_FORMAT = ('{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left'
+              '{postfix}\n')
 # What scores depend on: the network, and how images and labels are read.
 CODE = ('models/*.py', 'models/*.cu', 'media/images.py',
         'evaluation/labelled_images.py', 'evaluation/scores.py')
@@ -75,16 +75,15 @@ def state_path(folder, rank, size):
     """Return where a process of so many saves its state; raise InputError where
     there are states of another number of processes.
     """
-    path = folder / ('state.npz' if size == 1 else
-                     f'state_{rank}_of_{size}.npz')
-    ending = path.stem.partition('_of_')[2]
-    for other in states_in(folder):
-        if other.stem.partition('_of_')[2] != ending:
+    names = ['state.npz'] if size == 1 else [
+        f'state_{i}_of_{size}.npz' for i in range(size)]
+    for path in states_in(folder):
+        if path.name not in names:
             raise InputError(
-                f'{other} is of a run with another number of processes than '
+                f'{path} is of a run with another number of processes than '
                 f'{size}: give the same, another --output, or evaluate anew '
                 'with --force')
-    return path
+    return folder / names[rank]
 
 
 def states_in(folder):
@@ -147,15 +146,13 @@ def load_state(path, settings, images):
 
 def _check_unchanged(path, state, images):
     """Raise InputError unless the images are those that were evaluated."""
-    advice = 'evaluate anew with --force, or give another --output'
     for i, (name, digests, _) in enumerate(state.images):
-        if images.names[i] != name:
-            raise InputError(f'the list of images has changed since {path} was '
-                             f'written (at {name}): {advice}')
-        changed = images.changed_file(i, digests)
+        changed = (images.changed_file(i, digests) if images.names[i] == name
+                   else 'the list of images')
         if changed is not None:
-            raise InputError(f'{changed} has changed since {path} was written: '
-                             f'{advice}')
+            raise InputError(
+                f'{changed} has changed since {path} was written: evaluate '
+                'anew with --force, or give another --output')
 
 
 def evaluate(images, model, state, save, save_interval=20, use=None,
@@ -224,25 +221,8 @@ def _scored(images, indices, model, n_class, use, n_threads):
 
 def _progress(total, done, show):
     """A bar on a terminal; elsewhere a line now and then."""
-    from tqdm import tqdm
     log = {} if sys.stderr.isatty() else {
-        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
-        'maxinterval': LOG_INTERVAL}
+        'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
+        'maxinterval': LOG_INTERVAL, 'delay': 1e-3}  # no line before the first
     return tqdm(total=total, initial=done, unit=' images', disable=not show,
                 dynamic_ncols=True, **log)
-
-
-class _Lines:
-    """Prints a progress bar as lines of stderr, once its rate is known."""
-
-    def __init__(self):
-        self._count = None  # of the last line; at its end a bar repeats itself
-
-    def write(self, text):
-        count = text.strip().partition(' ')[0]
-        if count and '?' not in text and count != self._count:
-            print(text.strip(), file=sys.stderr, flush=True)
-            self._count = count
-
-    def flush(self):
-        pass
