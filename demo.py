@@ -135,7 +135,7 @@ def run(args, processes, begun):
     """Find inputs, plan, load the model, segment and write; return what
     `finish` takes.
     """
-    from media.batch import Batch
+    from media.batch import Batch, threads_beside
     from media.inputs import find_inputs, is_read_once
     from media.outputs import REFUSE, REPLACE, SKIP, plan_outputs
     from media.results_page import ResultsPage
@@ -189,7 +189,7 @@ def run(args, processes, begun):
     outcomes, interrupted = follow(
         show_results(segmenter, mine, style, args.max_pixels) if in_window else
         Batch(segmenter, style, mine, page, args.max_pixels, existing,
-              bool(args.json)).run(), len(mine))
+              bool(args.json), threads_beside(model)).run(), len(mine))
     writers = {args.html: page.write} if page else {}
     if args.json:
         writers[args.json] = lambda: write_json(args.json, outcomes)

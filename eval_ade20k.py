@@ -6,7 +6,7 @@ DIR holds ADEChallengeData2016, as unpacked from the archive.
 The report goes to report_ade20k. The same command resumes a run that was
 stopped.
 """
-from command_line.evaluation import main
+from command_line.evaluation_options import main
 
 if __name__ == '__main__':
     main('ade20k', __doc__)

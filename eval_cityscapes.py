@@ -6,7 +6,7 @@ DIR holds leftImg8bit and gtFine, as unpacked from the archives.
 The report goes to report_cityscapes. The same command resumes a run that was
 stopped.
 """
-from command_line.evaluation import main
+from command_line.evaluation_options import main
 
 if __name__ == '__main__':
     main('cityscapes', __doc__)

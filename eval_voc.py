@@ -6,7 +6,7 @@ DIR holds VOCdevkit/VOC2012, as unpacked from the archive.
 The report goes to report_voc. The same command resumes a run that was
 stopped.
 """
-from command_line.evaluation import main
+from command_line.evaluation_options import main
 
 if __name__ == '__main__':
     main('voc', __doc__)

@@ -11,7 +11,6 @@ import pathlib
 import runpy
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 
@@ -42,28 +41,12 @@ def report(what, value, bound):
 
 
 def write_inputs(folder):
-    """Write a graph, an npz, an image, videos and a dataset."""
-    import numpy as np
-    from fixture_images import write_film
+    """Write a graph, an npz, videos and a dataset."""
+    from fixture_images import patches, write_film, write_tree
     from fixture_weights import convert, smooth_image, write_palette_graph
-    from PIL import Image
     write_palette_graph(folder / 'graph.pb', 'voc', (513, 513))
     convert(folder / 'graph.pb', 'voc', folder / 'model.npz')
-    (folder / 'checkpoint').write_bytes(os.urandom(200_000_000))
-    with tarfile.open(folder / 'model.tar.gz', 'w:gz') as archive:
-        for name in 'graph.pb', 'checkpoint':
-            archive.add(folder / name, name)
-    base = folder / 'VOCdevkit/VOC2012'
-    for name in 'JPEGImages', 'SegmentationClass', 'ImageSets/Segmentation':
-        (base / name).mkdir(parents=True)
-    label = np.random.default_rng(0).integers(21, size=(513, 513), dtype='u1')
-    for i in range(MANY):
-        image = Image.fromarray(smooth_image(513, 513, i % IMAGES))
-        image.save(base / f'JPEGImages/{i:03}.jpg')
-        Image.fromarray(label).save(base / f'SegmentationClass/{i:03}.png')
-    image.save(folder / 'one.png')
-    (base / 'ImageSets/Segmentation/val.txt').write_text(
-        '\n'.join(f'{i:03}' for i in range(MANY)))
+    write_tree('voc', folder, patches('voc', MANY, size=(513, 513)))
     for name, side, n_frames in ('short', 513, IMAGES), ('long', 65, FRAMES):
         write_film(folder / f'{name}.mp4', [
             smooth_image(side, side, i % IMAGES) for i in range(n_frames)])
@@ -86,24 +69,19 @@ def predict_seconds(folder, paths):
     return timed(model.predict, images)[0]
 
 
-def whole_commands(folder):
+def whole_commands(folder, image):
     python = sys.executable
-    tf2npz = python, ROOT / 'tf2npz.py'
-    ((read, _), (chainer, _), (convert, memory), (untar, _), (archive, more),
-     (inspect, _), (demo, _)) = best(
+    (read, _), (chainer, _), (convert, peak), (demo, _) = best(
         folder,
         (python, '-c', "open('graph.pb', 'rb').read()"),
         ('env', f'PYTHONPATH={ROOT}', python, '-c', 'import models, chainer'),
-        (*tf2npz, 'voc', 'graph.pb', 'model.npz', '--force'),
-        ('sh', '-c', 'tar xzf model.tar.gz -O > unpacked'),
-        (*tf2npz, 'voc', 'model.tar.gz', 'archive.npz', '--force'),
-        (*tf2npz, '--inspect', 'graph.pb'),
+        (python, ROOT / 'tf2npz.py', 'voc', 'graph.pb', 'model.npz',
+         '--force'),
         (python, ROOT / 'demo.py', '--pretrained-model', 'model.npz',
-         '--force', '--output', 'out.png', 'one.png'))
+         '--force', '--output', 'out.png', image))
     save = min(run_apart(save_seconds, folder) for _ in range(ROUNDS))
-    predict = min(run_apart(predict_seconds, folder, [folder / 'one.png'])
+    predict = min(run_apart(predict_seconds, folder, [image])
                   for _ in range(ROUNDS))
-    peak = max(memory, more)
     print(f'seconds: read {read:.2f}, savez {save:.2f}, import chainer '
           f'{chainer:.2f}, tf2npz {convert:.2f}, predict {predict:.2f}, demo '
           f'{demo:.2f}; tf2npz peak {peak / 1e6:.0f} MB')
@@ -111,9 +89,6 @@ def whole_commands(folder):
            convert / (read + save + chainer), 2.2)
     report('tf2npz peak memory / graph',
            peak / (folder / 'graph.pb').stat().st_size, 2.2)
-    report('tf2npz of an archive - tar - tf2npz, seconds',
-           archive - untar - convert, 1)
-    report('inspection - import chainer, seconds', inspect - chainer, 1)
     report('demo - predict, seconds', demo - predict,
            f'1.5, or {4 * chainer:.2f}')
 
@@ -186,9 +161,10 @@ def main():
         # What this process has held counts as its children's memory.
         run_apart(write_inputs, folder)
         images = folder / 'VOCdevkit/VOC2012/JPEGImages'
-        whole_commands(folder)
+        paths = sorted(images.iterdir())[:IMAGES]
+        whole_commands(folder, paths[0])
         two_processes(folder)
-        rates(folder, sorted(images.iterdir())[:IMAGES])
+        rates(folder, paths)
         growth(folder, images)
 
 

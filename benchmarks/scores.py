@@ -3,9 +3,9 @@
     python benchmarks/scores.py
 
 Models and data are downloaded to where ChainerCV keeps them; Cityscapes, which
-needs a login, is evaluated where its two archives were put there. The same
-command resumes a stopped run. Other options are those of eval_voc.py, as
---gpu 0. With mpiexec -n 2, two processes share the images.
+needs a login, is evaluated where it was unpacked or linked there. The same
+command resumes a stopped run. Other options are those of eval_voc.py, as --gpu
+0. With mpiexec -n 2, two processes share the images.
 """
 import argparse
 import pathlib
@@ -13,10 +13,8 @@ import sys
 
 from speed import ROOT
 
-from command_line.evaluation import parse_args, run
+from command_line.evaluation_options import parse_args
 from command_line.processes import with_processes
-from convert.sources import fetch
-from evaluation.dataset_files import dataset_folder
 from models.utils.errors import InputError, error_line
 from models.utils.files import atomic_path
 
@@ -34,52 +32,47 @@ def parse():
                         default=pathlib.Path('scores'),
                         help='for scores.md and a report of each dataset '
                              '(default: %(default)s)')
-    for dataset in ORDER:
-        parser.add_argument(f'--{dataset}', metavar='DIR', help='where it was '
-                            'unpacked, if elsewhere')
     args, options = parser.parse_known_args()
-    for name in {option.partition('=')[0] for option in options} & {
-            '--data-dir', '--images', '--labels', '--split',
-            '--pretrained-model'}:
-        parser.error(f'{name} has no place here: three datasets are '
-                     'evaluated, each with its own model')
-    folders = {dataset: getattr(args, dataset) for dataset in ORDER}
     return args.output, {dataset: parse_args(dataset, __doc__, [
-        *options, *(['--data-dir', folder] if folder else []),
-        '--output', str(args.output / dataset)])
-        for dataset, folder in folders.items()}
+        *options, '--output', str(args.output / dataset)])
+        for dataset in ORDER}
 
 
-def measure(output, args, processes):
-    """Evaluate what is available; return the results and the failures."""
-    failures, results = {}, {}
+def measure_all(output, args, processes):
+    """Evaluate what is available; return the exit code."""
+    from command_line.evaluation import measure
+    failures, results, speaks = {}, {}, processes.rank == 0
+    output.mkdir(parents=True, exist_ok=True)
     for dataset in ORDER:
-        found = filter(None, processes.share(missing(dataset, args[dataset])))
-        failures.update((dataset, failure) for failure in found)
-        if dataset in failures:
-            say(processes, f'{dataset} is left out: {failures[dataset]}',
-                sys.stderr)
-    for dataset in [each for each in ORDER if each not in failures]:
-        results[dataset] = run(dataset, args[dataset], processes)
-        if processes.rank == 0:
+        failure = next(filter(None, processes.share(
+            missing(dataset, args[dataset]))), None)
+        if failure is None:
+            results[dataset] = measure(dataset, args[dataset], processes)
+        else:
+            failures[dataset] = failure
+        if failure and speaks:
+            print(f'{dataset} is left out: {failure}', file=sys.stderr)
+        if speaks:
             with atomic_path(output / 'scores.md') as temporary:
                 temporary.write_text(table_of(results, failures) + '\n')
-    return results, failures
+    if speaks:
+        print(table_of(results, failures))
+    is_complete = not failures.keys() - {'cityscapes'}
+    if speaks and not is_complete:
+        print(error_line(f'not all was measured: {", ".join(failures)}'),
+              file=sys.stderr)
+    return 0 if is_complete else 1
 
 
 def missing(dataset, args):
     """Return why a model or its dataset is unavailable, else None."""
+    from convert.sources import fetch
+    from evaluation.dataset_files import dataset_folder
     try:
         fetch(args.pretrained_model)
-        if args.data_dir is None:
-            dataset_folder(dataset, args.split)
+        dataset_folder(dataset, args.split)
     except InputError as error:
         return str(error)
-
-
-def say(processes, line, file=None):
-    if processes.rank == 0:
-        print(line, file=file, flush=True)
 
 
 def table_of(results, failures):
@@ -97,17 +90,9 @@ def table_of(results, failures):
 
 def main():
     output, args = parse()
-
-    def measure_all(processes):
-        results, failures = measure(output, args, processes)
-        say(processes, table_of(results, failures))
-        return failures, processes.rank == 0
-
-    failures, speaks = with_processes(measure_all)
     # All processes end by themselves: none is cut off in its last line.
-    if failures.keys() - {'cityscapes'}:
-        sys.exit(error_line(f'not all was measured: {", ".join(failures)}')
-                 if speaks else 1)
+    sys.exit(with_processes(
+        lambda processes: measure_all(output, args, processes)))
 
 
 if __name__ == '__main__':

@@ -6,14 +6,12 @@
 All run the same random weights on the same image, from pixels in to labels
 out, each in a process of its own, in turn with this project; the best run of
 each counts. The floor is the network's matrix products alone, in NumPy: the
-1x1 convolutions and the two dense 3x3 ones, at their sizes. PyTorch takes part
-where it is installed.
+1x1 convolutions and the two dense 3x3 ones, at their sizes.
 
-Prints a table for each image size and output stride, to be read with these
-bounds: `predict` takes at most 1.05 times the floor and 1/5 of ChainerCV's
-time, no more than ONNX Runtime's, and 1/3 of TensorFlow's at 1025x2049;
-output stride 16 is at least 2.8 times as fast as 8; a 1025x2049 image takes at
-most 1.8 GB. Linux only.
+Bounds: `predict` takes at most 1.05 times the floor and 1/5 of ChainerCV's
+time, no more than ONNX Runtime's, and 1/3 of TensorFlow's at 1025x2049; output
+stride 16 is at least 2.8 times as fast as 8; a 1025x2049 image takes at most
+1.8 GB. Linux only.
 """
 import argparse
 import concurrent.futures
@@ -32,7 +30,6 @@ import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
-DATASET_OF = {'513x513': 'voc', '1025x2049': 'cityscapes'}  # others: voc
 PATIENCE = 60  # seconds: one that has taken longer is not run again
 
 
@@ -114,58 +111,13 @@ def onnxruntime(folder):
     from models.resizing import label_map
     session = ort.InferenceSession(
         folder / 'model.onnx', providers=['CPUExecutionProvider'])
-    return lambda imgs: [label_map(
-        [session.run(None, {'image': _prepared(imgs[0])})[0][0]],
-        imgs[0].shape[1:], imgs[0].shape[1:])]
 
-
-def pytorch(folder):
-    import onnx
-    import torch
-    graph = onnx.load(folder / 'model.onnx').graph
-    constants = {
-        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
-        for tensor in graph.initializer}
-
-    @torch.inference_mode()
     def run(imgs):
-        x = torch.from_numpy(_prepared(imgs[0]))
-        logits = run_in_pytorch(graph.node, {**constants, 'image': x})
-        return torch.nn.functional.interpolate(
-            logits, x.shape[2:], mode='bilinear', align_corners=True
-            ).argmax(1).numpy()
+        x = imgs[0][None] * np.float32(2 / 255) - 1
+        logits, = session.run(None, {'image': x})
+        return [label_map(logits, x.shape[2:], x.shape[2:])]
 
     return run
-
-
-def run_in_pytorch(nodes, tensors):
-    """Run the nodes of a graph of models/onnx_graph.py; return the last."""
-    import onnx
-    import torch
-    import torch.nn.functional as F
-    uses = {name: i for i, node in enumerate(nodes) for name in node.input}
-    for i, node in enumerate(nodes):
-        x, *others = (tensors.get(name) for name in node.input)
-        options = {each.name: onnx.helper.get_attribute_value(each)
-                   for each in node.attribute}
-        tensors[node.output[0]] = y = {
-            'Conv': lambda x, *others, o=options: F.conv2d(
-                x, *others, o['strides'], o['pads'][:2], o['dilations'],
-                o['group']),
-            'Shape': lambda x, o=options: torch.tensor(
-                x.shape)[o.get('start', 0):o['end']],
-            'Concat': lambda *xs, o=options: torch.cat(xs, o['axis']),
-            'Resize': lambda x, *others: F.interpolate(
-                x, others[-1][2:].tolist(), mode='bilinear',
-                align_corners=True),
-            'Relu': torch.relu, 'Add': torch.add,
-            'Expand': lambda x, size: x.expand(-1, -1, *size.tolist()),
-            'GlobalAveragePool': lambda x: x.mean((2, 3), keepdim=True),
-            'Identity': lambda x: x}[node.op_type](x, *others)
-        for name in node.input:
-            if uses[name] == i:  # the last use
-                tensors.pop(name, None)
-    return y
 
 
 def floor(folder):
@@ -203,15 +155,10 @@ def _ours(folder):
     return DeepLabV3plusXception65(pretrained_model=folder / 'model.npz')
 
 
-def _prepared(image):
-    return (image * np.float32(2 / 255) - 1)[None]
-
-
 OURS, FLOOR = 'this project, OpenVINO', 'matrix products alone (floor)'
 CONTENDERS = {  # in the order of the table
     OURS: openvino,
     'ONNX Runtime, exported file': onnxruntime,
-    'PyTorch, same graph': pytorch,
     'TensorFlow, frozen graph': tensorflow,
     'this project, Chainer': chainer,
     'ChainerCV': chainercv,
@@ -238,11 +185,11 @@ def peak_memory():
     return int(status.partition('VmHWM:')[2].split()[0]) * 1024
 
 
-def write_model(folder, size, dataset, output_stride):
+def write_model(folder, size, output_stride):
     from fixture_weights import convert, write_random_graph
-    write_random_graph(folder / 'model.pb', dataset, size,
+    write_random_graph(folder / 'model.pb', 'voc', size,
                        output_stride=output_stride)
-    convert(folder / 'model.pb', dataset, folder / 'model.npz')
+    convert(folder / 'model.pb', 'voc', folder / 'model.npz')
     (folder / 'model.onnx').write_bytes(_ours(folder).onnx_model())
 
 
@@ -251,12 +198,11 @@ def measure(folder, size, contenders, rounds):
     from models.utils.errors import InputError
     runs = {name: [] for name in contenders}
     for name in contenders:
-        pair = {name, *({OURS} & contenders.keys())}
         with contextlib.ExitStack() as stack:
             processes = {each: stack.enter_context(own_process())
-                         for each in pair}
+                         for each in {name, OURS}}
             try:
-                for each in rounds * [*pair]:
+                for each in rounds * [*processes]:
                     if sum(run[0] for run in runs[each]) < PATIENCE or (
                             each == OURS):
                         runs[each].append(processes[each].submit(
@@ -272,15 +218,14 @@ def measure(folder, size, contenders, rounds):
 
 def report(results):
     """Return the results as Markdown."""
-    ours, bottom = results.get(OURS), results.get(FLOOR)
+    ours, bottom = results[OURS], results.get(FLOOR)
     return table(
         ('| | seconds | of the floor | peak memory | labels like ours |',
          '|---|---:|---:|---:|---:|'),
         [(name, f'{seconds:.2f}',
           f'{seconds / bottom[0]:.2f}' if bottom else '',
           '' if label is None else f'{peak / 1e9:.2f} GB',
-          '' if label is None or ours is None
-          else f'{(label == ours[2]).mean():.3%}')
+          '' if label is None else f'{(label == ours[2]).mean():.3%}')
          for name, (seconds, peak, label) in results.items()])
 
 
@@ -288,31 +233,26 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', nargs='+', default=list(DATASET_OF))
+    parser.add_argument('--sizes', nargs='+', default=['513x513', '1025x2049'])
     parser.add_argument('--output-strides', nargs='+', type=int,
                         choices=[8, 16], default=[8, 16])
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--without', nargs='+', default=[], choices=[
-        make.__name__ for make in CONTENDERS.values()])
+        make.__name__ for make in CONTENDERS.values() if make is not openvino])
     args = parser.parse_args()
     contenders = {name: make for name, make in CONTENDERS.items()
                   if make.__name__ not in args.without}
     print(f'{platform.machine()}, {multiprocessing.cpu_count()} cores, '
           f'Python {platform.python_version()}', flush=True)
     for sides in args.sizes:
-        size, ours = tuple(map(int, sides.split('x'))), {}
+        size = tuple(map(int, sides.split('x')))
         for output_stride in args.output_strides:
             with tempfile.TemporaryDirectory() as name:
                 folder = pathlib.Path(name)
-                run_apart(write_model, folder, size,
-                          DATASET_OF.get(sides, 'voc'), output_stride)
+                run_apart(write_model, folder, size, output_stride)
                 results = measure(folder, size, contenders, args.rounds)
             print(f'\n{sides}, output stride {output_stride}\n\n'
                   f'{report(results)}\n', flush=True)
-            ours[output_stride] = results.get(OURS)
-        if ours.get(8) and ours.get(16):
-            print(f'output stride 16 is {ours[8][0] / ours[16][0]:.2f} times '
-                  'as fast as 8', flush=True)
 
 
 if __name__ == '__main__':

@@ -3,19 +3,13 @@ import argparse
 import re
 import sys
 
-from command_line.processes import share_of_machine
-from models.constants import (
-    DATASETS,
-    MAX_INPUT_SIDE,
-    MAX_SCALE,
-    OUTPUT_STRIDES,
-)
+from models.constants import DATASETS, MAX_INPUT_SIDE, MAX_SCALE, OUTPUT_STRIDES
+from models.utils.errors import InputError
 
 
 def add_model_options(parser, default, said=None):
-    """Add the options that `load_model` takes.
-
-    `default` is the default model; the help describes it as `said`, if given.
+    """Add the options that `load_model` takes; the help describes the `default`
+    model as `said`, if given.
     """
     parser.add_argument('--gpu', type=int, default=-1, metavar='GPU',
                         help='number of the GPU to run on (default: the CPU)')
@@ -111,10 +105,17 @@ def load_model(pretrained_model, processes, gpu=-1, threads=None,
     """
     from convert.sources import fetch
     from models import DeepLabV3plusXception65
-    gpu, threads = share_of_machine(processes, gpu, threads)
+    from models.memory import cores
+    if processes.size > 1 and gpu > 0:
+        raise InputError(
+            f'--gpu is {gpu}, and of several processes each takes the GPU of '
+            'its own number: give --gpu 0')
     if gpu >= 0:
         from models.gpu import check_gpu
+        gpu += processes.local_rank
         check_gpu(gpu)
+    elif processes.size > 1:
+        threads = threads or max(1, cores() // processes.local_size)
     model = DeepLabV3plusXception65(
         pretrained_model=fetch(pretrained_model), **settings)
     if gpu >= 0:

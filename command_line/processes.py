@@ -1,4 +1,4 @@
-"""The processes that share a script's work, by ChainerMN over MPI."""
+"""The processes that share a script's work, by MPI."""
 import contextlib
 import math
 import os
@@ -36,14 +36,16 @@ class Processes:
         launchers = [name for name in LAUNCHERS
                      if os.environ.get(name, '') not in {'', '0', '1'}]
         if launchers and _has_mpiexec():
-            _check_shared_memory()
-            import models  # noqa: F401, I001  (before Chainer)
-            import chainermn
+            from models.utils.download import check_space
+            with contextlib.suppress(FileNotFoundError):  # else MPI crashes
+                check_space('/dev/shm', SHARED_MEMORY * int(
+                    os.environ.get('MPI_LOCALNRANKS') or 1))
             warnings.filterwarnings('ignore', 'suspicious MPI')  # said below
-            self._mpi = chainermn.create_communicator('naive')
+            from mpi4py import MPI
+            self._mpi = MPI.COMM_WORLD
+            local = self._mpi.Split_type(MPI.COMM_TYPE_SHARED)
             self.rank, self.size = self._mpi.rank, self._mpi.size
-            self.local_rank = self._mpi.intra_rank
-            self.local_size = self._mpi.intra_size
+            self.local_rank, self.local_size = local.rank, local.size
         if launchers and self.size == 1:  # each would do all the work
             mpiexec = pathlib.Path(sys.executable).with_name('mpiexec')
             raise InputError(
@@ -57,50 +59,31 @@ class Processes:
         """
         if self.size == 1:
             return
-        if self._request is None:  # else Ctrl-C came while it waited
-            self._request = self._mpi.mpi_comm.Ibarrier()
-        begun = time.monotonic()
-        while time.monotonic() - begun < seconds:
-            if self._request.Test():
-                self._request = None
-                return
+        # If Ctrl-C came while it waited, it has asked already.
+        self._request = self._request or self._mpi.Ibarrier()
+        end = time.monotonic() + seconds
+        while not self._request.Test() and time.monotonic() < end:
             time.sleep(0.02)
 
     def share(self, value):
         """Return the values of all processes, on each of them."""
-        if self.size == 1:
-            return [value]
-        return self._mpi.mpi_comm.allgather(value)
+        return [value] if self.size == 1 else self._mpi.allgather(value)
 
     def abort(self, code):
         """End all processes with an exit code."""
         time.sleep(SECONDS_TO_SPEAK)
-        self._mpi.mpi_comm.Abort(code)
+        self._mpi.Abort(code)
+        os._exit(code)  # MPI may take a while to end this one as well
 
 
 def _has_mpiexec():
-    """Return whether MPI can start: below a process of mpiexec its connection
-    may be closed.
-    """
+    """Return whether MPI can start; below one of mpiexec it may be cut off."""
     try:
         return stat.S_ISSOCK(os.fstat(int(os.environ['PMI_FD'])).st_mode)
     except OSError:
         return False
     except KeyError:
         return True  # MPI looks for itself
-
-
-def _check_shared_memory():
-    """Raise InputError where MPI would end without a clear word."""
-    with contextlib.suppress(FileNotFoundError):
-        found = os.statvfs('/dev/shm')
-        free = found.f_bavail * found.f_frsize
-        needed = SHARED_MEMORY * int(os.environ.get('MPI_LOCALNRANKS') or 1)
-        if free < needed:
-            raise InputError(
-                f'/dev/shm has {free / 1e6:.0f} MB free, and several processes '
-                f'need {needed / 1e6:.0f}: make it larger (docker --shm-size), '
-                'or leave mpiexec out')
 
 
 def with_processes(run):
@@ -124,25 +107,6 @@ def with_processes(run):
             print(code, file=sys.stderr)
         elif not isinstance(error, SystemExit):  # else it has been said
             traceback.print_exc()
-        sys.stderr.flush()
         if isinstance(code, int) and code > 128:  # the others end as well
             processes.wait(SECONDS_TO_SAVE)
-        code = code if isinstance(code, int) else 1
-        processes.abort(code)
-        os._exit(code)  # MPI may take a while to end this one as well
-
-
-def share_of_machine(processes, gpu, threads):
-    """Return the number of the GPU (-1: none) and of the threads that this
-    process takes, where `gpu` and `threads` are as given, or None.
-    """
-    if processes.size > 1 and gpu > 0:
-        raise InputError(
-            f'--gpu is {gpu}, and of several processes each takes the GPU of '
-            'its own number: give --gpu 0')
-    if processes.size > 1 and gpu == 0:
-        return processes.local_rank, threads
-    if processes.size > 1 and threads is None:
-        from models.memory import cores
-        threads = max(1, cores() // processes.local_size)
-    return gpu, threads
+        processes.abort(code if isinstance(code, int) else 1)

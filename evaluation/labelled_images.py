@@ -5,30 +5,34 @@ import pathlib
 import typing
 
 import numpy as np
+from xxhash import xxh3_128_hexdigest as digest
 
 from convert.conversion import CUSTOM
-from evaluation.dataset_files import find_official, pair_folders, read_lines
+from evaluation.dataset_files import (
+    TRAIN_IDS,
+    find_official,
+    pair_folders,
+    read_lines,
+)
 from evaluation.scores import IGNORED
 from media.images import open_image, read_image
 from models.classes import label_colors
 from models.utils.errors import InputError
 from models.utils.files import atomic_path
 
-# Values in the label images: of the classes in order, and of ignored pixels.
-# Cityscapes' are the ids of the 19 classes that are trained and evaluated.
-CLASS_VALUES = {
-    'cityscapes': (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27,
-                   28, 31, 32, 33),
-    'voc': range(21),
-    'ade20k': range(1, 151),
-}
-IGNORED_VALUES = {'cityscapes': (*range(34), 255), 'voc': (255,),
-                  'ade20k': (0,)}
-# Other values that such labels often have: name, for --label-map -> the same.
-OTHER_VALUES = {'cityscapes': {'trainids': (range(19), (255,))},
-                'ade20k': {'from0': (range(150), (255,))}}
-TRAIN_IDS = '_labelTrainIds.png'  # end of the name of Cityscapes' own
 OFFICIAL = 'official'
+# What the values in label images may mean, by dataset and name for --label-map:
+# those of the classes in order, and those of ignored pixels. Cityscapes' are
+# the ids of the 19 classes that are trained and evaluated.
+VALUES = {
+    'cityscapes': {
+        OFFICIAL: ((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27,
+                    28, 31, 32, 33), (*range(34), 255)),
+        'trainids': (range(19), (255,)),
+    },
+    'voc': {OFFICIAL: (range(21), (255,))},
+    'ade20k': {OFFICIAL: (range(1, 151), (0,)), 'from0': (range(150), (255,))},
+}
 N_LOOKED_AT = 5  # first labels, which tell what the values are
 # Colours of ignored pixels, where labels are stored in the palette's colours.
 IGNORED_COLORS = {'cityscapes': [(0, 0, 0)], 'voc': [(224, 224, 192)],
@@ -38,28 +42,20 @@ MAX_DIGITS = 9  # of a number in a label map
 MAX_CLASSES = 255  # that 8 bits tell apart, with the ignored value
 
 
-class Item(typing.NamedTuple):
-    """An image of a dataset with its label."""
-
-    image: np.ndarray  # float32, (3, H, W), RGB in [0, 255]
-    label: np.ndarray  # int32, (H, W), the class of each pixel or `IGNORED`
-    digests: tuple[str, str]  # of the two files that these were read from
-
-
 class LabelValues(typing.NamedTuple):
     """What the values of label images mean."""
 
-    classes: np.ndarray  # int32: value -> class; the last for all above, and -1
+    classes: np.ndarray  # int32: value -> class; the last for all above
     colors: dict  # RGB as one number -> class, of images that hold colours
 
 
 class LabelledImages:
     """Images of a dataset with their labels, in a fixed order.
 
-    An item is (image, label), see `Item`. Pixels are those stored, as
-    TensorFlow and cityscapesScripts read them: an orientation in EXIF is not
-    applied, since labels have none. In a split without labels all pixels are
-    ignored.
+    An item is (image, label): (3, H, W), float32, RGB in [0, 255]; and (H, W),
+    int32, the class of each pixel or `IGNORED`, as all are in a split without
+    labels. Pixels are those stored, as TensorFlow and cityscapesScripts read
+    them: an orientation in EXIF is not applied, since labels have none.
 
     Args:
         dataset (str): 'cityscapes', 'voc' or 'ade20k'.
@@ -92,9 +88,9 @@ class LabelledImages:
     def subset(self, indices):
         """Return the images of some indices, as LabelledImages."""
         result = copy.copy(self)
-        for name in 'names', 'image_paths', 'label_paths':
-            found = getattr(self, name)
-            setattr(result, name, [found[i] for i in indices])
+        result.names, result.image_paths, result.label_paths = (
+            [found[i] for i in indices]
+            for found in (self.names, self.image_paths, self.label_paths))
         return result
 
     def __len__(self):
@@ -104,39 +100,32 @@ class LabelledImages:
         return self.read(i)[:2]
 
     def read(self, i):
-        """Return `Item` i; raise InputError where a file is unreadable, the
-        sizes differ, or the label holds a value that the dataset does not have.
+        """Return image, label and the digests of the two files.
+
+        Raise InputError where a file is unreadable, the sizes differ, or the
+        label holds a value that the dataset does not have.
         """
         path, label_path = self.image_paths[i], self.label_paths[i]
         data = path.read_bytes()
         image = read_image(io.BytesIO(data), name=path, as_stored=True)
         if label_path is None:
-            nothing = np.full(image.shape[1:], IGNORED, np.int32)
-            return Item(image, nothing, (_digest(data), ''))
+            return (image, np.full(image.shape[1:], IGNORED, np.int32),
+                    (digest(data), ''))
         label_data = label_path.read_bytes()
         label = _read_label(label_data, label_path, self.values)
         if label.shape != image.shape[1:]:
-            turned = read_image(io.BytesIO(data), name=path)
-            if label.shape == turned.shape[1:]:
-                raise InputError(
-                    f'{path} fits its label only when turned as its EXIF '
-                    'orientation says: save it with its pixels turned')
-            raise InputError(f'{label_path} has {_size(label)} pixels, and its '
-                             f'image {_size(image)}')
-        return Item(image, label, (_digest(data), _digest(label_data)))
+            raise InputError(
+                f'{label_path} has {_size(label)} pixels, and its image '
+                f'{_size(image)} as stored, before any EXIF orientation')
+        return image, label, (digest(data), digest(label_data))
 
     def changed_file(self, i, digests):
         """Return the file of item i that is not as it was, else None."""
         for path, before in zip((self.image_paths[i], self.label_paths[i]),
                                 digests, strict=True):
-            if path is not None and _digest(path.read_bytes()) != before:
+            if path is not None and digest(path.read_bytes()) != before:
                 return path
         return None
-
-
-def _digest(data):
-    from xxhash import xxh3_128_hexdigest
-    return xxh3_128_hexdigest(data)
 
 
 def _size(array):
@@ -144,21 +133,14 @@ def _size(array):
 
 
 def named_values(dataset, name):
-    """Return the `LabelValues` of a name of `value_names`."""
-    values, ignored = OTHER_VALUES.get(dataset, {}).get(name) or (
-        CLASS_VALUES[dataset], IGNORED_VALUES[dataset])
-    return _values(values, ignored, label_colors(dataset),
+    """Return the `LabelValues` of a name in `VALUES`."""
+    return _values(*VALUES[dataset][name], label_colors(dataset),
                    IGNORED_COLORS[dataset])
 
 
-def value_names(dataset):
-    """Return the names for --label-map of values that labels may have."""
-    return [OFFICIAL, *OTHER_VALUES.get(dataset, {})]
-
-
 def check_values(dataset, images):
-    """Raise InputError where the first labels fit one of `OTHER_VALUES` only,
-    or much better than what the dataset has.
+    """Raise InputError where the first labels fit other `VALUES` only, or much
+    better than the official ones.
     """
     found = set()
     for path in images.label_paths[:N_LOOKED_AT]:
@@ -166,12 +148,12 @@ def check_values(dataset, images):
             mode, values = _pixels(path.read_bytes(), path)
             found.update(np.unique(values).tolist() if mode in {'L', 'P'}
                          else [None])
-    official = {*CLASS_VALUES[dataset]}
-    n_classes = len(found & official)
-    for name, (values, ignored) in OTHER_VALUES.get(dataset, {}).items():
-        is_better = (0 < 2 * n_classes < len(found - {255}) or
-                     found - official - {*IGNORED_VALUES[dataset]})
-        if found and is_better and found <= {*values, *ignored}:
+    official, official_ignored = map(set, VALUES[dataset][OFFICIAL])
+    is_suspect = (0 < 2 * len(found & official) < len(found - {255}) or
+                  found - official - official_ignored)
+    for name, (values, ignored) in VALUES[dataset].items():
+        if found and is_suspect and found <= {*values, *ignored} and (
+                name != OFFICIAL):
             raise InputError(
                 f'{images.label_paths[0]} and the next hold values from '
                 f'{min(found)} to {max(found)}, which look like {name}: give '
@@ -242,15 +224,21 @@ def _read_label(data, path, known):
     """
     mode, values = _pixels(data, path)
     if mode in {'RGB', 'RGBA'}:
-        return _classes_of_colors(values[..., :3], path, known.colors)
-    if mode not in {'L', 'P'} and not mode.startswith('I'):
+        kind, values = 'colour', values[..., :3]
+        found, place = np.unique(_as_number(values), return_inverse=True)
+        label = np.array([known.colors.get(color, NO_CLASS) for color in
+                          found.tolist()], np.int32)[place].reshape(
+                              values.shape[:2])
+    elif mode in {'L', 'P'} or mode.startswith('I'):
+        kind, label = 'value', known.classes.take(values, mode='clip')
+    else:
         raise InputError(f'{path} is an image of mode {mode}, and a label '
                          'image has one channel of 8 or 16 bits, or colours')
-    if values.dtype != np.uint8:  # of 8 bits, all are in the table
-        values = values.astype(np.int64).clip(-1, len(known.classes) - 1)
-    label = known.classes[values]
     if label.min() < IGNORED:
-        _refuse(path, values, label < IGNORED, 'value')
+        y, x = np.argwhere(label < IGNORED)[0]
+        raise InputError(
+            f'{path} holds the {kind} {values[y, x].tolist()} at row {y}, '
+            f'column {x}, which is no class of the dataset')
     return label
 
 
@@ -264,30 +252,15 @@ def _pixels(data, path):
                          ) from None
 
 
-def _classes_of_colors(values, path, colors):
-    found, place = np.unique(_as_number(values), return_inverse=True)
-    label = np.array([colors.get(color, NO_CLASS) for color in found.tolist()],
-                     np.int32)[place].reshape(values.shape[:2])
-    if label.min() < IGNORED:
-        _refuse(path, values, label < IGNORED, 'colour')
-    return label
-
-
-def _refuse(path, values, where, kind):
-    """Say which value is no class's, and where it is."""
-    y, x = np.argwhere(where)[0]
-    raise InputError(f'{path} holds the {kind} {values[y, x].tolist()} at row '
-                     f'{y}, column {x}, which is no class of the dataset')
-
-
 def write_prediction(path, label, dataset, colors):
     """Write a label map (H, W) in the form of the dataset's benchmark."""
     from PIL import Image
-    values = (np.arange(len(colors)) if dataset in ('voc', CUSTOM)
-              else np.array(CLASS_VALUES[dataset]))
-    image = Image.fromarray(values.astype(np.uint8)[label])
     if dataset in ('voc', CUSTOM):
+        image = Image.fromarray(label.astype(np.uint8))
         image.putpalette(colors.tobytes())
+    else:
+        values, _ = VALUES[dataset][OFFICIAL]
+        image = Image.fromarray(np.array(values, np.uint8)[label])
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         image.save(temporary, format='PNG')

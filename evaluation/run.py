@@ -9,20 +9,21 @@ import sys
 import time
 import typing
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from tqdm import tqdm
 
 from evaluation.scores import confusion_matrix, scores
-from media.batch import prefetch
+from media.batch import in_turn, prefetch
 from models.utils.errors import InputError, Interrupted, exit_code
 from models.utils.files import atomic_path
 
 ROOT = pathlib.Path(__file__).parents[1]
 STATE = re.compile(r'state(_\d+_of_\d+)?\.npz')
 LOG_INTERVAL = 30  # seconds between two lines where there is no terminal
-LOG_FORMAT = '{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left{postfix}'
-
-
+LOG_FORMAT = ('{n_fmt}/{total_fmt} images, {rate_fmt}, {remaining} left'
+              '{postfix}\n')
 # What scores depend on: the network, and how images and labels are read.
 CODE = ('models/*.py', 'models/*.cu', 'media/images.py',
         'evaluation/labelled_images.py', 'evaluation/scores.py')
@@ -41,16 +42,18 @@ class State(typing.NamedTuple):
     def new(cls, n_class):
         return cls(np.zeros((n_class, n_class), np.int64))
 
-    def add(self, name, digests, label, prediction):
-        """Return the state with one more image: `label` and `prediction` are
-        (H, W), int32.
-        """
-        matrix = confusion_matrix(label, prediction, len(self.matrix))
-        miou = float(scores(matrix)['miou'])
-        return self._replace(
-            matrix=self.matrix + matrix,
-            ignored=self.ignored + label.size - int(matrix.sum()),
-            images=(*self.images, (name, digests, miou)))
+    @classmethod
+    def of_image(cls, n_class, name, digests, label, prediction):
+        """Return that of one image; its arrays are (H, W), int32."""
+        matrix = confusion_matrix(label, prediction, n_class)
+        return cls(matrix, label.size - int(matrix.sum()),
+                   ((name, digests, float(scores(matrix)['miou'])),))
+
+    def plus(self, image):
+        """Return the state with one more image, a `State` of it."""
+        return self._replace(matrix=self.matrix + image.matrix,
+                             ignored=self.ignored + image.ignored,
+                             images=self.images + image.images)
 
     @property
     def image_miou(self):
@@ -72,16 +75,15 @@ def state_path(folder, rank, size):
     """Return where a process of so many saves its state; raise InputError where
     there are states of another number of processes.
     """
-    path = folder / ('state.npz' if size == 1 else
-                     f'state_{rank}_of_{size}.npz')
-    ending = path.stem.partition('_of_')[2]
-    for other in states_in(folder):
-        if other.stem.partition('_of_')[2] != ending:
+    names = ['state.npz'] if size == 1 else [
+        f'state_{i}_of_{size}.npz' for i in range(size)]
+    for path in states_in(folder):
+        if path.name not in names:
             raise InputError(
-                f'{other} is of a run with another number of processes than '
+                f'{path} is of a run with another number of processes than '
                 f'{size}: give the same, another --output, or evaluate anew '
                 'with --force')
-    return path
+    return folder / names[rank]
 
 
 def states_in(folder):
@@ -144,29 +146,28 @@ def load_state(path, settings, images):
 
 def _check_unchanged(path, state, images):
     """Raise InputError unless the images are those that were evaluated."""
-    advice = 'evaluate anew with --force, or give another --output'
     for i, (name, digests, _) in enumerate(state.images):
-        if images.names[i] != name:
-            raise InputError(f'the list of images has changed since {path} was '
-                             f'written (at {name}): {advice}')
-        changed = images.changed_file(i, digests)
+        changed = (images.changed_file(i, digests) if images.names[i] == name
+                   else 'the list of images')
         if changed is not None:
-            raise InputError(f'{changed} has changed since {path} was written: '
-                             f'{advice}')
+            raise InputError(
+                f'{changed} has changed since {path} was written: evaluate '
+                'anew with --force, or give another --output')
 
 
 def evaluate(images, model, state, save, save_interval=20, use=None,
-             show=True):
+             show=True, n_threads=1):
     """Evaluate the images that are left, one after another.
 
     Args:
         images (LabelledImages): what to evaluate.
-        model: with ChainerCV's `predict` and `n_class`.
+        model: with ChainerCV's `predict`.
         state (State): where to begin.
         save (callable): called with the state at intervals of so many seconds,
             and at the end, after an interrupt or error as well.
         use (callable): called with index and prediction of each image.
         show (bool): print progress to stderr.
+        n_threads (int): that read images, and as many that score them.
 
     Returns:
         State: of all images.
@@ -178,16 +179,12 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     begun = saved - state.seconds
     try:
         with (_progress(len(images), len(state.images), show) as progress,
-              contextlib.closing(prefetch(images.read, range(
-                  len(state.images), len(images)))) as items):
-            for i, read in items:
-                image, label, digests = read()
-                prediction, = model.predict([image])
-                if use is not None:
-                    use(i, prediction)
-                state = state.add(
-                    images.names[i], digests, label, prediction)._replace(
-                        seconds=time.monotonic() - begun)
+              contextlib.closing(in_turn(_scored(
+                  images, range(len(state.images), len(images)), model,
+                  len(state.matrix), use, n_threads), n_threads)) as found):
+            for image in found:
+                state = state.plus(image)._replace(
+                    seconds=time.monotonic() - begun)
                 miou = scores(state.matrix)['miou']
                 progress.set_postfix_str(f'mIoU so far {miou:.2%}', False)
                 progress.update()
@@ -204,27 +201,28 @@ def evaluate(images, model, state, save, save_interval=20, use=None,
     return state
 
 
+def _scored(images, indices, model, n_class, use, n_threads):
+    """Yield a future `State` of each image: threads read the next ones, others
+    score, this one computes.
+    """
+    def score(i, label, digests, prediction):
+        if use is not None:
+            use(i, prediction)
+        return State.of_image(n_class, images.names[i], digests, label,
+                              prediction)
+
+    with (ThreadPoolExecutor(n_threads) as scorer, contextlib.closing(prefetch(
+            images.read, indices, n_threads)) as items):
+        for i, read in items:
+            image, label, digests = read()
+            prediction, = model.predict([image])
+            yield scorer.submit(score, i, label, digests, prediction)
+
+
 def _progress(total, done, show):
     """A bar on a terminal; elsewhere a line now and then."""
-    from tqdm import tqdm
     log = {} if sys.stderr.isatty() else {
-        'file': _Lines(), 'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
-        'maxinterval': LOG_INTERVAL}
+        'bar_format': LOG_FORMAT, 'mininterval': LOG_INTERVAL,
+        'maxinterval': LOG_INTERVAL, 'delay': 1e-3}  # no line before the first
     return tqdm(total=total, initial=done, unit=' images', disable=not show,
                 dynamic_ncols=True, **log)
-
-
-class _Lines:
-    """Prints a progress bar as lines of stderr, once its rate is known."""
-
-    def __init__(self):
-        self._count = None  # of the last line; at its end a bar repeats itself
-
-    def write(self, text):
-        count = text.strip().partition(' ')[0]
-        if count and '?' not in text and count != self._count:
-            print(text.strip(), file=sys.stderr, flush=True)
-            self._count = count
-
-    def flush(self):
-        pass

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
+import numpy as np
 from tqdm import tqdm
 
 from media import MAX_PIXELS
@@ -17,11 +18,12 @@ from media.outputs import REFUSE, REPLACE, SKIP, write_image
 from media.results_page import ResultsPage
 from media.segmentation import Segmenter
 from media.visualization import Style, draw, shares
+from models.memory import cores
 from models.utils.errors import describe, shortened
 from models.utils.files import part_path
 
-MAX_WAITING = 2  # results that are computed and not yet written
-PATIENCE = 1  # second for a thread to end
+MAX_THREADS = 8  # that read, and as many that write; each holds an image
+PATIENCE = 1  # second for threads to end
 SKIPPED = 'skipped, another run has written its results'
 
 
@@ -50,6 +52,7 @@ class Batch:
     max_pixels: int = MAX_PIXELS  # larger images are refused
     existing: str = REFUSE  # as for `outputs.plan_outputs`, meanwhile
     with_records: bool = False  # outcomes have them; they take some memory
+    n_threads: int = 1  # that read images, and as many that write
 
     def run(self):
         """Yield the `Outcome` of each input, in their order, once its results
@@ -61,7 +64,7 @@ class Batch:
                 for each in inputs:
                     yield from self._video(each)
             else:
-                yield from _in_turn(self._images(list(inputs)))
+                yield from in_turn(self._images(list(inputs)), self.n_threads)
 
     def _is_there(self, each):
         """Return whether another run has brought the results meanwhile."""
@@ -69,12 +72,15 @@ class Batch:
             path.exists() for path in self.results[each].values())
 
     def _images(self, inputs):
-        """Yield a future `Outcome` of each image: one thread reads the next,
-        one writes, this one computes.
+        """Yield a future `Outcome` of each image: threads read the next ones,
+        others write, this one computes.
         """
-        with (ThreadPoolExecutor(1) as writer,
+        # The page takes images in their order.
+        n_writers = self.n_threads if self.page is None else 1
+        with (ThreadPoolExecutor(n_writers) as writer,
               contextlib.closing(prefetch(
-                  lambda each: each.read(self.max_pixels), inputs)) as images):
+                  lambda each: each.read(self.max_pixels), inputs,
+                  self.n_threads)) as images):
             begun = time.perf_counter()
             for each, read in images:
                 try:
@@ -128,7 +134,7 @@ class Batch:
                 bar = stack.enter_context(tqdm(
                     total=video.n_frames or None, unit='frame', leave=False,
                     disable=None))
-                for found in _in_turn(self._frames(each, video, writers)):
+                for found in in_turn(self._frames(each, video, writers)):
                     records += found.records
                     seconds += found.seconds
                     notes += [line for line in found.notes if line not in notes]
@@ -175,9 +181,17 @@ class Batch:
         return outcome
 
 
-def _in_turn(futures):
-    """Yield the results of futures, a generator, at most `MAX_WAITING` behind;
-    after Ctrl-C those of all that were begun, and raise it again.
+def threads_beside(model):
+    """Return how many threads read, and as many write, beside a network: on a
+    CPU it takes all cores.
+    """
+    return 1 if model.xp is np else min(MAX_THREADS, cores())
+
+
+def in_turn(futures, n_threads=1):
+    """Yield the results of futures, a generator, as many behind as threads work
+    on them, and one; after Ctrl-C or an error those of all that were begun, and
+    raise it again.
     """
     waiting = deque()
 
@@ -190,52 +204,62 @@ def _in_turn(futures):
         try:
             for future in futures:
                 waiting.append(future)
-                while len(waiting) > MAX_WAITING:
+                while len(waiting) > n_threads + 1:
                     yield first()
             while waiting:
                 yield first()
-        except KeyboardInterrupt:
+        except (Exception, KeyboardInterrupt):
             while waiting:
                 yield first()
             raise
 
 
-def prefetch(read, items):
-    """Take items, and call `read` on them, in a thread that is one item ahead.
+def prefetch(read, items, n_threads=1):
+    """Take items in order, and call `read` on them, in as many threads, each of
+    which is an item ahead.
 
     Yield (item, callable): the callable returns what `read` returned, or
     raises what it raised. An error of `items` is raised here. Close the
-    generator (`contextlib.closing`) to stop the thread; one that still waits
-    after a second, for a slow address say, ends with the program.
+    generator (`contextlib.closing`) to stop the threads; those that still wait
+    after a second, for a slow address say, end with the program.
     """
     items = iter(items)
 
-    def take(taken):
+    def take(before, taken, value):
+        wait(before)
         try:
             item = next(items)
         except BaseException as error:  # it is raised where it is awaited
             taken.set_exception(error)
+            value.set_exception(error)
             return
-        value = Future()
+        taken.set_result(item)
         try:
             value.set_result(read(item))
         except Exception as error:
             value.set_exception(error)
-        taken.set_result((item, value.result))
+
+    ahead = deque()
 
     def begin():
-        taken = Future()
-        thread = threading.Thread(target=take, args=[taken], daemon=True)
+        before, taken, value = [each[1] for each in ahead], Future(), Future()
+        thread = threading.Thread(target=take, args=(before, taken, value),
+                                  daemon=True)
         thread.start()
-        return thread, taken
+        ahead.append((thread, taken, value))
 
-    thread, taken = begin()
     try:
+        for _ in range(n_threads):
+            begin()
         while True:
-            found = taken.result()
-            thread, taken = begin()
-            yield found
+            _, taken, value = ahead[0]
+            item = taken.result()
+            ahead.popleft()
+            begin()
+            yield item, value.result
     except StopIteration:
         return
     finally:
-        thread.join(PATIENCE)
+        end = time.monotonic() + PATIENCE
+        for thread, *_ in ahead:
+            thread.join(max(0, end - time.monotonic()))

@@ -7,11 +7,12 @@ from fractions import Fraction
 import numpy as np
 from PIL import Image
 
-from evaluation.labelled_images import CLASS_VALUES
+from evaluation import labelled_images
 from models.classes import label_colors, label_names
 
 # The value of each class in the label images.
-VALUES = {name: np.array(values) for name, values in CLASS_VALUES.items()}
+VALUES = {name: np.array(known[labelled_images.OFFICIAL][0])
+          for name, known in labelled_images.VALUES.items()}
 PATCH = 24  # pixels
 
 

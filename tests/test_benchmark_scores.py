@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, SMALL
 from fixture_images import packed, patches, write_tree
 
-from evaluation.dataset_files import ADE20K, CITYSCAPES
+from evaluation.dataset_files import ARCHIVES
 from models.pretrained import URLS
 from models.utils.download import MIRROR
 
@@ -31,7 +31,8 @@ def mirror(host, palette_graphs, tmp_path):
         host.files[urls['npz'].rpartition('/')[2]] = palette_graphs(
             dataset, SMALL)[1].read_bytes()
         write_tree(dataset, tmp_path / dataset, patches(dataset, 2), 20)
-    host.files[ADE20K.name] = packed(tmp_path / 'ade20k', '.zip')
+    host.files[ARCHIVES['ade20k'].url.rpartition('/')[2]] = packed(
+        tmp_path / 'ade20k', '.zip')
     shutil.copytree(tmp_path / 'voc', kept(tmp_path, 'voc'))
     return host
 
@@ -61,7 +62,7 @@ def test_scores(mirror, tmp_path):
     assert result.returncode != 0
     for words in (
             'ade20k is left out: ADEChallengeData2016.zip cannot be ',
-            'cityscapes is left out: cityscapes needs a login: put leftImg8',
+            'cityscapes is left out: cityscapes needs a login: unpack leftIm',
             'error: not all was measured: ade20k, cityscapes'):
         assert result.stderr.count(words) == 1
     assert 'ADEChallengeData2016.zip is not the official' in result.stderr
@@ -71,11 +72,9 @@ def test_scores(mirror, tmp_path):
     assert verdict.startswith('published 82.36 %, difference -')
     assert first['ADE20K val'][0] == first['Cityscapes val fine'][0] == ''
 
-    shutil.copytree(tmp_path / 'ade20k', kept(tmp_path, 'ade20k'),
-                    dirs_exist_ok=True)
-    for archive in CITYSCAPES:
-        (kept(tmp_path, 'cityscapes') / archive.name).write_bytes(
-            packed(tmp_path / 'cityscapes', '.zip'))
+    for dataset in 'ade20k', 'cityscapes':
+        shutil.copytree(tmp_path / dataset, kept(tmp_path, dataset),
+                        dirs_exist_ok=True)
     (tmp_path / 'benchmarks').symlink_to(ROOT / 'benchmarks')
     result = run(tmp_path, 'make', '-f', ROOT / 'Makefile', '-o', 'installed',
                  'scores', 'INSTALLED=installed',

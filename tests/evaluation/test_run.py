@@ -40,6 +40,11 @@ def test_goes_on_with_the_same_matrix(tmp_path):
     whole = evaluate(images, Guess(), State.new(19), lambda state: None)
     assert whole.matrix.sum() == truth.size
 
+    by_four = evaluate(images, Guess(), State.new(19), lambda state: None,
+                       n_threads=4)
+    np.testing.assert_array_equal(by_four.matrix, whole.matrix)
+    assert by_four.images == whole.images
+
     images.label_paths[3].rename(tmp_path / 'kept.png')
     with pytest.raises(FileNotFoundError):  # the run ends in the middle
         evaluate(images, Guess(), State.new(19),
