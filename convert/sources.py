@@ -260,9 +260,8 @@ def fetch(pretrained_model) -> pathlib.Path:
     the official archive where the npz is unavailable; or a path. Raise
     InputError where that fails.
     """
-    from models.deeplab_v3_plus import check_weights
     with contextlib.suppress(DownloadError):
-        return pretrained_path(pretrained_model, check_weights)
+        return pretrained_path(pretrained_model)
     _convert_archive(pretrained_model)
     return cached_path(pretrained_model)
 

@@ -82,8 +82,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         super().__init__()
         known = WeightsFile()
         if pretrained_model is not None:
-            known = WeightsFile(
-                pretrained_path(pretrained_model, check_weights))
+            known = WeightsFile(pretrained_path(pretrained_model))
             initialW = leave_unset
         self.metadata, self.resize_range = known.metadata, known.resize_range
         self.background_outputs = known.background_outputs
@@ -327,11 +326,6 @@ class DeepLabV3plusXception65(chainer.Chain):
                 DeepLabV3plusXception65, name):
             raise BackendError(f'{type(self).__name__} has a `{name}` of its '
                                'own, which has no form as a graph')
-
-
-def check_weights(dataset, path):
-    """Raise InputError where an npz does not hold the weights of a dataset."""
-    DeepLabV3plusXception65(constants.DATASETS[dataset]['n_class'], path)
 
 
 def _either(given, known):

@@ -3,7 +3,9 @@ import contextlib
 import os
 import pathlib
 
+from .constants import DATASETS
 from .utils.errors import DownloadError, InputError, without_secrets
+from .weights import WeightsFile
 
 # ChainerCV's conversions of the official frozen graphs, and the official
 # archives (the host behind http://download.tensorflow.org/models/).
@@ -23,15 +25,12 @@ URLS = {
 }
 
 
-def pretrained_path(pretrained_model: str | os.PathLike, check
-                    ) -> pathlib.Path:
+def pretrained_path(pretrained_model: str | os.PathLike) -> pathlib.Path:
     """Return the path of the npz of a pretrained model.
 
     Args:
         pretrained_model (str or pathlib.Path): a key of `URLS`, downloaded at
             the first use to where ChainerCV keeps its models; or a path.
-        check (callable): called with a key of `URLS` and the path of a new npz;
-            raises InputError where the npz does not hold its weights.
 
     Raises:
         DownloadError: no host has the npz; the message says what to do.
@@ -47,7 +46,11 @@ def pretrained_path(pretrained_model: str | os.PathLike, check
     path = cached_path(pretrained_model)
 
     def install(part):
-        check(pretrained_model, part)
+        weights, wanted = WeightsFile(part), DATASETS[pretrained_model]
+        if weights.n_class != wanted['n_class']:
+            raise InputError(f'it has {weights.n_class} classes, not '
+                             f'{wanted["n_class"]}')
+        weights.arrays()  # raises where one is damaged
         os.replace(part, path)
 
     if not path.exists():

@@ -137,11 +137,7 @@ class WeightsFile:
         unchanged.
         """
         from chainer import serializers
-        with self._opened() as npz:
-            arrays = {name.removeprefix(self._prefix): self._array(npz, name)
-                      for name in npz.files if name.startswith(self._prefix)
-                      and not name.startswith(METADATA)}
-        wanted = named_arrays(link)
+        arrays, wanted = self.arrays(), named_arrays(link)
         unfit = (f'{name} holds {arrays[name].dtype}, not {array.dtype}'
                  for name, array in wanted.items() if name in arrays
                  and not np.can_cast(arrays[name].dtype, array.dtype,
@@ -154,6 +150,13 @@ class WeightsFile:
         for path, param in link.namedparams():  # without a copy
             param.array = arrays.pop(path[1:]).astype(param.dtype, copy=False)
         serializers.NpzDeserializer(arrays, strict=False).load(link)
+
+    def arrays(self):
+        """Return name -> array of the weights; InputError as `load_into`."""
+        with self._opened() as npz:
+            return {name.removeprefix(self._prefix): self._array(npz, name)
+                    for name in npz.files if name.startswith(self._prefix)
+                    and not name.startswith(METADATA)}
 
     @contextlib.contextmanager
     def _opened(self):

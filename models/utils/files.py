@@ -92,12 +92,13 @@ def check_target(path, force, inputs=()):
     `force` is false; OSError as `atomic_path`.
     """
     final, mode = _replaceable(path)
-    for each in inputs:
-        if mode is not None and os.path.exists(each) and (
-                os.path.samefile(final, each)):
-            raise InputError(f'input and output are the same file, {path}: '
-                             'name another file to write')
-    if mode is not None and not force:
+    if mode is None:
+        return
+    if any(os.path.exists(each) and os.path.samefile(final, each)
+           for each in inputs):
+        raise InputError(f'input and output are the same file, {path}: name '
+                         'another file to write')
+    if not force:
         raise InputError(f'{path} exists: give --force to overwrite it')
 
 
