@@ -235,9 +235,10 @@ class DeepLabV3plusXception65(chainer.Chain):
 
         Where `predict` runs on Chainer, this does nothing.
         """
-        if self.compile() is self._engine:
+        if self.compile() is self._engine and self._children:
             for name in list(self._children):
                 delattr(self, name)
+            self._children = FrozenChildren()
         return self
 
     def compile(self) -> Engine:
@@ -326,6 +327,21 @@ class DeepLabV3plusXception65(chainer.Chain):
                 DeepLabV3plusXception65, name):
             raise BackendError(f'{type(self).__name__} has a `{name}` of its '
                                'own, which has no form as a graph')
+
+
+class FrozenChildren:
+    """In place of the names of a frozen link's children: there are none, and
+    nobody may save, load, copy or train them.
+    """
+
+    def refuse(self, *_):
+        raise InputError('the link was frozen, and can only predict: load it '
+                         'again')
+
+    __iter__ = __reduce__ = refuse
+
+    def __len__(self):
+        return 0
 
 
 def _either(given, known):

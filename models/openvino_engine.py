@@ -5,6 +5,7 @@ after the link has changed.
 """
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -158,11 +159,12 @@ def has_bfloat16():
 
 def _fingerprint(link):
     """Return a digest of all that affects the network's output."""
-    from xxhash import xxh3_128
-    arrays, digest = named_arrays(link), xxh3_128()
-    for array in arrays.values():
-        digest.update(np.ascontiguousarray(array))
-    return digest.digest(), settings(link), [
+    from xxhash import xxh3_128_digest
+    arrays = named_arrays(link)
+    with ThreadPoolExecutor(2) as pool:  # one core cannot saturate the memory
+        digests = list(pool.map(xxh3_128_digest, map(
+            np.ascontiguousarray, arrays.values())))
+    return digests, settings(link), [
         (name, array.dtype.str, array.shape) for name, array in arrays.items()]
 
 

@@ -8,6 +8,7 @@ what the weights are for (see `METADATA_FORMS`); they are optional.
 import contextlib
 import itertools
 import pathlib
+import re
 import zipfile
 
 import numpy as np
@@ -45,6 +46,21 @@ RANGES = {'format_version': (FORMAT_VERSION, LATEST_VERSION),
 MAX_BYTES = 1 << 30  # of all arrays (165 MB)
 MAX_METADATA_BYTES = 1 << 20  # in one array
 LOGITS = 'decoder/conv_logits/W'
+# Other files that are taken for an npz: how they begin; for archives, how the
+# name of a member ends.
+TENSORFLOW = 'a TensorFlow graph, or an archive: convert it with tf2npz.py'
+OTHER_FILES = {
+    rb'\x89HDF': 'an HDF5 file', rb'....TFL3': 'a TFLite model',
+    rb'\x80[\x02-\x05]': 'a pickle, as PyTorch makes it',
+    rb'.{8}\{"': 'a safetensors file', rb'\x93NUMPY': 'a single array (.npy)',
+    rb'\x08[\x03-\x20][\x12\x1a\x42:]': 'an ONNX model',
+    rb'\s*<(!|html|head|body|\?xml)': 'a web page, not the file itself',
+    rb'version https://git-lfs': 'a pointer of Git LFS (git lfs pull)',
+    rb'\x0a.{1,5}\x0a|\x08\x01\x12': TENSORFLOW,
+    rb'\x1f\x8b|BZh|\xfd7zXZ|.{257}ustar': TENSORFLOW,
+}
+OTHER_ARCHIVES = {'data.pkl': 'a PyTorch checkpoint', '.pb': TENSORFLOW,
+                  '.weights.h5': 'a Keras model'}
 
 
 def write_npz(path, arrays, metadata):
@@ -162,6 +178,9 @@ class WeightsFile:
     def _opened(self):
         """Open the file, of limited size; say in one line how it is damaged."""
         try:
+            kind = kind_of(self.path, OTHER_FILES, OTHER_ARCHIVES)
+            if kind is not None:
+                raise InputError(f'an npz is needed, and {self.path} is {kind}')
             with zipfile.ZipFile(self.path) as archive:
                 n_bytes = sum(each.file_size for each in archive.infolist())
             if n_bytes > MAX_BYTES:
@@ -221,6 +240,22 @@ class WeightsFile:
                 raise InputError(f'{self.path}: {key} is {value}, and this '
                                  f'program reads {low} to {high}')
         return result
+
+
+def kind_of(path, files, archives):
+    """Return what a file is: how it begins, a regular expression, by `files`;
+    how the name of a member ends by `archives`; else None.
+    """
+    with open(path, 'rb') as file:
+        start = file.read(1 << 10)
+    names = []
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    found = [kind for end, kind in archives.items()
+             if any(name.endswith(end) for name in names)]
+    return next(iter(found), None) or next(
+        (kind for pattern, kind in files.items() if re.match(
+            pattern, start, re.DOTALL | re.IGNORECASE)), None)
 
 
 def _shapes(arrays):

@@ -10,6 +10,7 @@ import numpy as np
 import openvino
 import pytest
 from chainer import links as L
+from chainer import optimizers, serializers
 from fixture_weights import smooth_image
 
 from models import DeepLabV3plusXception65, memory, openvino_engine
@@ -172,7 +173,9 @@ def test_an_unknown_part_goes_to_chainer(model):
 
 
 @pytest.mark.slow
-def test_a_frozen_link_only_predicts(model):
+def test_a_frozen_link_only_predicts(model, tmp_path):
+    path = tmp_path / 'a.npz'
+    serializers.save_npz(path, model)
     images = [image(65, 65), image(40, 81), image(65, 65)]
     expected = model.predict(images)
     assert model.freeze() is model
@@ -181,6 +184,15 @@ def test_a_frozen_link_only_predicts(model):
     assert model.freeze() is model
     with pytest.raises(AttributeError):
         model(np.zeros((1, 3, 65, 65), 'f'))
+    for use in (model.copy, model.to_cpu, model.onnx_model,
+                lambda: pickle.dumps(model), lambda: copy.deepcopy(model),
+                lambda: serializers.save_npz(tmp_path / 'empty.npz', model),
+                lambda: serializers.load_npz(path, model), model.cleargrads,
+                lambda: model.copyparams(model), lambda: model.addgrads(model),
+                lambda: optimizers.SGD().setup(model),
+                lambda: dict(model.namedparams())):
+        with pytest.raises(InputError, match='was frozen, and can only pred'):
+            use()
 
 
 @pytest.mark.slow

@@ -202,16 +202,40 @@ def test_refuses_several_networks(tmp_path, arrays):
         load(tmp_path / 'a.npz')
 
 
-@pytest.mark.parametrize('content', [
-    b'', b'<html>moved</html>', b'\x1f\x8b\x08', b'\x93NUMPY\1\0', b'\x80\2'])
-def test_refuses_other_files(tmp_path, content):
-    (tmp_path / 'a').write_bytes(content)
+def test_refuses_an_empty_file(tmp_path):
+    (tmp_path / 'a').touch()
     with pytest.raises(InputError, match=r'whole npz.* convert it with tf2np'):
         load(tmp_path / 'a')
 
 
-def test_refuses_other_archives(tmp_path):
+@pytest.mark.parametrize(('start', 'words'), [
+    (b'\x89HDF\r\n\x1a\n', 'an HDF5 file'),
+    (b'\x1c\0\0\0TFL3', 'a TFLite model'),
+    (b'\x80\x02\x8a\nl\xfc', 'a pickle, as PyTorch makes it'),
+    (b'\x08\x07\x12\x07pytorch', 'an ONNX model'),
+    (b'\n<!DOCTYPE html>', 'a web page'), (b'<html><head>', 'a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\n', 'a pointer of Git LFS'),
+    (b'\x40\0\0\0\0\0\0\0{"W":', 'a safetensors file'),
+    (b'\x1f\x8b\x08', 'a TensorFlow graph, or an archive'),
+    (b'\x93NUMPY\1\0', 'a single array')])
+def test_says_what_other_files_are(tmp_path, start, words):
+    (tmp_path / 'a').write_bytes(start + bytes(99))
+    with pytest.raises(InputError, match=f'npz is needed, and .*a is {words}'):
+        load(tmp_path / 'a')
+
+
+def test_says_what_a_graph_is(tmp_path, skeleton):
+    (tmp_path / 'a.pb').write_bytes(skeleton)
+    with pytest.raises(InputError, match=r'a\.pb is a TensorFlow graph'):
+        load(tmp_path / 'a.pb')
+
+
+@pytest.mark.parametrize(('member', 'words'), [
+    ('model/data.pkl', 'a PyTorch checkpoint'),
+    ('model.weights.h5', 'a Keras model'),
+    ('saved/saved_model.pb', 'a TensorFlow graph')])
+def test_says_what_other_archives_are(tmp_path, member, words):
     with zipfile.ZipFile(tmp_path / 'a.pth', 'w') as archive:
-        archive.writestr('model/data.pkl', b'')
-    with pytest.raises(InputError, match='does not hold a DeepLabV3'):
+        archive.writestr(member, b'')
+    with pytest.raises(InputError, match=f'a.pth is {words}'):
         load(tmp_path / 'a.pth')
