@@ -14,14 +14,9 @@ import types
 import warnings
 
 TF32 = 'NVIDIA_TF32_OVERRIDE'  # environment: 0 keeps float32 as it is
-# The libraries that CuPy loads from NVIDIA's packages in requirements-gpu.txt,
-# each after those that it needs.
-CUDA_LIBRARIES = (
-    'cuda_runtime/lib/libcudart.so.12', 'nvjitlink/lib/libnvJitLink.so.12',
-    'cublas/lib/libcublasLt.so.12', 'cublas/lib/libcublas.so.12',
-    'cufft/lib/libcufft.so.11', 'curand/lib/libcurand.so.10',
-    'cusparse/lib/libcusparse.so.12', 'cusolver/lib/libcusolver.so.11',
-    'cuda_nvrtc/lib/libnvrtc.so.12', 'cudnn/lib/libcudnn.so.8')
+# Those of NVIDIA's packages that CuPy 13 does not find; CuPy 14 finds its own.
+CUDA_LIBRARIES = ('cublas/lib/libcublas.so.12', 'cuda_nvrtc/lib/libnvrtc.so.12',
+                  'cudnn/lib/libcudnn.so.8')
 
 
 def restore_names():
@@ -68,8 +63,9 @@ def load_cuda_libraries(tf32=False):
     if tf32:
         os.environ[TF32] = '1'
     os.environ.setdefault(TF32, '0')
-    # NCCL only serves several GPUs.
-    warnings.filterwarnings('ignore', r'\s*nccl library could not be loaded')
+    # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
+    for library in 'nccl library could not', 'cuDNN is not enabled':
+        warnings.filterwarnings('ignore', rf'\s*{library}')
     nvidia = importlib.util.find_spec('nvidia')
     for folder in nvidia.submodule_search_locations if nvidia else ():
         for name in CUDA_LIBRARIES:
