@@ -7,7 +7,6 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import chainer
 import numpy as np
 import pytest
 from chainer.backends import cuda
@@ -163,7 +162,6 @@ from command_line.model_options import add_model_options, check_model_options
 parser = argparse.ArgumentParser()
 add_model_options(parser, 'voc')
 check_model_options(parser, parser.parse_args())
-import chainer
 """
 
 
