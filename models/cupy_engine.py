@@ -44,9 +44,6 @@ FLOAT, AS_IT_IS, BEST = 0, 0, -1  # CUDA_R_32F, CUBLAS_OP_N, _GEMM_DEFAULT
 ZERO, ONE = np.float32([0]), np.float32([1])
 RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
 NO_MEMORY = np.empty(0, np.float32)
-# From Python's types to a kernel's arguments; None is no array.
-C_TYPES = {bool: np.int32, int: np.int32, float: np.float32,
-           type(None): lambda none: np.uint64(0)}
 # Of logits, in their standard deviations, against Chainer's.
 TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
 PROBE = 3, 65, 65  # shape of the image that is compared
@@ -71,9 +68,7 @@ class CuPyEngine(Engine):
         return CuPyEngine, (self.precision,)
 
     def in_float32(self):
-        """Return an engine with the same weights, and the same memory, that
-        computes in float32.
-        """
+        """Return an engine with the same weights and memory, in float32."""
         engine = CuPyEngine()
         engine._compute_type, engine._lock = STRICT_FLOAT32, self._lock
         engine._network, engine._memory = self._network, self._memory
@@ -102,9 +97,10 @@ class CuPyEngine(Engine):
         try:
             self._take_weights(link)
             x = cuda.cupy.asarray(np.float32(image * SCALE - OFFSET)[None])
-            logits, expected = self(x), ChainerEngine(link)(x).get()
+            with chainer.using_config('use_cudnn', 'never'):  # may be too old
+                logits, expected = self(x), ChainerEngine(link)(x).get()
             off, spread = abs(logits.get() - expected).max(), expected.std()
-            equal = (self._labels(image, size, size)
+            equal = (self._labels(image, size, (1.,), False, link.n_class)
                      == label_map([logits[0]], size, size)).mean()
             if not (off <= TOLERANCES[self.precision] * spread
                     and equal > 0.99):
@@ -133,38 +129,35 @@ class CuPyEngine(Engine):
         """
         with self._lock, chainer.using_device(self._network.device):
             x = cuda.cupy.ascontiguousarray(x)[0]
-            return self._logits_at(x.shape[1:], x)[np.newaxis]
+            return self._logits(x, x.shape[1:])[np.newaxis]
 
     def label_map(self, link, image):
         size = image.shape[1:]
-        crop = link.resized_size(*size)
-        return self._labels(resize_image(image, crop), crop,
+        return self._labels(resize_image(image, link.resized_size(*size)),
                             link.padded_size(*size), link.scales, link.flip,
                             link.n_class)
 
-    def _labels(self, image, crop, size, scales=(1.,), flip=False,
-                n_class=None):
-        """Return labels of an image (3, *crop) that is padded to `size`. It
-        goes to the GPU once, in bytes if it is of bytes; labels come back once.
-        `n_class`: see `label_map.label_map`.
+    def _labels(self, image, size, scales, flip, n_class):
+        """Return labels of an image that is padded to `size`. It goes to the
+        GPU once, in bytes if it is of bytes; labels come back once.
         """
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):
-            cupy = cuda.cupy
+            cupy, crop = cuda.cupy, image.shape[1:]
             pixels = cupy.asarray(np.ascontiguousarray(image, dtype))
             x = cupy.empty((3, *size), np.float32)
-            run(launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
-                       *crop, SCALE, float(OFFSET), x, *size))
-            maps = [self._logits_at(scaled, x, out, mirrored)
+            launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
+                   *crop, SCALE, float(OFFSET), x, *size)()
+            maps = [self._logits(x, scaled, out, mirrored)
                     for scaled, out in sizes_at(scales, size)
                     for mirrored in ((False, True) if flip else (False,))]
             table = cupy.asarray(np.array(
                 [(each.data.ptr, *each.shape[1:]) for each in maps], np.int64))
             label = cupy.empty(crop, np.int32)
             work = cupy.empty((len(maps), LABEL_THREADS), np.float32)
-            run(launch('labels', LABEL_THREADS * NUMBERS, 1, table,
-                       n_class or maps[0].shape[0], maps[0].shape[0],
-                       len(maps), *size, label, *crop, work))
+            launch('labels', LABEL_THREADS * NUMBERS, 1, table, n_class,
+                   self._network.output.channels, len(maps), *size, label,
+                   *crop, work)()
             return label.get()
 
     def memory_needed(self, link, height, width):
@@ -181,27 +174,27 @@ class CuPyEngine(Engine):
                 output.channels * math.prod(out or plan.sizes[output])))
         return 4 * (numbers + memory - self._memory.size)
 
-    def _logits_at(self, scaled, x, out=None, mirrored=False):
-        """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`;
-        they are resized to `out`, if given. Where `mirrored`, the network sees
-        x mirrored, and its logits are mirrored back.
+    def _logits(self, x, scaled, out=None, mirrored=False):
+        """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`,
+        mirrored on the way in and out; resized to `out`, if given.
         """
         plan, output = self.plan(scaled), self._network.output
         y = cuda.cupy.empty(
             (output.channels, *(out or plan.sizes[output])), np.float32)
-        run(resize(_unpadded(x), plan.array(self._network.input), mirrored),
-            *plan.launches,
-            resize(plan.array(output), _unpadded(y), mirrored))
+        resize(_unpadded(x), plan.array(self._network.input), mirrored)
+        for start in plan.launches:
+            start()
+        resize(plan.array(output), _unpadded(y), mirrored)
         return y
 
     def plan(self, size):
         """Return the plan for an image size; all of them share a memory."""
         if size not in self._plans:
             plan = Plan(self._network, size)
-            if len(self._plans) == KEPT_PLANS:
+            is_larger = plan.n_numbers > self._memory.size
+            if is_larger or len(self._plans) == KEPT_PLANS:
                 self._plans.clear()
-            if plan.n_numbers > self._memory.size:
-                self._plans.clear()
+            if is_larger:
                 self._memory = NO_MEMORY  # first, then the larger one
                 cuda.cupy.get_default_memory_pool().free_all_blocks()
                 self._memory = cuda.cupy.empty(plan.n_numbers, np.float32)
@@ -219,7 +212,7 @@ def _fingerprint(link):
     table = cuda.cupy.asarray(np.array(
         [(array.data.ptr, array.nbytes // 4) for array in arrays], np.int64))
     sums = cuda.cupy.asarray(np.zeros(len(arrays), np.uint64))
-    run(launch('digest', 1 << 14, len(arrays), table, sums))
+    launch('digest', 1 << 14, len(arrays), table, sums)()
     return (link.device, settings(link), [array.shape for array in arrays],
             sums.get().tobytes())
 
@@ -231,42 +224,37 @@ def _kernel(name):
 
 
 def launch(name, n, rows, *args):
-    """Return (kernel, arguments) for `rows` rows of n numbers."""
-    grid = math.ceil(n / (BLOCK * NUMBERS)), rows
-    return _kernel(name), (grid, (BLOCK,), tuple(
-        C_TYPES[type(each)](each) if type(each) in C_TYPES else each
-        for each in args))
-
-
-def run(*launches):
-    """Start one after another; CuPy does not wait for their end."""
-    for function, arguments in launches:
-        function(*arguments)
+    """Return a function that starts a kernel, for `rows` rows of n numbers; it
+    does not wait for the end.
+    """
+    return functools.partial(
+        _kernel(name), (math.ceil(n / (BLOCK * NUMBERS)), rows), (BLOCK,),
+        tuple(np.float32(each) if isinstance(each, float) else
+              np.int32(each) if isinstance(each, int) else each
+              for each in args))
 
 
 def _unpadded(x):
     """Return an array (C, h, w), its numbers from row to row, and h, w."""
-    _, height, width = x.shape
-    return x, height * width, height, width
+    return x, math.prod(x.shape[1:]), *x.shape[1:]
 
 
 def resize(x, y, mirrored):
-    """Return the launch that resizes x to y, each (array, pitch, h, w)."""
-    array, pitch, height, width = y
-    return launch('resize', height * width, array.size // pitch, *x, mirrored,
-                  *y)
+    """Resize x to y, each (array, pitch, h, w)."""
+    array, pitch, *size = y
+    launch('resize', math.prod(size), array.size // pitch, *x, mirrored, *y)()
 
 
-def product(m, n, k, x, ldx, W, beta, y, ldy, compute_type):
-    """Compute y = W x + beta y, of W (n, k), x (k, m) and y (n, m), by address;
-    rows of x and y begin ldx and ldy numbers apart.
+def product(compute_type, W, beta, x, x_pitch, y, pitch):
+    """Compute y = W x + beta y, of W (O, C), x (C, x_pitch) and y (O, pitch).
 
     cuBLAS has columns first: it sees the transposed matrices, y' = x' W'.
     """
     blas = cuda.cupy.cuda.cublas
-    blas.gemmEx(cuda.cupy.cuda.get_cublas_handle(), AS_IT_IS, AS_IT_IS, m, n, k,
-                ONE.ctypes.data, x, FLOAT, ldx, W, FLOAT, k, beta.ctypes.data,
-                y, FLOAT, ldy, getattr(blas, compute_type), BEST)
+    blas.gemmEx(cuda.cupy.cuda.get_cublas_handle(), AS_IT_IS, AS_IT_IS,
+                pitch, *W.shape, ONE.ctypes.data, x.data.ptr, FLOAT, x_pitch,
+                W.data.ptr, FLOAT, W.shape[1], beta.ctypes.data,
+                y.data.ptr, FLOAT, pitch, getattr(blas, compute_type), BEST)
 
 
 @dataclasses.dataclass(eq=False)
@@ -274,11 +262,11 @@ class Tensor:
     """An array (channels, h, w); maybe a part of another, `whole`."""
 
     channels: int
+    size_of: Callable | None = None  # (h, w) from the sizes of others
     whole: 'Tensor | None' = None
     first: int = 0  # of the channels of `whole`
     bias: np.ndarray | None = None  # (channels,), float32, still to be added
     least: float = NO_RELU  # RELU once that is applied
-    is_sum: bool = False  # a product that is added to what is in its place
 
     @property
     def buffer(self):
@@ -298,8 +286,7 @@ class Step(NamedTuple):
     kind: str  # a kernel, or 'product'
     x: Tensor
     y: Tensor
-    size_of: Callable  # from the sizes of tensors before to that of y
-    args: list  # of the kernel, between x and y; of a product (W,)
+    args: list  # of the kernel, between x and y; of `product`, W and beta
 
 
 class Network(NetworkGraph):
@@ -325,18 +312,18 @@ class Network(NetworkGraph):
                 (side + 2 * pad - dilate * (ksize - 1) - 1) // stride + 1
                 for side in sizes[source])
 
-        y, W = Tensor(len(W)), np.ascontiguousarray(W.reshape(len(W), -1))
+        W = np.ascontiguousarray(W.reshape(len(W), -1))
         weights = cuda.cupy.asarray(W)
         if is_depthwise:
-            return self._add('depthwise', x.tensor, y, size_of, *self._left(x),
-                             stride, pad, dilate, weights,
+            return self._add('depthwise', x.tensor, Tensor(len(W), size_of),
+                             *self._left(x), stride, pad, dilate, weights,
                              cuda.cupy.asarray(b), NO_RELU)
         if window[:3] != [1, 1, 0]:
-            x = self._add('columns', x.tensor, Tensor(W.shape[1]), size_of,
+            x = self._add('columns', x.tensor, Tensor(W.shape[1], size_of),
                           *self._left(x), *window)
-        y.bias = b
         x = self._finished(x)
-        return self._add('product', x, y, lambda sizes: sizes[x], weights)
+        y = Tensor(len(W), lambda sizes: sizes[x], bias=b)
+        return self._add('product', x, y, weights, ZERO)
 
     def relu(self, x):
         last = self.steps[-1]
@@ -352,7 +339,7 @@ class Network(NetworkGraph):
         step = next(step for step in self.steps if step.y is tensor)
         self.steps.remove(step)
         self.steps.append(step)  # after those that make y
-        tensor.whole, tensor.is_sum = onto.buffer, True
+        step.args[1], tensor.whole = ONE, onto.buffer
         if onto.bias is not None:
             tensor.bias = tensor.bias + onto.bias
         return x
@@ -367,37 +354,37 @@ class Network(NetworkGraph):
     def mean(self, x):
         for n_sums in N_SUMS, 1:
             source = self._finished(x)
-            x = self._add('add_up', source, Tensor(source.channels),
-                          lambda sizes, n=n_sums: (1, n), n_sums > 1)
+            y = Tensor(source.channels, lambda sizes, n=n_sums: (1, n))
+            x = self._add('add_up', source, y, n_sums > 1)
         return x
 
     def resize(self, x, like):
         source = self._finished(x)
-        return self._add('resize', source, Tensor(source.channels),
-                         lambda sizes: sizes[like.tensor], False)
+        y = Tensor(source.channels, lambda sizes: sizes[like.tensor])
+        return self._add('resize', source, y, False)
 
     expand = resize  # from one pixel
 
-    def _add(self, kind, x, y, size_of, *args):
+    def _add(self, kind, x, y, *args):
         """Add a step; return what it computes."""
-        self.steps.append(Step(kind, x, y, size_of, list(args)))
+        self.steps.append(Step(kind, x, y, list(args)))
         return Read(y)
 
     def _left(self, x):
-        """Return what a reader must apply: a bias or None, and the least."""
+        """Return what a reader must apply: a bias, and the least."""
         if x.tensor.least == RELU and not x.relu:
             raise BackendError('an array that is read before and after an '
                                'activation has no form on a GPU')
         bias = x.tensor.bias
-        return (None if bias is None else cuda.cupy.asarray(bias),
-                RELU if x.relu else NO_RELU)
+        if bias is None:
+            bias = np.zeros(x.tensor.channels, np.float32)
+        return cuda.cupy.asarray(bias), RELU if x.relu else NO_RELU
 
     def _finished(self, x):
         """Return the tensor, after what is left is applied in its place."""
         tensor, (bias, least) = x.tensor, self._left(x)
-        if bias is not None or least > tensor.least:
-            self._add('finish', tensor, tensor, lambda sizes: sizes[tensor],
-                      bias, least)
+        if tensor.bias is not None or least > tensor.least:
+            self._add('finish', tensor, tensor, bias, least)
             tensor.bias, tensor.least = None, least
         return tensor
 
@@ -411,9 +398,9 @@ class Plan:
 
     def __init__(self, network, size):
         self.steps, self.sizes = network.steps, {network.input: size}
-        lives = {}
+        lives = {}  # buffer -> numbers, first and last time of use
         for time, step in enumerate(self.steps):
-            self.sizes[step.y] = self.sizes[step.y.buffer] = step.size_of(
+            self.sizes[step.y] = self.sizes[step.y.buffer] = step.y.size_of(
                 self.sizes)
             for tensor in step.x, step.y:
                 n = tensor.buffer.channels * self._pitch(tensor)
@@ -422,20 +409,15 @@ class Plan:
         self.places, self.n_numbers = _packed(lives)
 
     def build(self, memory, compute_type):
-        """Set `launches`, (function, arguments), in a memory on the GPU."""
-        self._memory, self._compute_type = memory, compute_type
-        self.launches = [
-            self._product(step) if step.kind == 'product' else
-            launch(step.kind, math.prod(self.sizes[step.y]), step.y.channels,
-                   *self.array(step.x), *step.args, *self.array(step.y))
-            for step in self.steps]
-
-    def _product(self, step):
-        (x, x_pitch, *_), (y, pitch, *_) = map(self.array, (step.x, step.y))
-        W, = step.args
-        return product, (pitch, *W.shape, x.data.ptr, x_pitch, W.data.ptr,
-                         ONE if step.y.is_sum else ZERO, y.data.ptr, pitch,
-                         self._compute_type)
+        """Set `launches`, functions, in a memory on the GPU."""
+        self._memory, self.launches = memory, []
+        for step in self.steps:
+            x, y = self.array(step.x), self.array(step.y)
+            self.launches.append(
+                functools.partial(product, compute_type, *step.args, *x[:2],
+                                  *y[:2]) if step.kind == 'product' else
+                launch(step.kind, math.prod(y[2:]), step.y.channels, *x,
+                       *step.args, *y))
 
     def array(self, tensor):
         """Return a tensor's array, its numbers from row to row, and h, w."""
@@ -449,11 +431,8 @@ class Plan:
 
 
 def _packed(lives):
-    """Give buffers places in a memory where those in use at the same time do
-    not overlap: the largest first, each in the first gap.
-
-    `lives` is buffer -> numbers, first and last time of use. Return buffer ->
-    place, and the numbers of the memory.
+    """Return buffer -> place, and the numbers of a memory, where buffers in use
+    at the same time do not overlap: the largest first, each in the first gap.
     """
     places, taken = {}, []  # (begin, end, first, last), sorted
     for key, (n, first, last) in sorted(

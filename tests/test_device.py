@@ -1,6 +1,5 @@
 """What --gpu runs, through CuPy and through Chainer, on a stand-in for CuPy."""
 import _ctypes
-import math
 import os
 import shutil
 import subprocess
@@ -48,7 +47,7 @@ def test_predict(device, palette_graphs, tmp_path, options, backend):
 
 @pytest.mark.slow
 def test_large_images_are_tiled(device, palette_graphs, tmp_path):
-    """What CuPy keeps counts as free, and is given back where it is needed."""
+    """What CuPy keeps counts as free."""
     _, npz = palette_graphs('cityscapes')
     image = read_image(write_image(tmp_path / 'a.png', size=(321, 449)))
     model = DeepLabV3plusXception65(
@@ -58,12 +57,10 @@ def test_large_images_are_tiled(device, palette_graphs, tmp_path):
     segmenter = Segmenter(model)
     _, record, _ = segmenter.segment(image)
     assert record['tiles'] == 1
-    pool, given_back = cuda.cupy.get_default_memory_pool(), []
     cuda.cupy.cuda.runtime.memGetInfo = lambda: (0, 8e9)
-    pool.free_bytes = lambda: model.memory_needed(265, 265)
-    pool.free_all_blocks = lambda: given_back.append(1)
+    device.pool.free_bytes = lambda: model.memory_needed(265, 265)
     label, record, _ = segmenter.segment(image)
-    assert record['tiles'] == len(given_back) >= 4
+    assert record['tiles'] >= 4
     assert (label == expected).mean() > 0.99
 
 
@@ -73,18 +70,13 @@ def test_memory_counts_classes_scales_and_size(device, monkeypatch):
     """
     link = DeepLabV3plusXception65(19, min_input_size=513).to_chainer()
     link.to_device(StandIn())
+    assert 7.3e9 < link.memory_needed(1025, 2049) < 8.5e9
     monkeypatch.setattr(cuda, 'cudnn_enabled', True)
     assert 0.5e9 < link.memory_needed(513, 513) < 0.8e9
     one = link.memory_needed(1025, 2049)
     assert 3.1e9 < one < 4e9
-    # No array of 2^31 numbers: 32 for a pixel, or one for each class.
-    assert link.memory_needed(8000, 8380) < math.inf
-    assert link.memory_needed(8000, 8400) == math.inf
-    with pytest.raises(InputError, match='the image is too large for a GPU'):
-        link.predict([np.zeros((3, 8000, 8400), np.uint8)])
     link.n_class = 150
-    assert link.memory_needed(4000, 3570) < math.inf
-    assert link.memory_needed(4000, 3580) == math.inf
+    assert link.memory_needed(1025, 2049) > one + 3 * 4 * 131 * 1025 * 2049 - 1
     link.n_class = 19
     link.scales, link.flip = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True
     assert link.memory_needed(1025, 2049) > 1.75 ** 2 * one
@@ -162,6 +154,7 @@ from command_line.model_options import add_model_options, check_model_options
 parser = argparse.ArgumentParser()
 add_model_options(parser, 'voc')
 check_model_options(parser, parser.parse_args())
+import chainer
 """
 
 
