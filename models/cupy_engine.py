@@ -9,7 +9,6 @@ to a multiple of `ROW`. A convolution is one product of matrices, W (O, C) times
 x (C, h w); bias and ReLU after it are left to whatever reads it, where that can
 apply them.
 """
-import bisect
 import dataclasses
 import functools
 import math
@@ -46,13 +45,12 @@ RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
 NO_MEMORY = np.empty(0, np.float32)
 # Of logits, in their standard deviations, against Chainer's.
 TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
+ONE_PIXEL = 1, 1, 0, 1  # a window's ksize, stride, pad and dilate
 PROBE = 3, 65, 65  # shape of the image that is compared
 
 
 class CuPyEngine(Engine):
-    """Computes labels or logits on the GPU where a link is, in one of
-    `COMPUTE_TYPES`.
-    """
+    """Runs a network on the GPU where its link is, in a `COMPUTE_TYPES`."""
 
     is_proven = False  # on a GPU, in this process
 
@@ -75,10 +73,7 @@ class CuPyEngine(Engine):
         return engine
 
     def update(self, link):
-        """Take a link's weights; quick when they have not changed.
-
-        Raise BackendError where the link has no form on a GPU.
-        """
+        """Take a link's weights; quick when they have not changed."""
         with chainer.using_device(link.device):
             if CuPyEngine.is_proven:
                 self._take_weights(link)
@@ -117,16 +112,12 @@ class CuPyEngine(Engine):
     def _take_weights(self, link):
         with self._lock:
             fingerprint = _fingerprint(link)
-            if self._network is None or (
-                    fingerprint != self._network.fingerprint):
+            if fingerprint != getattr(self._network, 'fingerprint', None):
                 self._plans.clear()  # before a new one is made
                 self._network, self._memory = None, NO_MEMORY
                 self._network = Network(link, fingerprint)
 
     def __call__(self, x):
-        """Return logits (1, n_class, ceil(H/4), ceil(W/4)) of a prepared image
-        (1, 3, H, W), both cupy.ndarray, float32.
-        """
         with self._lock, chainer.using_device(self._network.device):
             x = cuda.cupy.ascontiguousarray(x)[0]
             return self._logits(x, x.shape[1:])[np.newaxis]
@@ -161,9 +152,7 @@ class CuPyEngine(Engine):
             return label.get()
 
     def memory_needed(self, link, height, width):
-        """Return how many more bytes `label_map` takes for an image that is
-        padded to this size; after `update`.
-        """
+        """It is exact, after `update`."""
         memory = self._memory.size
         numbers = 7 * height * width  # pixels, prepared; labels
         output = self._network.output
@@ -191,11 +180,10 @@ class CuPyEngine(Engine):
         """Return the plan for an image size; all of them share a memory."""
         if size not in self._plans:
             plan = Plan(self._network, size)
-            is_larger = plan.n_numbers > self._memory.size
-            if is_larger or len(self._plans) == KEPT_PLANS:
+            if plan.n_numbers > self._memory.size or (
+                    len(self._plans) == KEPT_PLANS):
                 self._plans.clear()
-            if is_larger:
-                self._memory = NO_MEMORY  # first, then the larger one
+                self._memory = NO_MEMORY  # first, then the new one
                 cuda.cupy.get_default_memory_pool().free_all_blocks()
                 self._memory = cuda.cupy.empty(plan.n_numbers, np.float32)
             plan.build(self._memory, self._compute_type)
@@ -224,9 +212,7 @@ def _kernel(name):
 
 
 def launch(name, n, rows, *args):
-    """Return a function that starts a kernel, for `rows` rows of n numbers; it
-    does not wait for the end.
-    """
+    """Return a function that starts a kernel, for `rows` rows of n numbers."""
     return functools.partial(
         _kernel(name), (math.ceil(n / (BLOCK * NUMBERS)), rows), (BLOCK,),
         tuple(np.float32(each) if isinstance(each, float) else
@@ -300,7 +286,8 @@ class Network(NetworkGraph):
 
     def conv(self, x, path, W, b, link):
         pairs = W.shape[2:], link.stride, link.pad, link.dilate
-        window = ksize, stride, pad, dilate = [int(pair[0]) for pair in pairs]
+        window = tuple(int(pair[0]) for pair in pairs)
+        ksize, stride, pad, dilate = window
         is_depthwise = W.shape[1:] == (1, 3, 3) and len(W) == link.groups
         if any(len(set(pair)) > 1 for pair in pairs) or (
                 link.groups > 1 and not is_depthwise):
@@ -312,18 +299,17 @@ class Network(NetworkGraph):
                 (side + 2 * pad - dilate * (ksize - 1) - 1) // stride + 1
                 for side in sizes[source])
 
-        W = np.ascontiguousarray(W.reshape(len(W), -1))
-        weights = cuda.cupy.asarray(W)
+        W = cuda.cupy.asarray(np.ascontiguousarray(W.reshape(len(W), -1)))
         if is_depthwise:
             return self._add('depthwise', x.tensor, Tensor(len(W), size_of),
-                             *self._left(x), stride, pad, dilate, weights,
+                             *self._left(x), stride, pad, dilate, W,
                              cuda.cupy.asarray(b), NO_RELU)
-        if window[:3] != [1, 1, 0]:
+        if window[:3] != ONE_PIXEL[:3]:
             x = self._add('columns', x.tensor, Tensor(W.shape[1], size_of),
                           *self._left(x), *window)
         x = self._finished(x)
         y = Tensor(len(W), lambda sizes: sizes[x], bias=b)
-        return self._add('product', x, y, weights, ZERO)
+        return self._add('product', x, y, W, ZERO)
 
     def relu(self, x):
         last = self.steps[-1]
@@ -375,25 +361,22 @@ class Network(NetworkGraph):
         if x.tensor.least == RELU and not x.relu:
             raise BackendError('an array that is read before and after an '
                                'activation has no form on a GPU')
-        bias = x.tensor.bias
-        if bias is None:
-            bias = np.zeros(x.tensor.channels, np.float32)
+        bias = (np.zeros(x.tensor.channels, np.float32)
+                if x.tensor.bias is None else x.tensor.bias)
         return cuda.cupy.asarray(bias), RELU if x.relu else NO_RELU
 
     def _finished(self, x):
         """Return the tensor, after what is left is applied in its place."""
         tensor, (bias, least) = x.tensor, self._left(x)
         if tensor.bias is not None or least > tensor.least:
-            self._add('finish', tensor, tensor, bias, least)
+            self._add('columns', tensor, tensor, bias, least, *ONE_PIXEL)
             tensor.bias, tensor.least = None, least
         return tensor
 
 
 class Plan:
-    """What is launched for an image size.
-
-    Arrays that are not in use at the same time may share their place in a
-    memory of `n_numbers`, which `build` takes.
+    """What is launched for an image size, in a memory of `n_numbers`; arrays
+    that are not in use at the same time may share their place there.
     """
 
     def __init__(self, network, size):
@@ -434,15 +417,13 @@ def _packed(lives):
     """Return buffer -> place, and the numbers of a memory, where buffers in use
     at the same time do not overlap: the largest first, each in the first gap.
     """
-    places, taken = {}, []  # (begin, end, first, last), sorted
+    places, taken = {}, []  # (begin, end, first, last)
     for key, (n, first, last) in sorted(
             lives.items(), key=lambda life: -life[1][0]):
-        place = 0
-        for begin, end, other_first, other_last in taken:
-            if first <= other_last and other_first <= last:
-                if place + n <= begin:
-                    break
-                place = max(place, end)
-        places[key] = place
-        bisect.insort(taken, (place, place + n, first, last))
+        others = [(begin, end) for begin, end, born, gone in taken
+                  if first <= gone and born <= last]
+        place = places[key] = min(
+            place for place in (0, *(end for _, end in others))
+            if all(place + n <= begin or end <= place for begin, end in others))
+        taken.append((place, place + n, first, last))
     return places, max(end for _, end, _, _ in taken)

@@ -52,6 +52,7 @@ KERNEL depthwise(INPUT, const float *shift, float least, int stride, int pad,
 
 // Row k of y is what number k of (C, ksize, ksize) weights meets at each pixel
 // of the output: a convolution is the product of its weights and these rows.
+// Where ksize and stride are 1, y may be x, which then gets its bias and ReLU.
 KERNEL columns(INPUT, const float *shift, float least, int ksize, int stride,
                int pad, int dilate, OUTPUT) {
   const int tap = blockIdx.y % (ksize * ksize);
@@ -62,13 +63,6 @@ KERNEL columns(INPUT, const float *shift, float least, int ksize, int stride,
     ROW(y, blockIdx.y, y_pitch)[i] = read(
         ROW(x, channel, pitch), height, width, i / y_width * stride + top,
         i % y_width * stride + left, add, least);
-}
-
-// Bias and ReLU; y may be x.
-KERNEL finish(INPUT, const float *shift, float least, OUTPUT) {
-  const float add = shift[blockIdx.y];
-  EACH(i, y_height * y_width) ROW(y, blockIdx.y, y_pitch)[i] =
-      fmaxf(ROW(x, blockIdx.y, pitch)[i] + add, least);
 }
 
 // Number k of n in a row of y is the sum of every n-th number of x from k on,
