@@ -52,17 +52,13 @@ def _add_module(name, **attributes):
 def load_cuda_libraries(tf32=False):
     """Load what CuPy needs from pip's folders, where the system does not look.
 
-    Without CuPy this does nothing. It must come before `import chainer`, which
-    imports CuPy. Where the environment does not say whether float32 may be
-    computed in TF32, of 10 bits instead of 23, `tf32` does: NVIDIA's libraries
-    read it once, when they are loaded. With random weights up to 4 % of the
-    labels then change.
+    It must come before `import chainer`, which imports CuPy. Where the
+    environment does not say whether float32 may be computed in TF32, of 10 bits
+    instead of 23, `tf32` does: the libraries read it when they are loaded.
     """
     if importlib.util.find_spec('cupy') is None:
         return
-    if tf32:
-        os.environ[TF32] = '1'
-    os.environ.setdefault(TF32, '0')
+    os.environ[TF32] = '1' if tf32 else os.environ.get(TF32, '0')
     # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
     for library in 'nccl library could not', 'cuDNN is not enabled':
         warnings.filterwarnings('ignore', rf'\s*{library}')

@@ -45,7 +45,7 @@ RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
 NO_MEMORY = np.empty(0, np.float32)
 # Of logits, in their standard deviations, against Chainer's.
 TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
-ONE_PIXEL = 1, 1, 0, 1  # a window's ksize, stride, pad and dilate
+ONE_PIXEL = [1, 1, 0, 1]  # a window's ksize, stride, pad and dilate
 PROBE = 3, 65, 65  # shape of the image that is compared
 
 
@@ -75,14 +75,13 @@ class CuPyEngine(Engine):
     def update(self, link):
         """Take a link's weights; quick when they have not changed."""
         with chainer.using_device(link.device):
-            if CuPyEngine.is_proven:
-                self._take_weights(link)
-            else:
+            if not CuPyEngine.is_proven:
                 self._prove(link)
+            self._take_weights(link)
 
     def _prove(self, link):
-        """Take the weights; raise BackendError where that fails, or where a
-        small image gets other logits than from Chainer, or other labels.
+        """Raise BackendError where the engine fails on this GPU, or a small
+        image gets other logits, or labels, than from Chainer.
 
         No GPU has run this engine yet. Once benchmarks/gpu.py has shown that it
         works on one, this goes, with `is_proven`, `TOLERANCES` and `PROBE`.
@@ -120,7 +119,7 @@ class CuPyEngine(Engine):
     def __call__(self, x):
         with self._lock, chainer.using_device(self._network.device):
             x = cuda.cupy.ascontiguousarray(x)[0]
-            return self._logits(x, x.shape[1:])[np.newaxis]
+            return self._logits_at(x, x.shape[1:])[np.newaxis]
 
     def label_map(self, link, image):
         size = image.shape[1:]
@@ -129,9 +128,7 @@ class CuPyEngine(Engine):
                             link.n_class)
 
     def _labels(self, image, size, scales, flip, n_class):
-        """Return labels of an image that is padded to `size`. It goes to the
-        GPU once, in bytes if it is of bytes; labels come back once.
-        """
+        """Return labels of an image that is padded to `size`."""
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):
             cupy, crop = cuda.cupy, image.shape[1:]
@@ -139,7 +136,7 @@ class CuPyEngine(Engine):
             x = cupy.empty((3, *size), np.float32)
             launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
                    *crop, SCALE, float(OFFSET), x, *size)()
-            maps = [self._logits(x, scaled, out, mirrored)
+            maps = [self._logits_at(x, scaled, out, mirrored)
                     for scaled, out in sizes_at(scales, size)
                     for mirrored in ((False, True) if flip else (False,))]
             table = cupy.asarray(np.array(
@@ -163,17 +160,18 @@ class CuPyEngine(Engine):
                 output.channels * math.prod(out or plan.sizes[output])))
         return 4 * (numbers + memory - self._memory.size)
 
-    def _logits(self, x, scaled, out=None, mirrored=False):
+    def _logits_at(self, x, scaled, out=None, mirrored=False):
         """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`,
         mirrored on the way in and out; resized to `out`, if given.
         """
         plan, output = self.plan(scaled), self._network.output
         y = cuda.cupy.empty(
             (output.channels, *(out or plan.sizes[output])), np.float32)
-        resize(_unpadded(x), plan.array(self._network.input), mirrored)
+        resize((x, x[0].size, *x.shape[1:]), plan.array(self._network.input),
+               mirrored)
         for start in plan.launches:
             start()
-        resize(plan.array(output), _unpadded(y), mirrored)
+        resize(plan.array(output), (y, y[0].size, *y.shape[1:]), mirrored)
         return y
 
     def plan(self, size):
@@ -220,13 +218,8 @@ def launch(name, n, rows, *args):
               for each in args))
 
 
-def _unpadded(x):
-    """Return an array (C, h, w), its numbers from row to row, and h, w."""
-    return x, math.prod(x.shape[1:]), *x.shape[1:]
-
-
 def resize(x, y, mirrored):
-    """Resize x to y, each (array, pitch, h, w)."""
+    """Resize x to y; each is as `Plan.array` returns it."""
     array, pitch, *size = y
     launch('resize', math.prod(size), array.size // pitch, *x, mirrored, *y)()
 
@@ -236,11 +229,12 @@ def product(compute_type, W, beta, x, x_pitch, y, pitch):
 
     cuBLAS has columns first: it sees the transposed matrices, y' = x' W'.
     """
-    blas = cuda.cupy.cuda.cublas
-    blas.gemmEx(cuda.cupy.cuda.get_cublas_handle(), AS_IT_IS, AS_IT_IS,
-                pitch, *W.shape, ONE.ctypes.data, x.data.ptr, FLOAT, x_pitch,
-                W.data.ptr, FLOAT, W.shape[1], beta.ctypes.data,
-                y.data.ptr, FLOAT, pitch, getattr(blas, compute_type), BEST)
+    gpu = cuda.cupy.cuda
+    gpu.cublas.gemmEx(
+        gpu.get_cublas_handle(), AS_IT_IS, AS_IT_IS, pitch, *W.shape,
+        ONE.ctypes.data, x.data.ptr, FLOAT, x_pitch, W.data.ptr, FLOAT,
+        W.shape[1], beta.ctypes.data, y.data.ptr, FLOAT, pitch,
+        getattr(gpu.cublas, compute_type), BEST)
 
 
 @dataclasses.dataclass(eq=False)
@@ -286,8 +280,7 @@ class Network(NetworkGraph):
 
     def conv(self, x, path, W, b, link):
         pairs = W.shape[2:], link.stride, link.pad, link.dilate
-        window = tuple(int(pair[0]) for pair in pairs)
-        ksize, stride, pad, dilate = window
+        window = ksize, stride, pad, dilate = [int(pair[0]) for pair in pairs]
         is_depthwise = W.shape[1:] == (1, 3, 3) and len(W) == link.groups
         if any(len(set(pair)) > 1 for pair in pairs) or (
                 link.groups > 1 and not is_depthwise):
@@ -414,8 +407,8 @@ class Plan:
 
 
 def _packed(lives):
-    """Return buffer -> place, and the numbers of a memory, where buffers in use
-    at the same time do not overlap: the largest first, each in the first gap.
+    """Return buffer -> place, and the numbers of a memory, so that none in use
+    at the same time overlap: the largest first, each in the first gap.
     """
     places, taken = {}, []  # (begin, end, first, last)
     for key, (n, first, last) in sorted(

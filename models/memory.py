@@ -16,7 +16,6 @@ from .utils.errors import InputError
 # stride, on a GPU with cuDNN and without.
 CPU_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}
 GPU_MEMORY = {True: (0.2e9, 1500), False: (0.2e9, 3500)}
-GB = 1e9
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 GROUPS, OWN_GROUPS = '/sys/fs/cgroup', '/proc/self/cgroup'
 # Files of a control group, in version 2 and 1: its limit of memory, its usage,
@@ -61,15 +60,13 @@ def check_memory(what, needed, advice='free some, or take a smaller image'):
     available = available_memory()
     if needed > available:
         raise InputError(
-            f'{what} needs about {needed / GB:.1f} GB of memory, and '
-            f'{available / GB:.1f} GB are free: {advice}')
+            f'{what} needs about {needed / 1e9:.1f} GB of memory, and '
+            f'{available / 1e9:.1f} GB are free: {advice}')
 
 
 def available_memory():
-    """Return how many bytes this process can still allocate.
-
-    The least of: free memory of the machine, and what the limits of control
-    groups (containers, SLURM, systemd) and of `ulimit -v` leave.
+    """Return how many bytes this process can still allocate: of the machine's,
+    of its control groups' (containers, SLURM, systemd), and of `ulimit -v`.
     """
     import psutil  # 6 ms, which a conversion does not need
     left = min(psutil.virtual_memory().available, left_in_control_groups())
@@ -80,9 +77,7 @@ def available_memory():
 
 
 def left_in_control_groups(root=GROUPS, own=OWN_GROUPS):
-    """Return the bytes that the limits of this process's control group, and of
-    all above it, leave; infinity without a limit.
-    """
+    """Return the bytes that control groups leave; infinity without a limit."""
     left = [math.inf]
     for group in _control_groups('memory', root, own):
         for limit, usage, reclaimable in LIMITS:
@@ -103,9 +98,7 @@ def cores():
 
 
 def quota_of_cores(root=GROUPS, own=OWN_GROUPS):
-    """Return the cores that this process's control group, and all above it, may
-    use, rounded up; 0 without a quota.
-    """
+    """Return the cores that control groups leave, rounded up; 0: no quota."""
     found = []
     for group in _control_groups('cpu', root, own):
         for names in ['cpu.max'], ['cpu.cfs_quota_us', 'cpu.cfs_period_us']:
@@ -117,11 +110,11 @@ def quota_of_cores(root=GROUPS, own=OWN_GROUPS):
 
 
 def _control_groups(controller, root, own):
-    """Yield the folder of this process's control group, and those above.
+    """Yield the folder of this process's control group, which SLURM and systemd
+    limit, and those above; a container sees its own limit at the root.
 
-    SLURM and systemd limit the group itself; a container sees its own limit at
-    the root. Lines of `own` are 'number:controllers:path', without controllers
-    in version 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
+    Lines of `own` are 'number:controllers:path', without controllers in version
+    2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
     """
     with contextlib.suppress(OSError):  # not Linux
         for line in pathlib.Path(own).read_text().splitlines():
