@@ -46,11 +46,10 @@ NO_MEMORY = np.empty(0, np.float32)
 # Of logits, in their standard deviations, against Chainer's.
 TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
 ONE_PIXEL = [1, 1, 0, 1]  # a window's ksize, stride, pad and dilate
-PROBE = 3, 65, 65  # shape of the image that is compared
 
 
 class CuPyEngine(Engine):
-    """Runs a network on the GPU where its link is, in a `COMPUTE_TYPES`."""
+    """Runs a network on the GPU where its link is, in one of COMPUTE_TYPES."""
 
     is_proven = False  # on a GPU, in this process
 
@@ -84,18 +83,19 @@ class CuPyEngine(Engine):
         image gets other logits, or labels, than from Chainer.
 
         No GPU has run this engine yet. Once benchmarks/gpu.py has shown that it
-        works on one, this goes, with `is_proven`, `TOLERANCES` and `PROBE`.
+        works on one, this goes, with `is_proven` and `TOLERANCES`.
         """
-        image = np.random.RandomState(0).randint(256, size=PROBE, dtype='u1')
-        size = image.shape[1:]
+        size, random = (65, 65), np.random.RandomState(0)
+        image = random.randint(256, size=(3, *size), dtype='u1')
         try:
             self._take_weights(link)
             x = cuda.cupy.asarray(np.float32(image * SCALE - OFFSET)[None])
             with chainer.using_config('use_cudnn', 'never'):  # may be too old
                 logits, expected = self(x), ChainerEngine(link)(x).get()
             off, spread = abs(logits.get() - expected).max(), expected.std()
-            equal = (self._labels(image, size, (1.,), False, link.n_class)
-                     == label_map([logits[0]], size, size)).mean()
+            n_class = link.n_class
+            equal = (self._labels(image, size, (1.,), False, n_class)
+                     == label_map([logits[0]], size, size, n_class)).mean()
             if not (off <= TOLERANCES[self.precision] * spread
                     and equal > 0.99):
                 raise ArithmeticError(
@@ -149,8 +149,7 @@ class CuPyEngine(Engine):
             return label.get()
 
     def memory_needed(self, link, height, width):
-        """It is exact, after `update`."""
-        memory = self._memory.size
+        memory = self._memory.size  # this and the rest is exact
         numbers = 7 * height * width  # pixels, prepared; labels
         output = self._network.output
         for scaled, out in sizes_at(link.scales, (height, width)):
