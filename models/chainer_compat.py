@@ -60,8 +60,8 @@ def load_cuda_libraries(tf32=False):
         return
     os.environ[TF32] = '1' if tf32 else os.environ.get(TF32, '0')
     # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
-    for library in 'nccl library could not', 'cuDNN is not enabled':
-        warnings.filterwarnings('ignore', rf'\s*{library}')
+    warnings.filterwarnings(
+        'ignore', r'\s*(nccl|cudnn) (library could not|is not enabled)')
     nvidia = importlib.util.find_spec('nvidia')
     for folder in nvidia.submodule_search_locations if nvidia else ():
         for name in CUDA_LIBRARIES:

@@ -160,14 +160,15 @@ import chainer
     (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], '0', '1'),
 ])
 def test_what_cupy_finds(tmp_path, code, options, setting, found):
-    """Chainer imports CuPy: by then pip's libraries are loaded, and it is
-    settled whether they may compute in TF32.
+    """Chainer imports CuPy: by then pip's libraries are loaded, it is settled
+    whether they may compute in TF32, and nothing is said of cuDNN.
     """
     library = tmp_path / 'nvidia/cublas/lib/libcublas.so.12'
     library.parent.mkdir(parents=True)
     shutil.copy(_ctypes.__file__, library)  # any that can be loaded
     (tmp_path / 'cupy.py').write_text("""
-import os
+import os, warnings
+warnings.warn('cuDNN is not enabled.')
 print(os.environ['NVIDIA_TF32_OVERRIDE'], open('/proc/self/maps').read())
 raise ImportError
 """)
@@ -175,9 +176,10 @@ raise ImportError
                    if name != 'NVIDIA_TF32_OVERRIDE'}
     if setting is not None:
         environment['NVIDIA_TF32_OVERRIDE'] = setting
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, '-c', code, *options], cwd=ROOT, text=True,
         env={**environment, 'PYTHONPATH': str(tmp_path)},
-        capture_output=True, check=True).stdout
-    assert said.split()[0] == found
-    assert str(library) in said
+        capture_output=True, check=True)
+    assert result.stdout.split()[0] == found
+    assert str(library) in result.stdout
+    assert 'cuDNN' not in result.stderr
