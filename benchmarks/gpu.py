@@ -2,73 +2,47 @@
 
     python benchmarks/gpu.py
 
-Random weights, at output stride 8 and 16, with and without scales, in float32
-and with TF32 allowed, through CuPy and through Chainer. Prints two tables and a
-sentence that says whether all is as it should be, and writes gpu.json beside:
-please send all. Needs CuPy (make setup-gpu); takes some minutes, most of them
-on the CPU.
+Random weights, in float32 and with TF32 allowed, through CuPy, Chainer, and,
+where it is installed, PyTorch, whose image and labels stay on the card. The
+floor is cuBLAS's matrix products alone. Prints a table, and whether all is as
+it should be: please send both. Needs CuPy (make setup-gpu); takes some minutes.
 """
-import collections
 import gc
-import json
 import os
 import pathlib
-import platform
 import sys
 import tempfile
 
 import numpy as np
 from speed import image_of, run_apart, table, timed
 
+from models import DeepLabV3plusXception65  # before Chainer
+from models.gpu import check_gpu
+from models.network_graph import NetworkGraph
+from models.utils.errors import report_errors
+
+try:
+    import torch
+    import torch.nn.functional as F
+except ImportError:
+    torch = None
+
 SIZES = {'voc': (513, 513), 'cityscapes': (1025, 2049)}
 SCALES = {'scales': (0.75, 1., 1.25), 'flip': True}
 CONFIGURATIONS = [(dataset, {'output_stride': output_stride, **scales})
                   for dataset in SIZES for output_stride in (8, 16)
                   for scales in ({}, SCALES) if dataset == 'voc' or not scales]
-ROUNDS = 5
+ROUNDS = 6
 PRECISIONS = {'float32': '0', 'TF32': '1'}  # NVIDIA_TF32_OVERRIDE
 ROUNDING = 1 << 20  # bytes that CuPy may take for small arrays
 MIN_EQUAL_LABELS = 0.9999  # of float32
-# Seconds at most of an H200 in float32, without scales: by size and stride.
-GOALS = {('voc', 8): 0.012, ('voc', 16): 0.005,
-         ('cityscapes', 8): 0.075, ('cityscapes', 16): 0.027}
-
-
-def describe(dataset, output_stride, scales=(1.,), flip=False):
-    height, width = SIZES[dataset]
-    return (f'{height}x{width}, output stride {output_stride}, scales '
-            f'{", ".join(f"{scale:g}" for scale in scales)}'
-            f'{", mirrored" if flip else ""}')
-
-
-def load(folder, dataset, options):
-    from models import DeepLabV3plusXception65
-    return DeepLabV3plusXception65(
-        pretrained_model=folder / f'{dataset}.npz', **options)
-
-
-def write_expected(folder):
-    """Write the weights, and the labels of the CPU."""
-    from fixture_weights import convert, write_random_graph
-    for dataset, size in SIZES.items():
-        write_random_graph(folder / 'a.pb', dataset, size)
-        convert(folder / 'a.pb', dataset, folder / f'{dataset}.npz')
-    for i, (dataset, options) in enumerate(CONFIGURATIONS):
-        print(f'on the CPU: {describe(dataset, **options)}', file=sys.stderr,
-              flush=True)
-        np.save(folder / f'{i}.npy', load(folder, dataset, options).predict(
-            [image_of(SIZES[dataset])])[0])
 
 
 def measure(folder):
     """Return the figures of each configuration."""
-    import models  # noqa: F401, I001  (before Chainer)
     import cupy
-
-    from models.cupy_engine import CuPyEngine
-    from models.gpu import check_gpu
     check_gpu(0)
-    pool = cupy.get_default_memory_pool()
+    pool, rows = cupy.get_default_memory_pool(), []
 
     class Peak(cupy.cuda.MemoryHook):
         name, used = 'Peak', 0
@@ -76,12 +50,16 @@ def measure(folder):
         def malloc_postprocess(self, **kwargs):
             self.used = max(self.used, pool.used_bytes())
 
-    rows = []
-    for i, (dataset, options) in enumerate(CONFIGURATIONS):
-        model, image = load(folder, dataset, options), image_of(SIZES[dataset])
-        expected = np.load(folder / f'{i}.npy')
-        model.to_gpu(0)
-        backend = type(model.compile()).__name__
+    for dataset, options in CONFIGURATIONS:
+        model = DeepLabV3plusXception65(
+            pretrained_model=folder / f'{dataset}.npz', **options)
+        name = (f'{dataset}, output stride {model.output_stride}'
+                f'{", scales, mirrored" if model.flip else ""}')
+        print(name, file=sys.stderr, flush=True)
+        image = image_of(SIZES[dataset])
+        expected, = model.predict([image])
+        in_pytorch = None if model.flip else pytorch(model, image)
+        backend = type(model.to_gpu(0).compile()).__name__
         counted = ROUNDING + pool.used_bytes() + model.memory_needed(
             *image.shape[1:])
         with Peak() as peak:
@@ -89,146 +67,147 @@ def measure(folder):
         with model.in_float32():
             label_in_float32, = model.predict([image])
         rows.append({
-            'configuration': describe(dataset, **options), 'backend': backend,
-            'equal_labels': float((label == expected).mean()),
-            'equal_in_float32': float((label_in_float32 == expected).mean()),
-            'peak_bytes': peak.used, 'pool_bytes': pool.total_bytes(),
-            'counted_bytes': counted, 'seconds': best_of(model, image),
-            'goal': (None if 'scales' in options else
-                     GOALS[dataset, options['output_stride']]),
-            'parts': (parts(model, image)
-                      if backend == CuPyEngine.__name__ else {}),
-            'frozen_seconds': best_of(
-                load(folder, dataset, options).to_gpu(0).freeze(), image),
-            'chainer_seconds': best_of(model.to_chainer(), image)})
+            'configuration': name, 'backend': backend,
+            'equal_labels': (label == expected).mean(),
+            'equal_in_float32': (label_in_float32 == expected).mean(),
+            'peak': peak.used / 1e9, 'counted': counted / 1e9,
+            'seconds': best_of(model.predict, [image]),
+            'floor': (None if model.flip or backend != 'CuPyEngine' else
+                      products(model, image)),
+            'chainer': best_of(model.to_chainer().predict, [image]),
+            'pytorch': in_pytorch})
         del model
         gc.collect()
         pool.free_all_blocks()
     return rows
 
 
-def best_of(model, image):
-    """Return the best time of `predict`, which ends with labels on the CPU."""
-    return min(timed(model.predict, [image])[0] for _ in range(ROUNDS + 1))
+def best_of(function, *args):
+    """Return the best time of a function, which waits for the card."""
+    return min(timed(function, *args)[0] for _ in range(ROUNDS))
 
 
-def parts(model, image):
-    """Return kernel -> (launches, seconds on the card) of the network at scale
-    1; `product` is that of cuBLAS, `all` all of them in turn.
-    """
-    launches = collections.defaultdict(list)
-    plan = model.compile().plan(model.padded_size(*image.shape[1:]))
-    for step, launch in zip(plan.steps, plan.launches, strict=True):
-        launches[step.kind].append(launch)
-    launches['all'] = plan.launches
-    return {name: (len(each), min(seconds_on_card(each) for _ in range(
-        ROUNDS + 1))) for name, each in launches.items()}
-
-
-def seconds_on_card(launches):
+def products(model, image):
+    """Return the seconds of the network's matrix products, in cuBLAS."""
     import cupy
+    plan = model.compile().plan(model.padded_size(*image.shape[1:]))
+    starts = [start for step, start in zip(
+        plan.steps, plan.launches, strict=True) if step.kind == 'product']
 
-    from models.cupy_engine import run
-    start, end = cupy.cuda.Event(), cupy.cuda.Event()
-    start.record()
-    run(*launches)
-    end.record()
-    end.synchronize()
-    return cupy.cuda.get_elapsed_time(start, end) / 1e3
+    def run():
+        for start in starts:
+            start()
+        cupy.cuda.Device().synchronize()
+
+    return best_of(run)
+
+
+def pytorch(link, image):
+    """Return PyTorch's seconds, as a CUDA graph, for a link on the CPU."""
+    if torch is None:
+        return None
+    torch.backends.cuda.matmul.allow_tf32 = True  # where the environment does
+    network, graph = TorchNetwork(link), torch.cuda.CUDAGraph()
+    x = torch.from_numpy(link.prepare(image)[np.newaxis]).cuda()
+    with torch.inference_mode():
+        network.labels(link, x)  # brings the weights
+        with torch.cuda.graph(graph):
+            network.labels(link, x)
+
+    def run():
+        graph.replay()
+        torch.cuda.synchronize()
+
+    return best_of(run)
+
+
+class TorchNetwork(NetworkGraph):
+    """Runs a link; keeps its weights on the card from the first run on."""
+
+    def __init__(self, link):
+        super().__init__(link)
+        self.relu, self.total, self.weights = torch.relu, torch.add, {}
+
+    def labels(self, link, x):
+        return self.resize(self.network(link, x), x).argmax(1)
+
+    def conv(self, x, path, W, b, link):
+        if path not in self.weights:
+            self.weights[path] = [torch.from_numpy(each.copy()).cuda()
+                                  for each in (W, b)]
+        return F.conv2d(x, *self.weights[path], link.stride, link.pad,
+                        link.dilate, link.groups)
+
+    def concat(self, *xs):
+        return torch.cat(xs, 1)
+
+    def mean(self, x):
+        return x.mean((2, 3), keepdim=True)
+
+    def expand(self, x, like):
+        return x.expand(-1, -1, *like.shape[2:])
+
+    def resize(self, x, like):
+        return F.interpolate(x, like.shape[2:], mode='bilinear',
+                             align_corners=True)
 
 
 def versions():
-    """Return what the figures depend on."""
+    """Return what the figures depend on, as text."""
     import chainer
     import cupy
-    runtime = cupy.cuda.runtime
-    return {
-        'card': runtime.getDeviceProperties(0)['name'].decode(),
-        'compute capability': cupy.cuda.Device(0).compute_capability,
-        'memory': runtime.memGetInfo()[1],
-        'driver': runtime.driverGetVersion(),
-        'CUDA': runtime.runtimeGetVersion(),
-        'cuDNN': (cupy.cuda.cudnn.getVersion()
-                  if chainer.backends.cuda.cudnn_enabled else None),
-        'CuPy': cupy.__version__, 'Chainer': chainer.__version__,
-        'NumPy': np.__version__, 'Python': platform.python_version()}
+    card = cupy.cuda.runtime.getDeviceProperties(0)['name'].decode()
+    return (f'{card}, CuPy {cupy.__version__}, PyTorch '
+            f'{torch and torch.__version__}, cuDNN '
+            f'{chainer.backends.cuda.cudnn_enabled}')
 
 
 def table_of(found):
     """Return the figures, lists of rows by precision, as Markdown."""
-    head = ('| | precision | ms | frozen | goal (H200) | Chainer | labels like '
-            'the CPU | peak | pool |',
-            '|---|---|---:|---:|---:|---:|---:|---:|---:|')
+    times = 'seconds', 'chainer', 'pytorch', 'floor'
+    head = ('| | precision | ms | Chainer | PyTorch | floor | of the floor | '
+            'labels like the CPU | peak |', f'|---|---|{7 * "---:|"}')
     return table(head, [(
-        row['configuration'], precision, _ms(row['seconds']),
-        _ms(row['frozen_seconds']), _ms(row['goal']),
-        _ms(row['chainer_seconds']), f'{row["equal_labels"]:.3%}',
-        f'{row["peak_bytes"] / 1e9:.2f} GB',
-        f'{row["pool_bytes"] / 1e9:.2f} GB')
-        for precision, rows in found.items() for row in rows])
-
-
-def _ms(seconds):
-    return '' if seconds is None else f'{1e3 * seconds:.1f}'
-
-
-def table_of_parts(found):
-    """Return the milliseconds of each kernel at scale 1, on the card."""
-    names = sorted({name for rows in found.values() for row in rows
-                    for name in row['parts']})
-    head = (f'| | precision | {" | ".join(names)} |',
-            f'|---|---|{"---:|" * len(names)}')
-    return table(head, [(
-        row['configuration'], precision, *(
-            f'{_ms(seconds)} ({n})' for n, seconds in (
-                row['parts'].get(name, (0, None)) for name in names)))
+        row['configuration'], precision,
+        *(f'{1e3 * row[name]:.1f}' if row[name] else '' for name in times),
+        f'{row["seconds"] / row["floor"]:.2f}' if row['floor'] else '',
+        f'{row["equal_labels"]:.3%}', f'{row["peak"]:.2f} GB')
         for precision, rows in found.items() for row in rows])
 
 
 def verdict(found):
     """Return a sentence, whether all is as it should be."""
-    problems = [
-        f'{row["configuration"]}: {row["backend"]} instead of CuPyEngine'
-        for rows in found.values() for row in rows
-        if row['backend'] != 'CuPyEngine']
-    problems += [
-        f'{row["configuration"]}: only {row["equal_in_float32"]:.3%} of the '
-        'labels in float32 beside TF32'
-        for row in found['TF32'] if row['equal_in_float32'] < MIN_EQUAL_LABELS]
-    problems += [
-        f'{row["configuration"]}: only {row["equal_labels"]:.3%} of the labels'
-        for row in found['float32'] if row['equal_labels'] < MIN_EQUAL_LABELS]
-    problems += [
-        f'{row["configuration"]}: {row["peak_bytes"] / 1e9:.2f} GB in use, and '
-        f'{row["counted_bytes"] / 1e9:.2f} GB were counted'
-        for rows in found.values() for row in rows
-        if row['peak_bytes'] > row['counted_bytes']]
+    problems = []
+    for precision, rows in found.items():
+        for row in rows:
+            equal = row['equal_in_float32' if precision == 'TF32' else
+                        'equal_labels']
+            backend, peak, counted = (row[name] for name in (
+                'backend', 'peak', 'counted'))  # GB
+            if (backend != 'CuPyEngine' or equal < MIN_EQUAL_LABELS
+                    or peak > counted):
+                problems.append(
+                    f'{row["configuration"]}, {precision}: {backend}, '
+                    f'{equal:.3%} of the labels in float32, {peak:.2f} of '
+                    f'{counted:.2f} GB')
     if problems:
         return f'NOT as it should be: {"; ".join(problems)}.'
-    return ('All is as it should be: in float32 at least '
-            f'{MIN_EQUAL_LABELS:.2%} of the labels are the CPU\'s, in the '
-            'memory that is counted.')
+    return ('All is as it should be: CuPyEngine gives at least '
+            f'{MIN_EQUAL_LABELS:.2%} of the labels, in the memory counted.')
 
 
 def main():
-    from models.utils.errors import report_errors
     with report_errors(), tempfile.TemporaryDirectory() as name:
-        from models.chainer_compat import load_cuda_libraries
-        load_cuda_libraries()  # before Chainer
-        from models.gpu import check_gpu
+        from fixture_weights import convert, write_random_graph
         check_gpu(0)
         folder, found = pathlib.Path(name), {}
-        write_expected(folder)
+        for dataset, size in SIZES.items():
+            write_random_graph(folder / 'a.pb', dataset, size)
+            convert(folder / 'a.pb', dataset, folder / f'{dataset}.npz')
         for precision, override in PRECISIONS.items():
             os.environ['NVIDIA_TF32_OVERRIDE'] = override  # read at the start
             found[precision] = run_apart(measure, folder)
-        result = {'versions': versions(), 'found': found,
-                  'verdict': verdict(found)}
-        pathlib.Path('gpu.json').write_text(json.dumps(result, indent=1) + '\n')
-        print(', '.join(f'{name} {value}' for name, value
-                        in result['versions'].items()))
-        print(f'\n{table_of(found)}\n\n{table_of_parts(found)}\n\n'
-              f'{result["verdict"]}')
+        print(versions(), table_of(found), verdict(found), sep='\n\n')
 
 
 if __name__ == '__main__':

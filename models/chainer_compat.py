@@ -14,14 +14,9 @@ import types
 import warnings
 
 TF32 = 'NVIDIA_TF32_OVERRIDE'  # environment: 0 keeps float32 as it is
-# The libraries that CuPy loads from NVIDIA's packages in requirements-gpu.txt,
-# each after those that it needs.
-CUDA_LIBRARIES = (
-    'cuda_runtime/lib/libcudart.so.12', 'nvjitlink/lib/libnvJitLink.so.12',
-    'cublas/lib/libcublasLt.so.12', 'cublas/lib/libcublas.so.12',
-    'cufft/lib/libcufft.so.11', 'curand/lib/libcurand.so.10',
-    'cusparse/lib/libcusparse.so.12', 'cusolver/lib/libcusolver.so.11',
-    'cuda_nvrtc/lib/libnvrtc.so.12', 'cudnn/lib/libcudnn.so.8')
+# Those of NVIDIA's packages that CuPy 13 does not find; CuPy 14 finds its own.
+CUDA_LIBRARIES = ('cublas/lib/libcublas.so.12', 'cuda_nvrtc/lib/libnvrtc.so.12',
+                  'cudnn/lib/libcudnn.so.8')
 
 
 def restore_names():
@@ -57,19 +52,16 @@ def _add_module(name, **attributes):
 def load_cuda_libraries(tf32=False):
     """Load what CuPy needs from pip's folders, where the system does not look.
 
-    Without CuPy this does nothing. It must come before `import chainer`, which
-    imports CuPy. Where the environment does not say whether float32 may be
-    computed in TF32, of 10 bits instead of 23, `tf32` does: NVIDIA's libraries
-    read it once, when they are loaded. With random weights up to 4 % of the
-    labels then change.
+    It must come before `import chainer`, which imports CuPy. Where the
+    environment does not say whether float32 may be computed in TF32, of 10 bits
+    instead of 23, `tf32` does: the libraries read it when they are loaded.
     """
     if importlib.util.find_spec('cupy') is None:
         return
-    if tf32:
-        os.environ[TF32] = '1'
-    os.environ.setdefault(TF32, '0')
-    # NCCL only serves several GPUs.
-    warnings.filterwarnings('ignore', r'\s*nccl library could not be loaded')
+    os.environ[TF32] = '1' if tf32 else os.environ.get(TF32, '0')
+    # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
+    warnings.filterwarnings(
+        'ignore', r'\s*(nccl|cudnn) (library could not|is not enabled)')
     nvidia = importlib.util.find_spec('nvidia')
     for folder in nvidia.submodule_search_locations if nvidia else ():
         for name in CUDA_LIBRARIES:

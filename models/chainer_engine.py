@@ -11,7 +11,7 @@ import chainer.functions as F
 import numpy as np
 
 from .constants import LOGITS_STRIDE
-from .memory import chainer_memory, check_memory, gpu_memory, logits_memory
+from .memory import chainer_memory, check_memory, logits_memory
 from .resizing import label_map
 from .utils.errors import InputError
 
@@ -89,7 +89,5 @@ class ChainerEngine(Engine):
 
     def memory_needed(self, link, height, width):
         scaled = [int(side * max(link.scales)) for side in (height, width)]
-        if link.xp is np:
-            return (chainer_memory(link, *scaled)
-                    + logits_memory(link, height, width))
-        return gpu_memory(link, height * width, math.prod(scaled))
+        return (chainer_memory(link, *scaled)
+                + logits_memory(link, height, width))

@@ -9,7 +9,6 @@ to a multiple of `ROW`. A convolution is one product of matrices, W (O, C) times
 x (C, h w); bias and ReLU after it are left to whatever reads it, where that can
 apply them.
 """
-import bisect
 import dataclasses
 import functools
 import math
@@ -43,18 +42,13 @@ FLOAT, AS_IT_IS, BEST = 0, 0, -1  # CUDA_R_32F, CUBLAS_OP_N, _GEMM_DEFAULT
 ZERO, ONE = np.float32([0]), np.float32([1])
 RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
 NO_MEMORY = np.empty(0, np.float32)
-# From Python's types to a kernel's arguments; None is no array.
-C_TYPES = {bool: np.int32, int: np.int32, float: np.float32,
-           type(None): lambda none: np.uint64(0)}
 # Of logits, in their standard deviations, against Chainer's.
 TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
-PROBE = 3, 65, 65  # shape of the image that is compared
+ONE_PIXEL = [1, 1, 0, 1]  # a window's ksize, stride, pad and dilate
 
 
 class CuPyEngine(Engine):
-    """Computes labels or logits on the GPU where a link is, in one of
-    `COMPUTE_TYPES`.
-    """
+    """Runs a network on the GPU where its link is, in one of COMPUTE_TYPES."""
 
     is_proven = False  # on a GPU, in this process
 
@@ -70,41 +64,37 @@ class CuPyEngine(Engine):
         return CuPyEngine, (self.precision,)
 
     def in_float32(self):
-        """Return an engine with the same weights, and the same memory, that
-        computes in float32.
-        """
+        """Return an engine with the same weights and memory, in float32."""
         engine = CuPyEngine()
         engine._compute_type, engine._lock = STRICT_FLOAT32, self._lock
         engine._network, engine._memory = self._network, self._memory
         return engine
 
     def update(self, link):
-        """Take a link's weights; quick when they have not changed.
-
-        Raise BackendError where the link has no form on a GPU.
-        """
+        """Take a link's weights; quick when they have not changed."""
         with chainer.using_device(link.device):
-            if CuPyEngine.is_proven:
-                self._take_weights(link)
-            else:
+            if not CuPyEngine.is_proven:
                 self._prove(link)
+            self._take_weights(link)
 
     def _prove(self, link):
-        """Take the weights; raise BackendError where that fails, or where a
-        small image gets other logits than from Chainer, or other labels.
+        """Raise BackendError where the engine fails on this GPU, or a small
+        image gets other logits, or labels, than from Chainer.
 
         No GPU has run this engine yet. Once benchmarks/gpu.py has shown that it
-        works on one, this goes, with `is_proven`, `TOLERANCES` and `PROBE`.
+        works on one, this goes, with `is_proven` and `TOLERANCES`.
         """
-        image = np.random.RandomState(0).randint(256, size=PROBE, dtype='u1')
-        size = image.shape[1:]
+        size, random = (65, 65), np.random.RandomState(0)
+        image = random.randint(256, size=(3, *size), dtype='u1')
         try:
             self._take_weights(link)
             x = cuda.cupy.asarray(np.float32(image * SCALE - OFFSET)[None])
-            logits, expected = self(x), ChainerEngine(link)(x).get()
+            with chainer.using_config('use_cudnn', 'never'):  # may be too old
+                logits, expected = self(x), ChainerEngine(link)(x).get()
             off, spread = abs(logits.get() - expected).max(), expected.std()
-            equal = (self._labels(image, size, size)
-                     == label_map([logits[0]], size, size)).mean()
+            n_class = link.n_class
+            equal = (self._labels(image, size, (1.,), False, n_class)
+                     == label_map([logits[0]], size, size, n_class)).mean()
             if not (off <= TOLERANCES[self.precision] * spread
                     and equal > 0.99):
                 raise ArithmeticError(
@@ -120,57 +110,45 @@ class CuPyEngine(Engine):
     def _take_weights(self, link):
         with self._lock:
             fingerprint = _fingerprint(link)
-            if self._network is None or (
-                    fingerprint != self._network.fingerprint):
+            if fingerprint != getattr(self._network, 'fingerprint', None):
                 self._plans.clear()  # before a new one is made
                 self._network, self._memory = None, NO_MEMORY
                 self._network = Network(link, fingerprint)
 
     def __call__(self, x):
-        """Return logits (1, n_class, ceil(H/4), ceil(W/4)) of a prepared image
-        (1, 3, H, W), both cupy.ndarray, float32.
-        """
         with self._lock, chainer.using_device(self._network.device):
             x = cuda.cupy.ascontiguousarray(x)[0]
-            return self._logits_at(x.shape[1:], x)[np.newaxis]
+            return self._logits_at(x, x.shape[1:])[np.newaxis]
 
     def label_map(self, link, image):
         size = image.shape[1:]
-        crop = link.resized_size(*size)
-        return self._labels(resize_image(image, crop), crop,
+        return self._labels(resize_image(image, link.resized_size(*size)),
                             link.padded_size(*size), link.scales, link.flip,
                             link.n_class)
 
-    def _labels(self, image, crop, size, scales=(1.,), flip=False,
-                n_class=None):
-        """Return labels of an image (3, *crop) that is padded to `size`. It
-        goes to the GPU once, in bytes if it is of bytes; labels come back once.
-        `n_class`: see `resizing.label_map`.
-        """
+    def _labels(self, image, size, scales, flip, n_class):
+        """Return labels of an image that is padded to `size`."""
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):
-            cupy = cuda.cupy
+            cupy, crop = cuda.cupy, image.shape[1:]
             pixels = cupy.asarray(np.ascontiguousarray(image, dtype))
             x = cupy.empty((3, *size), np.float32)
-            run(launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
-                       *crop, SCALE, float(OFFSET), x, *size))
-            maps = [self._logits_at(scaled, x, out, mirrored)
+            launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
+                   *crop, SCALE, float(OFFSET), x, *size)()
+            maps = [self._logits_at(x, scaled, out, mirrored)
                     for scaled, out in sizes_at(scales, size)
                     for mirrored in ((False, True) if flip else (False,))]
             table = cupy.asarray(np.array(
                 [(each.data.ptr, *each.shape[1:]) for each in maps], np.int64))
             label = cupy.empty(crop, np.int32)
             work = cupy.empty((len(maps), LABEL_THREADS), np.float32)
-            run(launch('labels', LABEL_THREADS * NUMBERS, 1, table,
-                       n_class or maps[0].shape[0], maps[0].shape[0],
-                       len(maps), *size, label, *crop, work))
+            launch('labels', LABEL_THREADS * NUMBERS, 1, table, n_class,
+                   self._network.output.channels, len(maps), *size, label,
+                   *crop, work)()
             return label.get()
 
     def memory_needed(self, link, height, width):
-        """Return how many more bytes `label_map` takes for an image that is
-        padded to this size; after `update`.
-        """
-        memory = self._memory.size
+        memory = self._memory.size  # this and the rest is exact
         numbers = 7 * height * width  # pixels, prepared; labels
         output = self._network.output
         for scaled, out in sizes_at(link.scales, (height, width)):
@@ -180,28 +158,28 @@ class CuPyEngine(Engine):
                 output.channels * math.prod(out or plan.sizes[output])))
         return 4 * (numbers + memory - self._memory.size)
 
-    def _logits_at(self, scaled, x, out=None, mirrored=False):
-        """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`;
-        they are resized to `out`, if given. Where `mirrored`, the network sees
-        x mirrored, and its logits are mirrored back.
+    def _logits_at(self, x, scaled, out=None, mirrored=False):
+        """Return logits (n_class, h, w) of x (3, H, W) resized to `scaled`,
+        mirrored on the way in and out; resized to `out`, if given.
         """
         plan, output = self.plan(scaled), self._network.output
         y = cuda.cupy.empty(
             (output.channels, *(out or plan.sizes[output])), np.float32)
-        run(resize(_unpadded(x), plan.array(self._network.input), mirrored),
-            *plan.launches,
-            resize(plan.array(output), _unpadded(y), mirrored))
+        resize((x, x[0].size, *x.shape[1:]), plan.array(self._network.input),
+               mirrored)
+        for start in plan.launches:
+            start()
+        resize(plan.array(output), (y, y[0].size, *y.shape[1:]), mirrored)
         return y
 
     def plan(self, size):
         """Return the plan for an image size; all of them share a memory."""
         if size not in self._plans:
             plan = Plan(self._network, size)
-            if len(self._plans) == KEPT_PLANS:
+            if plan.n_numbers > self._memory.size or (
+                    len(self._plans) == KEPT_PLANS):
                 self._plans.clear()
-            if plan.n_numbers > self._memory.size:
-                self._plans.clear()
-                self._memory = NO_MEMORY  # first, then the larger one
+                self._memory = NO_MEMORY  # first, then the new one
                 cuda.cupy.get_default_memory_pool().free_all_blocks()
                 self._memory = cuda.cupy.empty(plan.n_numbers, np.float32)
             plan.build(self._memory, self._compute_type)
@@ -218,7 +196,7 @@ def _fingerprint(link):
     table = cuda.cupy.asarray(np.array(
         [(array.data.ptr, array.nbytes // 4) for array in arrays], np.int64))
     sums = cuda.cupy.asarray(np.zeros(len(arrays), np.uint64))
-    run(launch('digest', 1 << 14, len(arrays), table, sums))
+    launch('digest', 1 << 14, len(arrays), table, sums)()
     return (link.device, settings(link), [array.shape for array in arrays],
             sums.get().tobytes())
 
@@ -230,42 +208,31 @@ def _kernel(name):
 
 
 def launch(name, n, rows, *args):
-    """Return (kernel, arguments) for `rows` rows of n numbers."""
-    grid = math.ceil(n / (BLOCK * NUMBERS)), rows
-    return _kernel(name), (grid, (BLOCK,), tuple(
-        C_TYPES[type(each)](each) if type(each) in C_TYPES else each
-        for each in args))
-
-
-def run(*launches):
-    """Start one after another; CuPy does not wait for their end."""
-    for function, arguments in launches:
-        function(*arguments)
-
-
-def _unpadded(x):
-    """Return an array (C, h, w), its numbers from row to row, and h, w."""
-    _, height, width = x.shape
-    return x, height * width, height, width
+    """Return a function that starts a kernel, for `rows` rows of n numbers."""
+    return functools.partial(
+        _kernel(name), (math.ceil(n / (BLOCK * NUMBERS)), rows), (BLOCK,),
+        tuple(np.float32(each) if isinstance(each, float) else
+              np.int32(each) if isinstance(each, int) else each
+              for each in args))
 
 
 def resize(x, y, mirrored):
-    """Return the launch that resizes x to y, each (array, pitch, h, w)."""
-    array, pitch, height, width = y
-    return launch('resize', height * width, array.size // pitch, *x, mirrored,
-                  *y)
+    """Resize x to y; each is as `Plan.array` returns it."""
+    array, pitch, *size = y
+    launch('resize', math.prod(size), array.size // pitch, *x, mirrored, *y)()
 
 
-def product(m, n, k, x, ldx, W, beta, y, ldy, compute_type):
-    """Compute y = W x + beta y, of W (n, k), x (k, m) and y (n, m), by address;
-    rows of x and y begin ldx and ldy numbers apart.
+def product(compute_type, W, beta, x, x_pitch, y, pitch):
+    """Compute y = W x + beta y, of W (O, C), x (C, x_pitch) and y (O, pitch).
 
     cuBLAS has columns first: it sees the transposed matrices, y' = x' W'.
     """
-    blas = cuda.cupy.cuda.cublas
-    blas.gemmEx(cuda.cupy.cuda.get_cublas_handle(), AS_IT_IS, AS_IT_IS, m, n, k,
-                ONE.ctypes.data, x, FLOAT, ldx, W, FLOAT, k, beta.ctypes.data,
-                y, FLOAT, ldy, getattr(blas, compute_type), BEST)
+    gpu = cuda.cupy.cuda
+    gpu.cublas.gemmEx(
+        gpu.get_cublas_handle(), AS_IT_IS, AS_IT_IS, pitch, *W.shape,
+        ONE.ctypes.data, x.data.ptr, FLOAT, x_pitch, W.data.ptr, FLOAT,
+        W.shape[1], beta.ctypes.data, y.data.ptr, FLOAT, pitch,
+        getattr(gpu.cublas, compute_type), BEST)
 
 
 @dataclasses.dataclass(eq=False)
@@ -273,11 +240,11 @@ class Tensor:
     """An array (channels, h, w); maybe a part of another, `whole`."""
 
     channels: int
+    size_of: Callable | None = None  # (h, w) from the sizes of others
     whole: 'Tensor | None' = None
     first: int = 0  # of the channels of `whole`
     bias: np.ndarray | None = None  # (channels,), float32, still to be added
     least: float = NO_RELU  # RELU once that is applied
-    is_sum: bool = False  # a product that is added to what is in its place
 
     @property
     def buffer(self):
@@ -297,8 +264,7 @@ class Step(NamedTuple):
     kind: str  # a kernel, or 'product'
     x: Tensor
     y: Tensor
-    size_of: Callable  # from the sizes of tensors before to that of y
-    args: list  # of the kernel, between x and y; of a product (W,)
+    args: list  # of the kernel, between x and y; of `product`, W and beta
 
 
 class Network(NetworkGraph):
@@ -324,18 +290,17 @@ class Network(NetworkGraph):
                 (side + 2 * pad - dilate * (ksize - 1) - 1) // stride + 1
                 for side in sizes[source])
 
-        y, W = Tensor(len(W)), np.ascontiguousarray(W.reshape(len(W), -1))
-        weights = cuda.cupy.asarray(W)
+        W = cuda.cupy.asarray(np.ascontiguousarray(W.reshape(len(W), -1)))
         if is_depthwise:
-            return self._add('depthwise', x.tensor, y, size_of, *self._left(x),
-                             stride, pad, dilate, weights,
+            return self._add('depthwise', x.tensor, Tensor(len(W), size_of),
+                             *self._left(x), stride, pad, dilate, W,
                              cuda.cupy.asarray(b), NO_RELU)
-        if window[:3] != [1, 1, 0]:
-            x = self._add('columns', x.tensor, Tensor(W.shape[1]), size_of,
+        if window[:3] != ONE_PIXEL[:3]:
+            x = self._add('columns', x.tensor, Tensor(W.shape[1], size_of),
                           *self._left(x), *window)
-        y.bias = b
         x = self._finished(x)
-        return self._add('product', x, y, lambda sizes: sizes[x], weights)
+        y = Tensor(len(W), lambda sizes: sizes[x], bias=b)
+        return self._add('product', x, y, W, ZERO)
 
     def relu(self, x):
         last = self.steps[-1]
@@ -351,7 +316,7 @@ class Network(NetworkGraph):
         step = next(step for step in self.steps if step.y is tensor)
         self.steps.remove(step)
         self.steps.append(step)  # after those that make y
-        tensor.whole, tensor.is_sum = onto.buffer, True
+        step.args[1], tensor.whole = ONE, onto.buffer
         if onto.bias is not None:
             tensor.bias = tensor.bias + onto.bias
         return x
@@ -366,53 +331,50 @@ class Network(NetworkGraph):
     def mean(self, x):
         for n_sums in N_SUMS, 1:
             source = self._finished(x)
-            x = self._add('add_up', source, Tensor(source.channels),
-                          lambda sizes, n=n_sums: (1, n), n_sums > 1)
+            y = Tensor(source.channels, lambda sizes, n=n_sums: (1, n))
+            x = self._add('add_up', source, y, n_sums > 1)
         return x
 
     def resize(self, x, like):
         source = self._finished(x)
-        return self._add('resize', source, Tensor(source.channels),
-                         lambda sizes: sizes[like.tensor], False)
+        y = Tensor(source.channels, lambda sizes: sizes[like.tensor])
+        return self._add('resize', source, y, False)
 
     expand = resize  # from one pixel
 
-    def _add(self, kind, x, y, size_of, *args):
+    def _add(self, kind, x, y, *args):
         """Add a step; return what it computes."""
-        self.steps.append(Step(kind, x, y, size_of, list(args)))
+        self.steps.append(Step(kind, x, y, list(args)))
         return Read(y)
 
     def _left(self, x):
-        """Return what a reader must apply: a bias or None, and the least."""
+        """Return what a reader must apply: a bias, and the least."""
         if x.tensor.least == RELU and not x.relu:
             raise BackendError('an array that is read before and after an '
                                'activation has no form on a GPU')
-        bias = x.tensor.bias
-        return (None if bias is None else cuda.cupy.asarray(bias),
-                RELU if x.relu else NO_RELU)
+        bias = (np.zeros(x.tensor.channels, np.float32)
+                if x.tensor.bias is None else x.tensor.bias)
+        return cuda.cupy.asarray(bias), RELU if x.relu else NO_RELU
 
     def _finished(self, x):
         """Return the tensor, after what is left is applied in its place."""
         tensor, (bias, least) = x.tensor, self._left(x)
-        if bias is not None or least > tensor.least:
-            self._add('finish', tensor, tensor, lambda sizes: sizes[tensor],
-                      bias, least)
+        if tensor.bias is not None or least > tensor.least:
+            self._add('columns', tensor, tensor, bias, least, *ONE_PIXEL)
             tensor.bias, tensor.least = None, least
         return tensor
 
 
 class Plan:
-    """What is launched for an image size.
-
-    Arrays that are not in use at the same time may share their place in a
-    memory of `n_numbers`, which `build` takes.
+    """What is launched for an image size, in a memory of `n_numbers`; arrays
+    that are not in use at the same time may share their place there.
     """
 
     def __init__(self, network, size):
         self.steps, self.sizes = network.steps, {network.input: size}
-        lives = {}
+        lives = {}  # buffer -> numbers, first and last time of use
         for time, step in enumerate(self.steps):
-            self.sizes[step.y] = self.sizes[step.y.buffer] = step.size_of(
+            self.sizes[step.y] = self.sizes[step.y.buffer] = step.y.size_of(
                 self.sizes)
             for tensor in step.x, step.y:
                 n = tensor.buffer.channels * self._pitch(tensor)
@@ -421,20 +383,15 @@ class Plan:
         self.places, self.n_numbers = _packed(lives)
 
     def build(self, memory, compute_type):
-        """Set `launches`, (function, arguments), in a memory on the GPU."""
-        self._memory, self._compute_type = memory, compute_type
-        self.launches = [
-            self._product(step) if step.kind == 'product' else
-            launch(step.kind, math.prod(self.sizes[step.y]), step.y.channels,
-                   *self.array(step.x), *step.args, *self.array(step.y))
-            for step in self.steps]
-
-    def _product(self, step):
-        (x, x_pitch, *_), (y, pitch, *_) = map(self.array, (step.x, step.y))
-        W, = step.args
-        return product, (pitch, *W.shape, x.data.ptr, x_pitch, W.data.ptr,
-                         ONE if step.y.is_sum else ZERO, y.data.ptr, pitch,
-                         self._compute_type)
+        """Set `launches`, functions, in a memory on the GPU."""
+        self._memory, self.launches = memory, []
+        for step in self.steps:
+            x, y = self.array(step.x), self.array(step.y)
+            self.launches.append(
+                functools.partial(product, compute_type, *step.args, *x[:2],
+                                  *y[:2]) if step.kind == 'product' else
+                launch(step.kind, math.prod(y[2:]), step.y.channels, *x,
+                       *step.args, *y))
 
     def array(self, tensor):
         """Return a tensor's array, its numbers from row to row, and h, w."""
@@ -448,21 +405,16 @@ class Plan:
 
 
 def _packed(lives):
-    """Give buffers places in a memory where those in use at the same time do
-    not overlap: the largest first, each in the first gap.
-
-    `lives` is buffer -> numbers, first and last time of use. Return buffer ->
-    place, and the numbers of the memory.
+    """Return buffer -> place, and the numbers of a memory, so that none in use
+    at the same time overlap: the largest first, each in the first gap.
     """
-    places, taken = {}, []  # (begin, end, first, last), sorted
+    places, taken = {}, []  # (begin, end, first, last)
     for key, (n, first, last) in sorted(
             lives.items(), key=lambda life: -life[1][0]):
-        place = 0
-        for begin, end, other_first, other_last in taken:
-            if first <= other_last and other_first <= last:
-                if place + n <= begin:
-                    break
-                place = max(place, end)
-        places[key] = place
-        bisect.insort(taken, (place, place + n, first, last))
+        others = [(begin, end) for begin, end, born, gone in taken
+                  if first <= gone and born <= last]
+        place = places[key] = min(
+            place for place in (0, *(end for _, end in others))
+            if all(place + n <= begin or end <= place for begin, end in others))
+        taken.append((place, place + n, first, last))
     return places, max(end for _, end, _, _ in taken)

@@ -35,7 +35,7 @@ __device__ float read(const float *x, int height, int width, int row,
 KERNEL depthwise(INPUT, const float *shift, float least, int stride, int pad,
                  int dilate, const float *weights, const float *bias,
                  float y_least, OUTPUT) {
-  const float add = shift ? shift[blockIdx.y] : 0, b = bias[blockIdx.y];
+  const float add = shift[blockIdx.y], b = bias[blockIdx.y];
   float w[9];
   for (int k = 0; k < 9; k++) w[k] = weights[9 * blockIdx.y + k];
   EACH(i, y_height * y_width) {
@@ -52,23 +52,17 @@ KERNEL depthwise(INPUT, const float *shift, float least, int stride, int pad,
 
 // Row k of y is what number k of (C, ksize, ksize) weights meets at each pixel
 // of the output: a convolution is the product of its weights and these rows.
+// Where ksize and stride are 1, y may be x, which then gets its bias and ReLU.
 KERNEL columns(INPUT, const float *shift, float least, int ksize, int stride,
                int pad, int dilate, OUTPUT) {
   const int tap = blockIdx.y % (ksize * ksize);
   const int channel = blockIdx.y / (ksize * ksize);
   const int top = tap / ksize * dilate - pad, left = tap % ksize * dilate - pad;
-  const float add = shift ? shift[channel] : 0;
+  const float add = shift[channel];
   EACH(i, y_height * y_width)
     ROW(y, blockIdx.y, y_pitch)[i] = read(
         ROW(x, channel, pitch), height, width, i / y_width * stride + top,
         i % y_width * stride + left, add, least);
-}
-
-// Bias and ReLU; y may be x.
-KERNEL finish(INPUT, const float *shift, float least, OUTPUT) {
-  const float add = shift ? shift[blockIdx.y] : 0;
-  EACH(i, y_height * y_width) ROW(y, blockIdx.y, y_pitch)[i] =
-      fmaxf(ROW(x, blockIdx.y, pitch)[i] + add, least);
 }
 
 // Number k of n in a row of y is the sum of every n-th number of x from k on,

@@ -173,11 +173,8 @@ class DeepLabV3plusXception65(chainer.Chain):
         network, labels = self.compile(), []
         for img in imgs:
             check_image(img)
-            size = img.shape[1:]
-            if self.xp is not np:
-                memory.make_room(network.memory_needed(
-                    self, *self.padded_size(*size)))
-            labels.append(resize_labels(network.label_map(self, img), size))
+            labels.append(resize_labels(network.label_map(self, img),
+                                        img.shape[1:]))
         return labels
 
     def to_openvino(self, threads: int | None = None, required: bool = True,

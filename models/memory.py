@@ -6,20 +6,16 @@ import os
 import pathlib
 import resource
 
-import chainer
 import numpy as np
 from chainer.backends import cuda
 
 from .constants import LOGITS_STRIDE
 from .utils.errors import InputError
 
-# Memory of Chainer on a CPU, by output stride: bytes, and bytes for a pixel.
-CHAINER_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}  # measured
-# On a GPU, with cuDNN and without.
-GPU_MEMORY, GPU_MEMORY_WITHOUT_CUDNN = (0.2e9, 1500), (0.2e9, 3500)
-MAX_NUMBERS = 1 << 31  # of an array on a GPU: cuDNN 8 takes no more
-NUMBERS_PER_PIXEL = 32  # of the backbone's largest arrays
-GB = 1e9
+# Memory of Chainer: bytes, and bytes for a pixel. Measured, on a CPU by output
+# stride, on a GPU with cuDNN and without.
+CPU_MEMORY = {8: (130e6, 2150), 16: (130e6, 1500)}
+GPU_MEMORY = {True: (0.2e9, 1500), False: (0.2e9, 3500)}
 M_MMAP_THRESHOLD = -3  # malloc.h of glibc
 GROUPS, OWN_GROUPS = '/sys/fs/cgroup', '/proc/self/cgroup'
 # Files of a control group, in version 2 and 1: its limit of memory, its usage,
@@ -30,36 +26,28 @@ LIMITS = [('memory.max', 'memory.current', 'inactive_file'),
 
 
 def chainer_memory(link, height, width):
-    """Return the bytes that Chainer takes on a CPU."""
-    fixed, per_pixel = CHAINER_MEMORY[link.output_stride]
+    """Return the bytes that Chainer takes where the link is."""
+    fixed, per_pixel = (CPU_MEMORY[link.output_stride] if link.xp is np else
+                        GPU_MEMORY[cuda.cudnn_enabled])
     return fixed + per_pixel * height * width
 
 
 def logits_memory(link, height, width):
-    """Return the bytes of the logits of all scales, held twice."""
+    """Return the bytes of the logits of all scales, held twice; on a GPU at the
+    image's size, where they are all held with two results.
+    """
+    n_maps = 2 if link.flip else 1
+    if link.xp is not np:
+        return 4 * link.n_class * height * width * (
+            n_maps * len(link.scales) + 2)
     pixels = sum(max(1, scale) ** 2 for scale in link.scales) * (
         height * width / LOGITS_STRIDE ** 2)
-    return 2 * 4 * link.n_class * pixels * (2 if link.flip else 1)
-
-
-def gpu_memory(link, pixels, scaled_pixels):
-    """Return the bytes that Chainer takes on a GPU; infinity for an image that
-    must be cut into tiles.
-    """
-    numbers = link.n_class * pixels
-    per_pixel = max(NUMBERS_PER_PIXEL, link.n_class / LOGITS_STRIDE ** 2)
-    if max(numbers, scaled_pixels * per_pixel) >= MAX_NUMBERS:
-        return math.inf
-    fixed, per_pixel = (
-        GPU_MEMORY if cuda.cudnn_enabled and chainer.config.use_cudnn != 'never'
-        else GPU_MEMORY_WITHOUT_CUDNN)
-    n_maps = len(link.scales) * (2 if link.flip else 1) + 2
-    return fixed + per_pixel * scaled_pixels + n_maps * 4 * numbers
+    return 2 * 4 * link.n_class * pixels * n_maps
 
 
 def free_memory(link):
     """Return the bytes that are free where the link is; on a GPU, with those
-    that CuPy keeps for reuse.
+    that CuPy keeps, and frees where it needs them.
     """
     if link.xp is np:
         return available_memory()
@@ -67,32 +55,18 @@ def free_memory(link):
             + cuda.cupy.get_default_memory_pool().free_bytes())
 
 
-def make_room(needed):
-    """Have CuPy free what it keeps for reuse, on a GPU that has fewer bytes
-    left than are needed. Raise InputError where `needed` is infinite.
-    """
-    if needed == math.inf:
-        raise InputError('the image is too large for a GPU: an array would '
-                         f'have more than {MAX_NUMBERS} numbers (demo.py works '
-                         'in tiles)')
-    if needed > cuda.cupy.cuda.runtime.memGetInfo()[0]:
-        cuda.cupy.get_default_memory_pool().free_all_blocks()
-
-
 def check_memory(what, needed, advice='free some, or take a smaller image'):
     """Raise InputError where `what` needs more bytes than are free."""
     available = available_memory()
     if needed > available:
         raise InputError(
-            f'{what} needs about {needed / GB:.1f} GB of memory, and '
-            f'{available / GB:.1f} GB are free: {advice}')
+            f'{what} needs about {needed / 1e9:.1f} GB of memory, and '
+            f'{available / 1e9:.1f} GB are free: {advice}')
 
 
 def available_memory():
-    """Return how many bytes this process can still allocate.
-
-    The least of: free memory of the machine, and what the limits of control
-    groups (containers, SLURM, systemd) and of `ulimit -v` leave.
+    """Return how many bytes this process can still allocate: of the machine's,
+    of its control groups' (containers, SLURM, systemd), and of `ulimit -v`.
     """
     import psutil  # 6 ms, which a conversion does not need
     left = min(psutil.virtual_memory().available, left_in_control_groups())
@@ -103,9 +77,7 @@ def available_memory():
 
 
 def left_in_control_groups(root=GROUPS, own=OWN_GROUPS):
-    """Return the bytes that the limits of this process's control group, and of
-    all above it, leave; infinity without a limit.
-    """
+    """Return the bytes that control groups leave; infinity without a limit."""
     left = [math.inf]
     for group in _control_groups('memory', root, own):
         for limit, usage, reclaimable in LIMITS:
@@ -126,9 +98,7 @@ def cores():
 
 
 def quota_of_cores(root=GROUPS, own=OWN_GROUPS):
-    """Return the cores that this process's control group, and all above it, may
-    use, rounded up; 0 without a quota.
-    """
+    """Return the cores that control groups leave, rounded up; 0: no quota."""
     found = []
     for group in _control_groups('cpu', root, own):
         for names in ['cpu.max'], ['cpu.cfs_quota_us', 'cpu.cfs_period_us']:
@@ -140,11 +110,11 @@ def quota_of_cores(root=GROUPS, own=OWN_GROUPS):
 
 
 def _control_groups(controller, root, own):
-    """Yield the folder of this process's control group, and those above.
+    """Yield the folder of this process's control group, which SLURM and systemd
+    limit, and those above; a container sees its own limit at the root.
 
-    SLURM and systemd limit the group itself; a container sees its own limit at
-    the root. Lines of `own` are 'number:controllers:path', without controllers
-    in version 2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
+    Lines of `own` are 'number:controllers:path', without controllers in version
+    2 (https://docs.kernel.org/admin-guide/cgroup-v2.html).
     """
     with contextlib.suppress(OSError):  # not Linux
         for line in pathlib.Path(own).read_text().splitlines():

@@ -187,8 +187,6 @@ def _argument(kernel, value, argument):
             raise TypeError(f'{kernel}: {name} is a {type(value).__name__}, '
                             f'and must be a {dtype.__name__}')
         return c_type(value)
-    if type(value) is np.uint64 and value == 0:
-        return ctypes.c_void_p(0)
     if not isinstance(value, DeviceArray):
         raise TypeError(f'{kernel}: {name} is no array of the device')
     if not value.flags.c_contiguous:

@@ -131,9 +131,12 @@ def test_make_refuses_other_pythons(tmp_path):
     assert os.listdir(tmp_path) == ['bin']
 
 
-def test_make_refuses_cupy_where_it_has_no_wheel(tmp_path):
+def test_make_refuses_cupy_where_it_has_no_wheel(tmp_path, monkeypatch):
     (tmp_path / 'installed-by-python').touch()
+    (tmp_path / 'uname').write_text('#!/bin/sh\necho Darwin\n')
+    (tmp_path / 'uname').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}:{os.environ["PATH"]}')
     result = make(tmp_path, 'setup-gpu')
     assert result.returncode != 0
     assert result.stderr.startswith(
-        'CuPy 13.6 and cuDNN 8.9 have wheels for Python 3.11 to 3.13 on Linux')
+        'CuPy has wheels for Linux, and none for Darwin')

@@ -97,6 +97,19 @@ def test_agrees_at_scales_and_mirrored(gpu, model, scales, flip):
 
 
 @pytest.mark.slow
+def test_an_output_that_is_no_class_has_a_part_in_softmax(gpu, model,
+                                                          monkeypatch):
+    model.scales = 0.5, 1.0
+    model.background_outputs = np.zeros((1, 257), np.float32)
+    model.background_outputs[:, -1] = 5  # the best everywhere
+    expected, = model.to_chainer().predict([image(65, 65)])
+    monkeypatch.setattr(CuPyEngine, 'is_proven', False)
+    model.to_openvino().to_device(StandIn())
+    assert type(model.compile()) is CuPyEngine
+    assert (model.predict([image(65, 65)])[0] == expected).mean() >= 0.9999
+
+
+@pytest.mark.slow
 def test_agrees_with_rates_of_its_own(gpu, random_graphs):
     _, npz = random_graphs('voc', 8)
     model = DeepLabV3plusXception65(
