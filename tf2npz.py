@@ -164,7 +164,7 @@ def print_summary(conversion, target):
         print('  a checkpoint does not hold output stride, input size and '
               'epsilons: they are as given, or the official ones')
         checked = 'names and shapes'
-    print(f'{target}: {len(source.weights)} weights converted; {checked} '
+    print(f'{target}: {len(conversion.weights)} weights converted; {checked} '
           'agree with the link', flush=True)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import models
 from convert.checkpoint import Checkpoint
 from convert.frozen_graph import FrozenGraph
-from convert.graph_structure import Wiring, check_structure, read_strides
+from convert.graph_structure import Wiring, check_settings, read_wiring
 from convert.name_table import LOGITS, weight_table
 from models.constants import (
     DATASETS,
@@ -50,6 +50,7 @@ class Conversion(typing.NamedTuple):
     link: 'models.DeepLabV3plusXception65'  # its weights are unset
     background_offset: int  # leading outputs to drop (ADE20K's "other")
     wiring: Wiring | None  # of a graph
+    weights: dict  # TensorFlow's name -> shape, of all that is converted
     min_input_size: list  # height, width in pixels to which the source pads
     settings: dict  # metadata that the official models do not have
 
@@ -62,12 +63,15 @@ def check(source, dataset: str) -> Conversion:
     is not the link's.
     """
     check_network(source)
-    n_output = count_outputs(source)
+    wiring = read_wiring(source) if source.is_graph else None
+    weights = _weights(source, wiring)
+    n_output = count_outputs(weights)
     offset = _background_offset(source, dataset, n_output)
-    link = _build_link(source, n_output - offset)
-    _check_weights(source, link, offset)
-    wiring = check_structure(source, link) if source.is_graph else None
-    return Conversion(source, dataset, link, offset, wiring,
+    link = _build_link(source, n_output - offset, wiring)
+    _check_weights(source, weights, link, offset)
+    if wiring is not None:
+        check_settings(source, wiring.settings, link)
+    return Conversion(source, dataset, link, offset, wiring, weights,
                       _min_input_size(source, dataset, wiring),
                       _unusual_settings(source, link, offset, wiring))
 
@@ -92,9 +96,9 @@ def write(conversion, path, classes=()):
 
 def converted_arrays(conversion):
     """Yield (name, array) in the link's layout, one weight at a time."""
-    source = conversion.source
+    source, wiring = conversion.source, conversion.wiring
     for name, (target, axes) in weight_table().items():
-        array = source.weight(name)
+        array = source.weight(wiring.weights[target] if wiring else name)
         if not np.isfinite(array).all():
             raise InputError(f'{source.path}: {name} holds a value that is '
                              'not finite')
@@ -139,9 +143,11 @@ def check_network(source):
             raise InputError(f'{source.path} {meaning}')
 
 
-def count_outputs(source):
-    """Return the channels of the logits; 0 where there are none."""
-    return (source.weights.get(f'{LOGITS}/weights') or (0,))[-1]
+def count_outputs(weights):
+    """Return the channels of the logits, by the shapes of weights; 0 where
+    there are none.
+    """
+    return (weights.get(f'{LOGITS}/weights') or (0,))[-1]
 
 
 def guess_dataset(n_output):
@@ -174,24 +180,39 @@ def _background_offset(source, dataset, n_output):
                      f'has {_outputs_of(dataset)}: {advice}')
 
 
-def _build_link(source, n_class):
+def _weights(source, wiring):
+    """Return name -> shape of a source's weights. Of a graph, each has the name
+    that belongs to its place; those without a place keep theirs.
+    """
+    if wiring is None:
+        return source.weights
+    placed = {name: wiring.weights[target]
+              for name, (target, _) in weight_table().items()
+              if target in wiring.weights}
+    used = {node.name for node in placed.values()}
+    others = {name: node for name, node in source.constants.items()
+              if node.name not in used}
+    return {name: source.shape(node)
+            for name, node in {**others, **placed}.items()}
+
+
+def _build_link(source, n_class, wiring):
     """Return the link with a source's output stride; its weights are unset."""
     from models.memory import giving_back
-    output_stride, rates = read_strides(source) if source.is_graph else (
-        source.output_stride, None)
     with giving_back():
         return models.DeepLabV3plusXception65(
-            n_class, initialW=leave_unset, output_stride=output_stride,
-            atrous_rates=rates)
+            n_class, initialW=leave_unset,
+            output_stride=(wiring or source).output_stride,
+            atrous_rates=wiring and wiring.atrous_rates)
 
 
-def _check_weights(source, link, offset):
+def _check_weights(source, weights, link, offset):
     """Account for every weight of the source and every array of the link."""
     table, arrays = weight_table(), named_arrays(link)
     wanted = {name: tensorflow_shape(name, arrays[target].shape, axes, offset)
               for name, (target, axes) in table.items()}
     filled = {target for target, _ in table.values()}
-    differences = describe_differences(source.weights, wanted, [
+    differences = describe_differences(weights, wanted, [
         f'nothing fills {name}' for name in sorted(arrays)
         if name not in filled and not name.endswith('/N')])
     if differences:
@@ -226,10 +247,10 @@ def _unusual_settings(source, link, offset, wiring):
     if wiring and (wiring.scales, wiring.flip) != ((1.,), False):
         settings['scales'], settings['flip'] = wiring.scales, wiring.flip
         if offset:  # they have a part in the softmax that is averaged
-            weights, biases = (source.weight(f'{LOGITS}/{name}')[..., :offset]
-                               for name in ('weights', 'biases'))
+            W, b = (source.weight(wiring.weights[f'decoder/conv_logits/{name}'])
+                    for name in 'Wb')
             settings['background_outputs'] = np.vstack(
-                (weights[0, 0], biases)).T
+                (W[0, 0, :, :offset], b[:offset])).T
     if wiring and wiring.resize_range is not None:
         settings['resize_range'] = wiring.resize_range
     return settings

@@ -15,12 +15,13 @@ def inspect(source):
     'problem' is why it cannot be converted, or None. 'weights' has the shape
     of each weight, its name in the link and its shape there.
     """
-    n_output = count_outputs(source)
+    n_output = count_outputs(source.weights)
     dataset = guess_dataset(n_output)
     conversion = link = problem = None
+    weights = source.weights
     try:
         conversion = check(source, dataset)
-        link = conversion.link
+        link, weights = conversion.link, conversion.weights
     except InputError as error:
         problem = str(error)
     offset = DATASETS.get(dataset, {}).get('background_offset', 0)
@@ -36,11 +37,11 @@ def inspect(source):
         'atrous_rates': link and list(link.atrous_rates),
         'epsilons': _epsilons(source) if source.is_graph else None,
         'min_input_size': conversion and conversion.min_input_size,
-        'parameters': sum(map(math.prod, source.weights.values())),
+        'parameters': sum(map(math.prod, weights.values())),
         'dropped': [*(f'output {i} of {n_output}' for i in range(offset)),
                     *source.ignored],
         'problem': problem,
-        'weights': _weights(source, named_arrays(link) if link else {}),
+        'weights': _weights(weights, named_arrays(link) if link else {}),
     }
 
 
@@ -82,9 +83,9 @@ def _epsilons(graph):
         if node.op.startswith('FusedBatchNorm')))
 
 
-def _weights(source, arrays):
+def _weights(weights, arrays):
     targets = {name: target for name, (target, _) in weight_table().items()}
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     return {name: {'shape': list(shape), 'target': targets.get(name),
                    'target_shape': shapes.get(targets.get(name))}
-            for name, shape in source.weights.items()}
+            for name, shape in weights.items()}

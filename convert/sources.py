@@ -102,8 +102,8 @@ def open_source(path, output_stride=None, min_input_size=None):
         if value is not None:
             raise InputError(f'{path} is no checkpoint: leave {option} out, '
                              'the graph holds it')
-    from convert.frozen_graph import FrozenGraph, find_folded
-    return find_folded(FrozenGraph(*_graph_data(path), str(path)))
+    from convert.frozen_graph import FrozenGraph
+    return FrozenGraph(*_graph_data(path), str(path))
 
 
 def _file_of(path):

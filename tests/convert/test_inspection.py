@@ -32,7 +32,7 @@ def test_inspect_another_network(tmp_path, run_script):
     graph = GraphDef()
     for name in 'MobilenetV2/Conv/weights', 'logits/semantic/weights':
         graph.node.add(name=name, op='Const')
-        graph.node.add(name=f'{name}/read', op='Identity', input=[name])
+        graph.node.add(name=f'{name}/Conv2D', op='Conv2D', input=['', name])
     (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
     result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb')
     assert result.returncode == 1
