@@ -40,6 +40,7 @@ from models.constants import (
     OUTPUT_STRIDES,
 )
 from models.resize_range import ResizeRange
+from models.utils.errors import shortened
 
 BACKBONE, ASPP, DECODER = 'feature_extractor', 'aspp', 'decoder'  # link's paths
 BLOCKS = [*(f'entryflow_block{i}' for i in (1, 2, 3)),
@@ -102,7 +103,7 @@ def check_settings(graph, settings, link):
 
 def _read_tower(graph, resize):
     """Return the `Wiring` of the network whose logits are resized by a node."""
-    last = graph.input_node(resize, 0)
+    last = before_resize(graph, resize)
     mirrored = is_mirror(graph, last)
     if mirrored:
         last = graph.input_node(last, 0)
@@ -136,20 +137,16 @@ def _strides(graph, settings):
     """Return the output stride and the dilations of the ASPP's branches."""
     found = {(path, attribute): (node, value)
              for node, path, attribute, value in settings}
-    output_strides = {2 * (sets['stride'],): output_stride
-                      for output_stride, sets in OUTPUT_STRIDES.items()}
     node, stride = found[STRIDED, 'stride']
-    if stride not in output_strides:
-        graph.refuse(node, f'has stride {stride}, and must have 1 or 2 (output '
-                     'stride 8 or 16)')
-    rates = []
-    for path in ATROUS:
-        node, (rate, _) = found[path, 'dilate']
-        if not 0 < rate <= MAX_RATE:
-            graph.refuse(node, f'has dilation {rate}, which the link cannot '
-                         'have')
-        rates.append(rate)
-    return output_strides[stride], rates
+    strides = {2 * (sets['stride'],): output_stride
+               for output_stride, sets in OUTPUT_STRIDES.items()}
+    if stride not in strides:
+        graph.refuse(node, f'has stride {stride}, and must have one of '
+                     f'{shortened(strides)}')
+    rates = [found[path, 'dilate'][1][0] for path in ATROUS]
+    if not all(0 < rate <= MAX_RATE for rate in rates):
+        graph.refuse(ASPP, f'has dilations {rates}, which the link cannot have')
+    return strides[stride], rates
 
 
 class _Network:
@@ -272,28 +269,55 @@ class _Network:
         if last.op == 'BatchToSpaceND':
             node = graph.input_node(last, 0)
         graph.check_op(node, op)
-        kernel, x = self._weight(f'{path}/W', node), graph.input_node(node, 0)
-        stride, pad = graph.sides(node, 'strides'), (0, 0)
+        self._weight(f'{path}/W', node)
+        x, stride = graph.input_node(node, 0), graph.sides(node, 'strides')
         dilate = graph.sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
-        padding, before = node.attr['padding'].s, x.op
-        if padding == b'SAME' and before not in {'SpaceToBatchND', 'Pad'}:
-            pad = _same_padding(graph, node, graph.shape(kernel), stride,
-                                dilate)
-        elif padding != b'VALID':
-            graph.refuse(node.name, f'has padding {padding} after {before}, '
-                         'which the link cannot have')
+        pad = self._padding(path, node, x, last, stride, dilate)
         if last is not node:
-            rates, pad = _dilation(graph, x, last)
+            rates, others = (graph.integers(graph.input_node(each, 1), (2,))
+                             for each in (x, last))
+            graph.compare(last.name, 'block', others, rates)
             dilate = tuple(a * b for a, b in zip(rates, dilate, strict=True))
             x = graph.through(x, 'SpaceToBatchND')
-        elif before == 'Pad':
-            pad = _pad(graph, x)
+        elif x.op == 'Pad':
             x = graph.input_node(x, 0)
         self.settings += [(node.name, path, name, value) for name, value in (
             ('stride', stride), ('dilate', dilate), ('pad', pad))
             if value is not None]
         return x
+
+    def _padding(self, path, node, before, last, stride, dilate):
+        """Return the padding of a convolution: vertical, horizontal, if it is
+        the same on both sides; None if the graph computes it.
+        """
+        graph, padding = self.graph, node.attr['padding'].s
+        is_padded = before.op in {'SpaceToBatchND', 'Pad'}
+        if padding != b'VALID' and (padding != b'SAME' or is_padded):
+            graph.refuse(node.name, f'has padding {padding} after {before.op}, '
+                         'which the link cannot have')
+        edges = np.zeros((2, 2), int)  # before and after, of height and width
+        if padding == b'SAME':
+            sides = graph.shape(self.weights[f'{path}/W'])[:2]
+            if stride != (1, 1) and sides != (1, 1):
+                graph.refuse(node.name, f'pads by SAME at stride {stride}, '
+                             'which depends on the size')
+            edges = [2 * [rate * (side - 1) // 2] for rate, side in zip(
+                dilate, sides, strict=False)]
+        elif last is not node:
+            constants = [graph.input_node(each, 2) for each in (before, last)]
+            if any(each.op != 'Const' for each in constants):
+                return None
+            paddings, crops = (np.array(graph.integers(each, (2, 2)))
+                               for each in constants)
+            edges = paddings - crops
+        elif is_padded:
+            batch, *edges, channels = graph.integers(
+                graph.input_node(before, 1), (4, 2))
+            graph.compare(before.name, 'padding of batch and channels',
+                          batch + channels, 4 * [0])
+        first, second = zip(*np.array(edges).tolist(), strict=True)
+        return first if first == second else (first, second)
 
     def _weight(self, array, reader, index=1):
         """Note the constant that a layer reads."""
@@ -313,40 +337,3 @@ class _Network:
         if found.name != wanted.name:
             self.graph.refuse(path, f'reads {found.op} {found.name}, and must '
                               f'read {wanted.name}')
-
-
-def _same_padding(graph, node, kernel, stride, dilate):
-    if stride != (1, 1) and kernel[:2] != (1, 1):
-        graph.refuse(node.name, f'pads by SAME at stride {stride}, which '
-                     'depends on the size')
-    return tuple(rate * (side - 1) // 2
-                 for rate, side in zip(dilate, kernel, strict=False))
-
-
-def _dilation(graph, before, after):
-    """Return the rates of a SpaceToBatchND and the BatchToSpaceND, and the
-    padding; None where the graph computes that.
-    """
-    rates, others = (graph.integers(graph.input_node(node, 1), (2,))
-                     for node in (before, after))
-    graph.compare(after.name, 'block', others, rates)
-    edges = [graph.input_node(node, 2) for node in (before, after)]
-    if any(node.op != 'Const' for node in edges):
-        return rates, None
-    paddings, crops = (graph.integers(node, (2, 2)) for node in edges)
-    return rates, _both_sides(
-        graph, before, (np.array(paddings) - crops).tolist())
-
-
-def _pad(graph, node):
-    batch, *edges, channels = graph.integers(graph.input_node(node, 1), (4, 2))
-    graph.compare(node.name, 'padding of batch and channels', batch + channels,
-                  4 * [0])
-    return _both_sides(graph, node, edges)
-
-
-def _both_sides(graph, node, edges):
-    (top, bottom), (left, right) = edges
-    graph.compare(node.name, 'padding at bottom and right', (bottom, right),
-                  (top, left))
-    return top, left
