@@ -142,28 +142,27 @@ def print_summary(conversion, target):
     print(f'{source.path}: DeepLabV3+ xception_65, {conversion.dataset}, '
           f'{link.n_class} classes, output stride {link.output_stride}, '
           f'input size {height} x {width}\n  sha256 {source.sha256}')
-    if scales:
-        mirrored = ' and the mirrored image' if settings['flip'] else ''
-        print(f'  averages over the scales {scales}{mirrored}, which the npz '
-              'keeps')
-    if 'background_outputs' in settings:
-        print('  the mean is of the softmax of all outputs; the npz keeps '
-              "those that are no classes, and ChainerCV's link would leave "
-              'them out')
-    if 'resize_range' in settings:
-        print(f'  resizes images to {settings["resize_range"]}, which the npz '
-              "keeps; ChainerCV's link would not")
-    if rates:
-        print(f'  atrous rates {rates}, which the npz keeps; '
-              "ChainerCV's link would run it with its own")
-    if source.ignored:
-        print('  ignored, only needed for training: '
-              f'{shortened(source.ignored)}')
-    checked = 'names, shapes, connections, strides, dilations and epsilons'
-    if not source.is_graph:
-        print('  a checkpoint does not hold output stride, input size and '
-              'epsilons: they are as given, or the official ones')
-        checked = 'names and shapes'
+    mirrored = ' and the mirrored image' if settings.get('flip') else ''
+    for is_so, line in (
+            (scales, f'averages over the scales {scales}{mirrored}, which the '
+             'npz keeps'),
+            ('background_outputs' in settings, 'the mean is of the softmax of '
+             'all outputs; the npz keeps those that are no classes, and '
+             "ChainerCV's link would leave them out"),
+            ('resize_range' in settings, 'resizes images to '
+             f'{settings.get("resize_range")}, which the npz keeps; '
+             "ChainerCV's link would not"),
+            (rates, f'atrous rates {rates}, which the npz keeps; ChainerCV\'s '
+             'link would run it with its own'),
+            (source.ignored, 'ignored, only needed for training: '
+             f'{shortened(source.ignored)}'),
+            (not source.is_graph, 'a checkpoint does not hold output stride, '
+             'input size and epsilons: they are as given, or the official '
+             'ones')):
+        if is_so:
+            print(f'  {line}')
+    checked = 'names and shapes' if not source.is_graph else (
+        'shapes, connections, strides, dilations and epsilons')
     print(f'{target}: {len(conversion.weights)} weights converted; {checked} '
           'agree with the link', flush=True)
 

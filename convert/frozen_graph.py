@@ -25,11 +25,7 @@ MAX_VALUES = 1 << 24  # in one constant (3.1 million)
 MAX_SIDES = 8  # of one constant (4)
 LARGE = 1 << 16  # bytes; larger constants are parsed on demand
 BATCH_NORMS = 'FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3'
-# Op of a layer -> the weights that it reads behind its first input.
-LAYERS = {
-    'Conv2D': ('weights',), 'DepthwiseConv2dNative': ('depthwise_weights',),
-    'BiasAdd': ('biases',), **dict.fromkeys(BATCH_NORMS, (
-        'gamma', 'beta', 'moving_mean', 'moving_variance'))}
+LAYERS = {'Conv2D', 'DepthwiseConv2dNative', 'BiasAdd', *BATCH_NORMS}
 
 
 class FrozenGraph:
@@ -43,10 +39,7 @@ class FrozenGraph:
     Attributes:
         nodes (dict): name -> NodeDef; large constants without their values.
             Inputs are not `Identity` nodes, but what these read.
-        constants (dict): name of a weight -> NodeDef, a `Const` or
-            `Dequantize`, of what layers read. Tools rename weights, so the
-            names are for messages: see `graph_structure.Wiring.weights`.
-        weights (dict): the same names -> shape.
+        names (list of str): of the layers, for messages.
         sha256 (str): of the data, in hexadecimal.
         ignored (list of str), files (list): see `checkpoint.Checkpoint`.
 
@@ -74,9 +67,8 @@ class FrozenGraph:
             for i, tensor in enumerate(node.input):
                 if tensor != (source := self._past_identities(tensor)):
                     node.input[i] = source
-        self.constants = self._named_constants()
-        self.weights = {name: self.shape(node)
-                        for name, node in self.constants.items()}
+        self.names = [name for name, node in self.nodes.items()
+                      if node.op in LAYERS]
 
     @property
     def sha256(self):
@@ -118,21 +110,6 @@ class FrozenGraph:
             tensor = node.input[0]
         return self.refuse(tensor, 'reads itself')
 
-    def _named_constants(self):
-        """Name weights as the exporter does. Tools keep the name up to '/read'
-        (aspp0/weights/read/_6__cf__6), or the layer that reads it has it.
-        """
-        found = {}  # node -> name of the weight
-        for node in self.nodes.values():
-            kinds = zip(node.input[1:], LAYERS.get(node.op, ()), strict=False)
-            for tensor, kind in kinds:
-                name = tensor.partition('/read')[0]
-                if not name.endswith(f'/{kind}'):
-                    name = f'{node.name.rpartition("/")[0]}/{kind}'
-                if self.constant(self.nodes.get(tensor, node)) is not None:
-                    found.setdefault(tensor, name)
-        return {name: self.nodes[tensor] for tensor, name in found.items()}
-
     # Values
 
     def array(self, node):
@@ -162,11 +139,9 @@ class FrozenGraph:
     def filled(self, like, value):
         """Return a constant of the shape of another, with one value for all."""
         node = NodeDef(op='Const')
-        tensor = node.attr['value'].tensor
-        tensor.dtype = DT_FLOAT
-        for side in self.shape(like):
-            tensor.tensor_shape.dim.add(size=side)
-        tensor.float_val.append(value)
+        node.attr['value'].tensor.CopyFrom(TensorProto(
+            dtype=DT_FLOAT, float_val=[value], tensor_shape={
+                'dim': [{'size': side} for side in self.shape(like)]}))
         return node
 
     def _dequantized(self, node):
@@ -200,16 +175,12 @@ class FrozenGraph:
                      values[:1] + values[3:], (1, 1))
         return values[1:3]
 
-    def constant(self, node):
-        """Return the constant that a node is or dequantises, else None."""
-        if node.op == 'Dequantize' and node.input:
-            node = self.nodes.get(node.input[0], node)
-        return node if node.op == 'Const' else None
-
     def shape(self, node):
         """Return the shape of the constant that a node is or dequantises."""
-        constant = self.constant(node)
-        if constant is None:
+        constant = node
+        if node.op == 'Dequantize':
+            constant = self.input_node(node, 0)
+        if constant.op != 'Const':
             self.refuse(node.name, 'is not a constant')
         tensor = constant.attr['value'].tensor
         shape = tuple(side.size for side in tensor.tensor_shape.dim)
@@ -219,18 +190,15 @@ class FrozenGraph:
 
     # Connections
 
-    def producer(self, tensor):
-        """Return the node that makes a tensor."""
-        if tensor not in self.nodes:
-            self.refuse(tensor, 'is read by a node, and is missing')
-        return self.nodes[tensor]
-
     def input_node(self, node, index):
         """Return the node that makes an input of a node."""
         if not 0 <= index < len(node.input):
             self.refuse(node.name, f'reads {len(node.input)} tensors, which '
                         'are too few')
-        return self.producer(node.input[index])
+        if node.input[index] not in self.nodes:
+            self.refuse(node.input[index], f'is missing, and {node.name} reads '
+                        'it')
+        return self.nodes[node.input[index]]
 
     def way_back(self, node):
         """Yield a node, what its first input comes from, and so on to the

@@ -22,10 +22,10 @@ from convert.frozen_graph import BATCH_NORMS
 from convert.graph_wrapping import (
     CHANNELS,
     before_resize,
-    check_axis,
     check_labels_are_resized,
     find_resizes,
     is_mirror,
+    joined,
     read_input,
     resized_to,
     scale_of,
@@ -79,7 +79,8 @@ def read_wiring(graph) -> Wiring:
             graph.compare(scores.name, name, getattr(each, name),
                           getattr(first, name))
         for name, node in first.weights.items():
-            graph.compare(scores.name, name, each.weights[name].name, node.name)
+            found = each.weights.get(name, node).name
+            graph.compare(scores.name, name, found, node.name)
     if first.resize_range is not None:
         check_labels_are_resized(graph, scores.name)
     scales, flip = scales_and_flip(graph, scores.name, [
@@ -273,7 +274,7 @@ class _Network:
         x, stride = graph.input_node(node, 0), graph.sides(node, 'strides')
         dilate = graph.sides(node, 'dilations') if (
             'dilations' in node.attr) else (1, 1)
-        pad = self._padding(path, node, x, last, stride, dilate)
+        pad = self._padding(path, node, x, last, stride)
         if last is not node:
             rates, others = (graph.integers(graph.input_node(each, 1), (2,))
                              for each in (x, last))
@@ -287,37 +288,33 @@ class _Network:
             if value is not None]
         return x
 
-    def _padding(self, path, node, before, last, stride, dilate):
+    def _padding(self, path, node, before, last, stride):
         """Return the padding of a convolution: vertical, horizontal, if it is
-        the same on both sides; None if the graph computes it.
+        the same on both sides; None if TensorFlow computes it.
         """
         graph, padding = self.graph, node.attr['padding'].s
         is_padded = before.op in {'SpaceToBatchND', 'Pad'}
-        if padding != b'VALID' and (padding != b'SAME' or is_padded):
-            graph.refuse(node.name, f'has padding {padding} after {before.op}, '
-                         'which the link cannot have')
-        edges = np.zeros((2, 2), int)  # before and after, of height and width
-        if padding == b'SAME':
+        if padding == b'SAME' and not is_padded:  # both sides at stride 1
             sides = graph.shape(self.weights[f'{path}/W'])[:2]
             if stride != (1, 1) and sides != (1, 1):
                 graph.refuse(node.name, f'pads by SAME at stride {stride}, '
                              'which depends on the size')
-            edges = [2 * [rate * (side - 1) // 2] for rate, side in zip(
-                dilate, sides, strict=False)]
-        elif last is not node:
+            return None
+        if padding != b'VALID':
+            graph.refuse(node.name, f'has padding {padding} after {before.op}, '
+                         'which the link cannot have')
+        edges = np.zeros((4, 2), int)  # before and after, of NHWC
+        if last is not node:
             constants = [graph.input_node(each, 2) for each in (before, last)]
             if any(each.op != 'Const' for each in constants):
                 return None
-            paddings, crops = (np.array(graph.integers(each, (2, 2)))
-                               for each in constants)
-            edges = paddings - crops
+            edges[1:3] = np.subtract(*(graph.integers(each, (2, 2))
+                                       for each in constants))
         elif is_padded:
-            batch, *edges, channels = graph.integers(
-                graph.input_node(before, 1), (4, 2))
-            graph.compare(before.name, 'padding of batch and channels',
-                          batch + channels, 4 * [0])
-        first, second = zip(*np.array(edges).tolist(), strict=True)
-        return first if first == second else (first, second)
+            edges = graph.integers(graph.input_node(before, 1), (4, 2))
+        first, second = np.transpose(edges).tolist()
+        is_same = first == second and first[::3] == [0, 0]
+        return tuple(first[1:3]) if is_same else (first, second)
 
     def _weight(self, array, reader, index=1):
         """Note the constant that a layer reads."""
@@ -328,10 +325,9 @@ class _Network:
 
     def _joined(self, node, count):
         """Return the nodes of what is joined along the channels."""
-        self.graph.check_op(node, 'ConcatV2')
-        self.graph.compare(node.name, 'inputs', len(node.input) - 1, count)
-        check_axis(self.graph, node, CHANNELS)
-        return [self.graph.input_node(node, i) for i in range(count)]
+        found = joined(self.graph, node, CHANNELS)
+        self.graph.compare(node.name, 'inputs', len(found), count)
+        return found
 
     def _same(self, path, wanted, found):
         if found.name != wanted.name:

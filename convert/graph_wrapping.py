@@ -58,22 +58,26 @@ def find_resizes(graph):
     if scores.op == 'ResizeBilinear':
         return [scores], scores
     check_axis(graph, scores, TOWERS, -1)
-    joined = graph.input_node(scores, 0)
-    if joined.op != 'ConcatV2':
-        return [_resize_before_softmax(graph, joined)], scores
-    check_axis(graph, joined, TOWERS)
-    return [_resize_before_softmax(graph, graph.producer(tensor))
-            for tensor in joined.input[:-1]], scores
+    towers = [graph.input_node(scores, 0)]
+    if towers[0].op == 'ConcatV2':
+        towers = joined(graph, towers[0], TOWERS)
+    return [_resize_before_softmax(graph, node) for node in towers], scores
+
+
+def joined(graph, node, axis):
+    """Return the nodes of what a ConcatV2 joins along an axis."""
+    graph.check_op(node, 'ConcatV2')
+    check_axis(graph, node, axis)
+    return [graph.input_node(node, i) for i in range(len(node.input) - 1)]
 
 
 def _resize_before_softmax(graph, node):
-    node = graph.past(node, 'Reshape')
-    graph.check_op(node, 'ExpandDims')
-    check_axis(graph, node, TOWERS, -1)
-    softmax = graph.past(graph.input_node(node, 0), 'Reshape')
-    resize = graph.past(graph.through(softmax, 'Softmax'), 'Reshape')
-    graph.check_op(resize, 'ResizeBilinear')
-    return resize
+    for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
+        last = graph.past(node, 'Reshape')
+        node = graph.through(last, op)
+        if op == 'ExpandDims':
+            check_axis(graph, last, TOWERS, -1)
+    return last
 
 
 def is_mirror(graph, node):

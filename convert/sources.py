@@ -59,8 +59,7 @@ def open_source(path, output_stride=None, min_input_size=None):
 
     Returns:
         FrozenGraph or Checkpoint: both have `is_graph`, `path`, `file_name`,
-        `sha256`, `weights` (name -> shape), `ignored` (names) and
-        `weight(name)`.
+        `files`, `sha256`, `names`, `ignored` and `weight(...)`.
 
     Raises:
         InputError: it is none of these, damaged, or several.
@@ -107,14 +106,12 @@ def _in_folder(folder):
     """
     paths = [path for path in sorted([*folder.glob('*'), *folder.glob('*/*')])
              if path.is_file()]
-    graphs = [path for path in paths if _is_named(path.name, GRAPHS)]
-    found = graphs or [path for path in paths if _is_named(path.name, '.index')]
-    if not found:
-        raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz '
-                         'and no checkpoint (.index)')
-    if len(found) > 1 and not graphs and (folder / 'checkpoint').is_file():
+    graphs, checkpoints = ([path for path in paths if _is_named(
+        path.name, endings)] for endings in (GRAPHS, '.index'))
+    if len(checkpoints) > 1 and not graphs and (
+            folder / 'checkpoint').is_file():
         return folder / 'checkpoint'
-    return _only(folder, found)
+    return _only(folder, graphs or checkpoints)
 
 
 def _is_named(name, endings):
@@ -123,6 +120,9 @@ def _is_named(name, endings):
 
 
 def _only(where, found):
+    if not found:
+        raise InputError(f'{where} holds no frozen graph (.pb), nor a folder '
+                         'a checkpoint (.index)')
     if len(found) > 1:
         raise InputError(f'{where} holds {len(found)} sources, name one of '
                          f'them: {shortened(found)}')
@@ -156,7 +156,7 @@ def _refuse_other_formats(path, start):
               if re.match(pattern, start, re.DOTALL | re.IGNORECASE))]:
         if kind != TENSORFLOW:
             raise InputError(f'{path} is {kind}: give a frozen TensorFlow '
-                             'graph (.pb), in a .tar.gz or not, or a checkpoint')
+                             'graph (.pb), a .tar.gz with one, or a checkpoint')
 
 
 def _read_graph(path, file, size):
@@ -194,9 +194,6 @@ def _from_archive(path, file):
     except DAMAGE as error:
         raise InputError(f'{path} is not a whole archive ({error}): download '
                          'it again') from None
-    if not found:
-        raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
-                         'must be unpacked first')
     return data, _only(path, found)
 
 
@@ -219,23 +216,18 @@ def fetch(pretrained_model) -> pathlib.Path:
     from models.deeplab_v3_plus import check_weights
     with contextlib.suppress(DownloadError):
         return pretrained_path(pretrained_model, check_weights)
-    _convert_archive(pretrained_model, check_weights)
-    return cached_path(pretrained_model)
-
-
-def _convert_archive(name, check_weights):
-    """Download the official archive of a model and convert its graph."""
     from convert.conversion import check, write
-    path = cached_path(name)
+    path = cached_path(pretrained_model)
 
     def convert(part):
-        conversion = check(open_source(part), name)
+        conversion = check(open_source(part), pretrained_model)
         with atomic_path(path) as temporary:
             write(conversion, temporary)
-            check_npz(name, temporary, check_weights)
+            check_npz(pretrained_model, temporary, check_weights)
             record_sha256(temporary, path)
 
-    obtain(name, 'archive', convert, lambda part, path: part.unlink())
+    obtain(pretrained_model, 'archive', convert, lambda part, _: part.unlink())
+    return path
 
 
 @contextlib.contextmanager

@@ -107,8 +107,9 @@ def small_graph():
 def test_graph_bytes():
     def use(data):
         graph = FrozenGraph(data, 'graph.pb')
-        for node in graph.constants.values():
-            graph.weight(node)
+        for node in graph.nodes.values():
+            if node.op == 'Const':
+                graph.weight(node)
 
     fuzz(damaged(small_graph()), use, 1000)
 

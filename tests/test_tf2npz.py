@@ -87,9 +87,9 @@ def test_reads_without_tensorflow(palette_graphs, run_script, monkeypatch):
 
 
 @pytest.mark.parametrize(('content', 'words'), [
-    (b'', 'is empty'),
+    (b'', 'is not a frozen TensorFlow graph'),
     (b'a text file, not a graph\n' * 50, 'is not a frozen TensorFlow graph'),
-    (b'PK\x03\x04rest', 'zip archive'),
+    (b'PK\x03\x04rest', 'is an archive of another kind (unpack it)'),
     (b'\x1f\x8b\x08rest', 'is not a whole archive'),
 ])
 def test_refuses_other_files(fails, tmp_path, content, words):
@@ -109,7 +109,7 @@ def test_refuses_truncation(fails, palette_graphs, tmp_path):
 
 def test_refuses_the_wrong_task(fails, palette_graphs):
     pb, _ = palette_graphs('cityscapes')
-    fails('19 outputs where voc has 21: it is a graph of cityscapes',
+    fails('has 19 outputs, which are not those of voc: give the dataset city',
           'tf2npz.py', 'voc', pb, 'out.npz')
 
 

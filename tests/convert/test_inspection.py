@@ -13,8 +13,7 @@ def test_inspect(skeleton, tmp_path, run_script):
     expected = {
         'dataset': 'voc', 'classes': 21, 'outputs': 21,
         'backbone': 'xception_65', 'output_stride': 8,
-        'atrous_rates': [12, 24, 36], 'era': 2018,
-        'epsilons': {'0.001': 132, '1.001e-05': 14},
+        'atrous_rates': [12, 24, 36],
         'min_input_size': [513, 513],
         'parameters': 41258213, 'dropped': [], 'kind': 'frozen graph'}
     assert {key: found[key] for key in expected} == expected
@@ -23,7 +22,7 @@ def test_inspect(skeleton, tmp_path, run_script):
         'shape': [1, 1, 2048, 256], 'target': 'aspp/conv1x1/conv/W',
         'target_shape': [256, 2048, 1, 1]}
     text = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb').stdout
-    assert 'epsilons       0.001: 132, 1.001e-05: 14\n' in text
+    assert 'atrous rates   12, 24, 36\n' in text
     assert ('aspp0/weights 1x1x2048x256 -> aspp/conv1x1/conv/W '
             '256x2048x1x1\n') in text
 

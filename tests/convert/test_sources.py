@@ -36,7 +36,7 @@ def test_archive_and_folder(skeleton, tmp_path):
         found = open_source(path)
         assert found.sha256 == plain.sha256
         assert found.file_name == 'graph.pb'
-        assert found.weights == plain.weights
+        assert found.nodes == plain.nodes
     assert not (tmp_path.parent / 'up').exists()
     (tmp_path / 'one' / 'z.tgz').write_bytes(archive.read_bytes())
     with pytest.raises(InputError, match=r'holds 2 sources.*graph.pb.*z.tgz'):
