@@ -24,8 +24,8 @@ OUTPUTS = {known['n_class'] + known['background_offset']: dataset
            for dataset, known in DATASETS.items()}
 BACKBONE = re.compile(r'xception_\d+|MobilenetV\d\w*|resnet_v\d_\d+\w*')
 VARIABLE_OPS = {'Variable', 'VariableV2', 'VarHandleOp'}
-# Prefix of names, whether names with it must exist, and what is said of a source
-# where that is not so. The first that applies is reported.
+# Prefix of names, whether names with it must exist, and what is said where that
+# is not so. The first that applies is reported.
 PARTS = [
     ('meta_architecture/', False, 'has a dense prediction cell '
      '(--dense_prediction_cell_json)'),
@@ -114,12 +114,6 @@ def converted_arrays(conversion):
             yield name, np.asarray(array)
 
 
-def backbones(source):
-    """Return the names of the backbones that a source has."""
-    found = map(BACKBONE.match, source.names)
-    return sorted({match[0] for match in found if match})
-
-
 def check_network(source):
     """Raise InputError unless a source is DeepLabV3+ with Xception65; say
     what it is.
@@ -129,13 +123,13 @@ def check_network(source):
         raise InputError(f'{source.path} is a graph that is not frozen: '
                          'convert the checkpoint that has its weights, or '
                          'export a frozen graph with export_model.py')
-    found = backbones(source)
-    if found != ['xception_65']:
-        scopes = {name.partition('/')[0]: None for name in source.names}
+    found = {match[0] for match in map(BACKBONE.match, source.names) if match}
+    if found != {'xception_65'}:
+        scopes = {name.partition('/')[0] for name in source.names}
         raise InputError(
             f'{source.path} is another network ('
-            f'{shortened(found or scopes) or "no layers"}); only DeepLabV3+ '
-            'with xception_65 is supported')
+            f'{shortened(sorted(found or scopes)) or "no layers"}); only '
+            'DeepLabV3+ with xception_65 is supported')
     for prefix, wanted, meaning in PARTS:
         if any(name.startswith(prefix) for name in source.names) != wanted:
             raise InputError(f'{source.path} {meaning}, unlike the link')

@@ -86,6 +86,26 @@ def test_reads_without_tensorflow(palette_graphs, run_script, monkeypatch):
     assert (run_script.folder / 'out.npz').stat().st_size > 160e6
 
 
+def test_inspect(skeleton, tmp_path, run_script):
+    (tmp_path / 'g.pb').write_bytes(skeleton)
+    result = run_script('tf2npz.py', '--inspect', tmp_path / 'g.pb')
+    assert result.returncode == 0, result.stderr
+    assert ('DeepLabV3+ xception_65, voc, 21 classes, output stride 8, input '
+            'size 513 x 513\n') in result.stdout
+    assert ('aspp0/weights 1x1x2048x256 -> aspp/conv1x1/conv/W\n'
+            in result.stdout)
+    assert result.stdout.count(' -> ') == 732
+    assert not list(run_script.folder.iterdir())
+
+
+def test_inspect_another_network(tmp_path, fails):
+    graph = GraphDef()
+    graph.node.add(name='MobilenetV2/Conv/Conv2D', op='Conv2D')
+    (tmp_path / 'g.pb').write_bytes(graph.SerializeToString())
+    fails('is another network (MobilenetV2)', 'tf2npz.py', '--inspect',
+          tmp_path / 'g.pb')
+
+
 @pytest.mark.parametrize(('content', 'words'), [
     (b'', 'is not a frozen TensorFlow graph'),
     (b'a text file, not a graph\n' * 50, 'is not a frozen TensorFlow graph'),

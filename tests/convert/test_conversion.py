@@ -18,7 +18,7 @@ def test_datasets_of_python(tmp_path):
     (tmp_path / 'g.pb').write_bytes(FixtureGraph(
         lambda name, shape: np.ones(shape, 'f'), 7, (65, 65)
     ).graph.SerializeToString())
-    with pytest.raises(InputError, match='are not those of coco: give the dataset'):
+    with pytest.raises(InputError, match='are not those of coco: give'):
         convert(tmp_path / 'g.pb', 'coco', tmp_path / 'a.npz')
     convert(tmp_path / 'g.pb', 'custom', tmp_path / 'a.npz')
     assert DeepLabV3plusXception65(
