@@ -39,7 +39,7 @@ class FrozenGraph:
     Attributes:
         nodes (dict): name -> NodeDef; large constants without their values.
             Inputs are not `Identity` nodes, but what these read.
-        names (list of str): of the layers, for messages.
+        names (list of str): of the layers: they tell what network it is.
         sha256 (str): of the data, in hexadecimal.
         ignored (list of str), files (list): see `checkpoint.Checkpoint`.
 
@@ -227,14 +227,10 @@ class FrozenGraph:
                 left += node.input
         return found
 
-    def through(self, node, *ops):
-        """Go back from a node of the first of these ops to what it reads, which
-        must have the next one; return what the last one reads.
-        """
-        for op in ops:
-            self.check_op(node, op)
-            node = self.input_node(node, 0)
-        return node
+    def before(self, node, op):
+        """Return the node that makes the first input of a node of an op."""
+        self.check_op(node, op)
+        return self.input_node(node, 0)
 
     # Refusals
 

@@ -167,10 +167,9 @@ class _Network:
         """Return the node of the input, that of the image pooling, and that
         which gives the decoder its low level features.
         """
-        self.graph.check_op(logits, 'BiasAdd')
+        x = self.graph.before(logits, 'BiasAdd')
         self._weight(f'{DECODER}/conv_logits/b', logits)
-        x = self._conv(f'{DECODER}/conv_logits',
-                       self.graph.input_node(logits, 0))
+        x = self._conv(f'{DECODER}/conv_logits', x)
         x = self._separable(f'{DECODER}/conv2', x)
         x = self._separable(f'{DECODER}/conv1', x)
         high_level, resized = self._joined(x, 2)
@@ -183,7 +182,7 @@ class _Network:
         pooled, *branches = self._joined(self._conv_bn(f'{ASPP}/proj', x), 5)
         pooling = self._conv_bn(f'{ASPP}/image_pooling_conv',
                                 before_resize(self.graph, pooled))
-        x = self.graph.through(pooling, 'AvgPool')
+        x = self.graph.before(pooling, 'AvgPool')
         self._same(f'{ASPP}/conv1x1', x,
                    self._conv_bn(f'{ASPP}/conv1x1', branches[0]))
         for i in (1, 2, 3):
@@ -206,9 +205,9 @@ class _Network:
         graph = self.graph
         graph.check_op(total, 'Add', 'AddV2')
         h, shortcut = (graph.input_node(total, i) for i in (0, 1))
-        middle = graph.through(self._separable(f'{path}/separable3', h), 'Relu')
-        h = graph.through(self._separable(f'{path}/separable2', middle), 'Relu')
-        x = graph.through(self._separable(f'{path}/separable1', h), 'Relu')
+        middle = graph.before(self._separable(f'{path}/separable3', h), 'Relu')
+        h = graph.before(self._separable(f'{path}/separable2', middle), 'Relu')
+        x = graph.before(self._separable(f'{path}/separable1', h), 'Relu')
         kind = 'identity' if shortcut.name == x.name else 'conv'
         self.settings.append((total.name, path, 'shortcut', kind))
         if kind == 'conv':
@@ -280,7 +279,7 @@ class _Network:
                              for each in (x, last))
             graph.compare(last.name, 'block', others, rates)
             dilate = tuple(a * b for a, b in zip(rates, dilate, strict=True))
-            x = graph.through(x, 'SpaceToBatchND')
+            x = graph.before(x, 'SpaceToBatchND')
         elif x.op == 'Pad':
             x = graph.input_node(x, 0)
         self.settings += [(node.name, path, name, value) for name, value in (

@@ -74,7 +74,7 @@ def joined(graph, node, axis):
 def _resize_before_softmax(graph, node):
     for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
         last = graph.past(node, 'Reshape')
-        node = graph.through(last, op)
+        node = graph.before(last, op)
         if op == 'ExpandDims':
             check_axis(graph, last, TOWERS, -1)
     return last

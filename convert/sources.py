@@ -121,8 +121,8 @@ def _is_named(name, endings):
 
 def _only(where, found):
     if not found:
-        raise InputError(f'{where} holds no frozen graph (.pb), nor a folder '
-                         'a checkpoint (.index)')
+        raise InputError(f'{where} holds no frozen graph (.pb), and no unpacked '
+                         'checkpoint (.index)')
     if len(found) > 1:
         raise InputError(f'{where} holds {len(found)} sources, name one of '
                          f'them: {shortened(found)}')
@@ -146,9 +146,10 @@ def _refuse_other_formats(path, start):
     """Raise InputError for a file that is known to be no frozen graph."""
     names = []
     if start.startswith(b'PK'):
-        with contextlib.suppress(*DAMAGE, OSError, zipfile.BadZipFile,
-                                 NotImplementedError):
-            names = zipfile.ZipFile(path).namelist()
+        with (contextlib.suppress(*DAMAGE, OSError, zipfile.BadZipFile,
+                                  NotImplementedError),
+              zipfile.ZipFile(path) as archive):
+            names = archive.namelist()
     for kind in [
             *(kind for ending, kind in MEMBERS.items()
               if any(name.endswith(ending) for name in names)),
