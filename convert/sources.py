@@ -121,7 +121,7 @@ def _is_named(name, endings):
 
 def _only(where, found):
     if not found:
-        raise InputError(f'{where} holds no frozen graph (.pb), and no unpacked '
+        raise InputError(f'{where} holds no frozen graph (.pb) and no unpacked '
                          'checkpoint (.index)')
     if len(found) > 1:
         raise InputError(f'{where} holds {len(found)} sources, name one of '
