@@ -13,11 +13,10 @@ the link's before the npz gets its name.
 """
 import argparse
 import gc
-import json
 
 from command_line.model_options import image_size
 from models.constants import DATASETS, OUTPUT_STRIDES
-from models.utils.errors import InputError, report_errors, shortened
+from models.utils.errors import report_errors, shortened
 
 
 def parse_args():
@@ -33,9 +32,8 @@ def parse_args():
     parser.add_argument('--force', action='store_true',
                         help='overwrite target.npz if it exists')
     parser.add_argument('--inspect', metavar='SOURCE',
-                        help='describe SOURCE, convert nothing')
-    parser.add_argument('--json', action='store_true',
-                        help='with --inspect: as JSON')
+                        help='check SOURCE, say what it is, list its weights; '
+                             'convert nothing')
     parser.add_argument('--verify', action='store_true',
                         help='run the graph in TensorFlow and the npz in the '
                              'link on a built-in image, and compare')
@@ -71,7 +69,6 @@ def check_arguments(parser, args):
              '--verify is for a conversion, not for --inspect'),
             (not inspects and None in positional,
              'give a dataset, a source and a target.npz; or --inspect SOURCE'),
-            (args.json and not inspects, '--json goes with --inspect'),
             ((args.dataset == 'custom') != (args.class_names is not None),
              'the dataset custom and --class-names go together'),
             (args.colors and not args.class_names,
@@ -85,7 +82,6 @@ def main():
     gc.disable()  # hardly anything becomes garbage: saves 0.1 s
     with report_errors():
         from convert.conversion import check, write
-        from convert.inspection import describe, inspect
         from convert.sources import opened
         from convert.verification import import_tensorflow
         from models.classes import read_classes
@@ -93,10 +89,9 @@ def main():
         options = args.output_stride, args.input_size
         if args.inspect is not None:
             with opened(args.inspect, None, *options) as source:
-                found = inspect(source)
-            print(json.dumps(found, indent=1) if args.json else describe(found))
-            if found['problem']:
-                raise InputError(found['problem'])
+                conversion = check(source, None)
+                print_summary(conversion)
+                print_weights(conversion)
             return
 
         check_target(args.target, args.force, filter(None, [
@@ -112,7 +107,9 @@ def main():
                 write(conversion, temporary, classes)
                 if args.verify:
                     print_verification(conversion, temporary, args.verify_on)
-        print_summary(conversion, args.target)
+        print_summary(conversion)
+        print(f'{args.target}: {len(conversion.weights)} weights converted',
+              flush=True)
 
 
 def print_verification(conversion, npz, paths):
@@ -134,7 +131,7 @@ def print_verification(conversion, npz, paths):
               f'{logits}', flush=True)
 
 
-def print_summary(conversion, target):
+def print_summary(conversion):
     source, link = conversion.source, conversion.link
     settings, (height, width) = conversion.settings, conversion.min_input_size
     rates, scales = (', '.join(map(str, settings.get(name, ())))
@@ -142,30 +139,34 @@ def print_summary(conversion, target):
     print(f'{source.path}: DeepLabV3+ xception_65, {conversion.dataset}, '
           f'{link.n_class} classes, output stride {link.output_stride}, '
           f'input size {height} x {width}\n  sha256 {source.sha256}')
-    if scales:
-        mirrored = ' and the mirrored image' if settings['flip'] else ''
-        print(f'  averages over the scales {scales}{mirrored}, which the npz '
-              'keeps')
-    if 'background_outputs' in settings:
-        print('  the mean is of the softmax of all outputs; the npz keeps '
-              "those that are no classes, and ChainerCV's link would leave "
-              'them out')
-    if 'resize_range' in settings:
-        print(f'  resizes images to {settings["resize_range"]}, which the npz '
-              "keeps; ChainerCV's link would not")
-    if rates:
-        print(f'  atrous rates {rates}, which the npz keeps; '
-              "ChainerCV's link would run it with its own")
-    if source.ignored:
-        print('  ignored, only needed for training: '
-              f'{shortened(source.ignored)}')
-    checked = 'names, shapes, connections, strides, dilations and epsilons'
-    if not source.is_graph:
-        print('  a checkpoint does not hold output stride, input size and '
-              'epsilons: they are as given, or the official ones')
-        checked = 'names and shapes'
-    print(f'{target}: {len(source.weights)} weights converted; {checked} '
-          'agree with the link', flush=True)
+    mirrored = ' and the mirrored image' if settings.get('flip') else ''
+    for is_so, line in (
+            (scales, f'averages over the scales {scales}{mirrored}, which the '
+             'npz keeps'),
+            ('background_outputs' in settings, 'the mean is of the softmax of '
+             'all outputs; the npz keeps those that are no classes, and '
+             "ChainerCV's link would leave them out"),
+            ('resize_range' in settings, 'resizes images to '
+             f'{settings.get("resize_range")}, which the npz keeps; '
+             "ChainerCV's link would not"),
+            (rates, f'atrous rates {rates}, which the npz keeps; ChainerCV\'s '
+             'link would run it with its own'),
+            (source.ignored, 'ignored, only needed for training: '
+             f'{shortened(source.ignored)}'),
+            (not source.is_graph, 'a checkpoint does not hold output stride, '
+             'input size and epsilons: they are as given, or the official '
+             'ones')):
+        if is_so:
+            print(f'  {line}')
+    checked = 'names and shapes' if not source.is_graph else (
+        'shapes, connections, strides, dilations and epsilons')
+    print(f'  {checked} agree with the link')
+
+
+def print_weights(conversion):
+    from convert.name_table import weight_table
+    for name, (target, _) in weight_table().items():
+        print(name, 'x'.join(map(str, conversion.weights[name])), '->', target)
 
 
 if __name__ == '__main__':

@@ -22,7 +22,7 @@ class Checkpoint:
     Attributes:
         path, file_name (str): the prefix, for messages; its last part.
         files (list of pathlib.Path): what is read.
-        weights (dict): name -> shape.
+        weights (dict), names (list of str): name -> shape; the names.
         ignored (list of str): variables that only training needs.
         sha256 (str): of its files one after another, in hexadecimal.
 
@@ -37,12 +37,21 @@ class Checkpoint:
         self.file_name = pathlib.Path(prefix).name
         self.output_stride = output_stride or OUTPUT_STRIDE
         self.min_input_size = min_input_size
-        self._reader = _reader(prefix)
+        tensorflow = import_tensorflow(
+            f'{prefix} is a checkpoint, and reading one',
+            'convert a frozen graph')
+        try:
+            self._reader = tensorflow.train.load_checkpoint(prefix)
+        except Exception as error:  # TensorFlow's own, many kinds
+            raise InputError(f'{prefix} is not a whole checkpoint ({error})'
+                             ) from None
         shapes = self._reader.get_variable_to_shape_map()
-        self.ignored = sorted(filter(_is_for_training, shapes))
+        self.ignored = sorted(name for name in shapes
+                              if name.rpartition('/')[2] in TRAINING)
         self.weights = {name: tuple(shape)
                         for name, shape in sorted(shapes.items())
-                        if not _is_for_training(name)}
+                        if name not in self.ignored}
+        self.names = list(self.weights)
         self.files = sorted(
             path for path in pathlib.Path(prefix).parent.iterdir()
             if path.name.startswith((f'{self.file_name}.index',
@@ -60,17 +69,3 @@ class Checkpoint:
             raise InputError(f'{self.path}: the weight {name} is '
                              f'{array.dtype}, and must be float32')
         return array.astype('float32', copy=False)
-
-
-def _is_for_training(name):
-    return name.rpartition('/')[2] in TRAINING
-
-
-def _reader(prefix):
-    tensorflow = import_tensorflow(f'{prefix} is a checkpoint, and reading one',
-                                   'convert a frozen graph')
-    try:
-        return tensorflow.train.load_checkpoint(prefix)
-    except Exception as error:  # TensorFlow's own, many kinds
-        raise InputError(f'{prefix} is not a whole checkpoint ({error})'
-                         ) from None

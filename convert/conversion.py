@@ -7,7 +7,7 @@ import numpy as np
 import models
 from convert.checkpoint import Checkpoint
 from convert.frozen_graph import FrozenGraph
-from convert.graph_structure import Wiring, check_structure, read_strides
+from convert.graph_structure import Wiring, check_settings, read_wiring
 from convert.name_table import LOGITS, weight_table
 from models.constants import (
     DATASETS,
@@ -20,25 +20,25 @@ from models.weights import WeightsFile, leave_unset, named_arrays, write_npz
 
 CUSTOM = 'custom'  # stands for a dataset of the user's own
 MAX_OUTPUTS = 4096
+OUTPUTS = {known['n_class'] + known['background_offset']: dataset
+           for dataset, known in DATASETS.items()}
 BACKBONE = re.compile(r'xception_\d+|MobilenetV\d\w*|resnet_v\d_\d+\w*')
 VARIABLE_OPS = {'Variable', 'VariableV2', 'VarHandleOp'}
-# Prefix of weight names, whether weights with it must exist, and what is said
-# of a source where that is not so. The first that applies is reported.
+# Prefix of names, whether names with it must exist, and what is said where that
+# is not so. The first that applies is reported.
 PARTS = [
     ('meta_architecture/', False, 'has a dense prediction cell '
-     '(--dense_prediction_cell_json), which the link has not'),
+     '(--dense_prediction_cell_json)'),
     ('concat_projection/', True, 'is a backbone without the head, as '
-     'pretrained on ImageNet: take a model trained for segmentation'),
-    ('decoder/', True, 'has no decoder: train and export it with '
-     '--decoder_output_stride=4'),
+     'pretrained on ImageNet'),
+    ('decoder/', True, 'has no decoder (--decoder_output_stride=4)'),
     ('image_pooling/', True, 'has no image pooling '
-     '(--add_image_level_feature=false), which the link has'),
+     '(--add_image_level_feature=false)'),
     ('aspp1/', False, 'has plain convolutions in the ASPP '
-     '(--aspp_with_separable_conv=false), and the link separable ones'),
-    ('aspp1_depthwise/', True, 'has no atrous branches: train and export it '
-     'with --atrous_rates'),
+     '(--aspp_with_separable_conv=false)'),
+    ('aspp1_depthwise/', True, 'has no atrous branches (--atrous_rates)'),
     ('decoder/decoder_conv0/', False, 'has plain convolutions in the decoder '
-     '(--decoder_use_separable_conv=false), and the link separable ones'),
+     '(--decoder_use_separable_conv=false)'),
 ]
 
 
@@ -50,24 +50,29 @@ class Conversion(typing.NamedTuple):
     link: 'models.DeepLabV3plusXception65'  # its weights are unset
     background_offset: int  # leading outputs to drop (ADE20K's "other")
     wiring: Wiring | None  # of a graph
+    weights: dict  # TensorFlow's name -> shape, of all that is converted
     min_input_size: list  # height, width in pixels to which the source pads
     settings: dict  # metadata that the official models do not have
 
 
-def check(source, dataset: str) -> Conversion:
+def check(source, dataset: str | None) -> Conversion:
     """Compare all of a source with the link that takes its weights.
 
     Raise InputError where the source is another network or of another dataset
-    (a key of `DATASETS`, or `CUSTOM`), or where a weight, layer or connection
-    is not the link's.
+    (a key of `DATASETS`, or `CUSTOM`; None: any), or where a weight, layer or
+    connection is not the link's.
     """
     check_network(source)
-    n_output = count_outputs(source)
+    wiring = read_wiring(source) if source.is_graph else None
+    weights = _weights(source, wiring)
+    n_output = (weights.get(f'{LOGITS}/weights') or (0,))[-1]
+    dataset = dataset or OUTPUTS.get(n_output, CUSTOM)
     offset = _background_offset(source, dataset, n_output)
-    link = _build_link(source, n_output - offset)
-    _check_weights(source, link, offset)
-    wiring = check_structure(source, link) if source.is_graph else None
-    return Conversion(source, dataset, link, offset, wiring,
+    link = _build_link(source, n_output - offset, wiring)
+    _check_weights(source, weights, link, offset)
+    if wiring is not None:
+        check_settings(source, wiring.settings, link)
+    return Conversion(source, dataset, link, offset, wiring, weights,
                       _min_input_size(source, dataset, wiring),
                       _unusual_settings(source, link, offset, wiring))
 
@@ -92,15 +97,13 @@ def write(conversion, path, classes=()):
 
 def converted_arrays(conversion):
     """Yield (name, array) in the link's layout, one weight at a time."""
-    source = conversion.source
+    source, wiring = conversion.source, conversion.wiring
     for name, (target, axes) in weight_table().items():
-        array = source.weight(name)
-        if not np.isfinite(array).all():
+        array = source.weight(wiring.weights[target] if wiring else name)
+        is_variance = name.endswith('/moving_variance')
+        if not np.isfinite(array).all() or (is_variance and array.min() < 0):
             raise InputError(f'{source.path}: {name} holds a value that is '
-                             'not finite')
-        if name.endswith('/moving_variance') and array.min() < 0:
-            raise InputError(f'{source.path}: {name} holds a negative '
-                             'variance')
+                             'not finite, or a negative variance')
         if name.startswith(LOGITS):
             array = array[..., conversion.background_offset:]
         if axes is not None:
@@ -111,87 +114,67 @@ def converted_arrays(conversion):
             yield name, np.asarray(array)
 
 
-def backbones(source):
-    """Return the names of the backbones that a source has."""
-    found = map(BACKBONE.match, source.weights)
-    return sorted({match[0] for match in found if match})
-
-
 def check_network(source):
     """Raise InputError unless a source is DeepLabV3+ with Xception65; say
     what it is.
     """
-    if source.is_graph and not source.weights and any(
+    if source.is_graph and any(
             node.op in VARIABLE_OPS for node in source.nodes.values()):
+        raise InputError(f'{source.path} is a graph that is not frozen: '
+                         'convert the checkpoint that has its weights, or '
+                         'export a frozen graph with export_model.py')
+    found = {match[0] for match in map(BACKBONE.match, source.names) if match}
+    if found != {'xception_65'}:
+        scopes = {name.partition('/')[0] for name in source.names}
         raise InputError(
-            f'{source.path} is a graph that is not frozen, its weights are in '
-            'a checkpoint: convert that (model.ckpt), or export a frozen graph '
-            'with export_model.py')
-    found = backbones(source)
-    if found != ['xception_65']:
-        scopes = sorted({name.partition('/')[0] for name in source.weights})
-        kind = ' and '.join(found) or (
-            f'its weights: {shortened(scopes) or "no weights"}')
-        raise InputError(f'{source.path} is another network ({kind}); only '
-                         'DeepLabV3+ with xception_65 is supported')
+            f'{source.path} is another network ('
+            f'{shortened(sorted(found or scopes)) or "no layers"}); only '
+            'DeepLabV3+ with xception_65 is supported')
     for prefix, wanted, meaning in PARTS:
-        if any(name.startswith(prefix) for name in source.weights) != wanted:
-            raise InputError(f'{source.path} {meaning}')
-
-
-def count_outputs(source):
-    """Return the channels of the logits; 0 where there are none."""
-    return (source.weights.get(f'{LOGITS}/weights') or (0,))[-1]
-
-
-def guess_dataset(n_output):
-    """Return the dataset whose graph has so many outputs, else `CUSTOM`."""
-    return next((name for name in DATASETS if _outputs_of(name) == n_output),
-                CUSTOM)
-
-
-def _outputs_of(dataset):
-    known = DATASETS[dataset]
-    return known['n_class'] + known['background_offset']
+        if any(name.startswith(prefix) for name in source.names) != wanted:
+            raise InputError(f'{source.path} {meaning}, unlike the link')
 
 
 def _background_offset(source, dataset, n_output):
     """Return how many leading outputs are no classes of the dataset."""
-    if dataset not in (*DATASETS, CUSTOM):
-        raise InputError(f'the dataset is {dataset}, and must be one of '
-                         f'{", ".join((*DATASETS, CUSTOM))}')
     if not 0 < n_output <= MAX_OUTPUTS:
         raise InputError(f'{source.path} has {n_output} outputs, and must '
                          f'have 1 to {MAX_OUTPUTS}')
     if dataset == CUSTOM:
         return 0
-    if n_output == _outputs_of(dataset):
-        return DATASETS[dataset]['background_offset']
-    fitting = guess_dataset(n_output)
-    advice = (f'use the dataset {CUSTOM} with --class-names'
-              if fitting == CUSTOM else f'it is a graph of {fitting}')
-    raise InputError(f'{source.path} has {n_output} outputs where {dataset} '
-                     f'has {_outputs_of(dataset)}: {advice}')
+    fitting = OUTPUTS.get(n_output, CUSTOM)
+    if fitting != dataset:
+        raise InputError(f'{source.path} has {n_output} outputs, which are not '
+                         f'those of {dataset}: give the dataset {fitting}')
+    return DATASETS[dataset]['background_offset']
 
 
-def _build_link(source, n_class):
+def _weights(source, wiring):
+    """Return TensorFlow's name -> shape of a source's weights."""
+    if wiring is None:
+        return source.weights
+    return {name: source.shape(wiring.weights[target])
+            for name, (target, _) in weight_table().items()
+            if target in wiring.weights}
+
+
+def _build_link(source, n_class, wiring):
     """Return the link with a source's output stride; its weights are unset."""
     from models.memory import giving_back
-    output_stride, rates = read_strides(source) if source.is_graph else (
-        source.output_stride, None)
     with giving_back():
         return models.DeepLabV3plusXception65(
-            n_class, initialW=leave_unset, output_stride=output_stride,
-            atrous_rates=rates)
+            n_class, initialW=leave_unset,
+            output_stride=(wiring or source).output_stride,
+            atrous_rates=wiring and wiring.atrous_rates)
 
 
-def _check_weights(source, link, offset):
+def _check_weights(source, weights, link, offset):
     """Account for every weight of the source and every array of the link."""
     table, arrays = weight_table(), named_arrays(link)
     wanted = {name: tensorflow_shape(name, arrays[target].shape, axes, offset)
               for name, (target, axes) in table.items()}
     filled = {target for target, _ in table.values()}
-    differences = describe_differences(source.weights, wanted, [
+    differences = describe_differences(weights, wanted, [
         f'nothing fills {name}' for name in sorted(arrays)
         if name not in filled and not name.endswith('/N')])
     if differences:
@@ -226,10 +209,10 @@ def _unusual_settings(source, link, offset, wiring):
     if wiring and (wiring.scales, wiring.flip) != ((1.,), False):
         settings['scales'], settings['flip'] = wiring.scales, wiring.flip
         if offset:  # they have a part in the softmax that is averaged
-            weights, biases = (source.weight(f'{LOGITS}/{name}')[..., :offset]
-                               for name in ('weights', 'biases'))
+            W, b = (source.weight(wiring.weights[f'decoder/conv_logits/{name}'])
+                    for name in 'Wb')
             settings['background_outputs'] = np.vstack(
-                (weights[0, 0], biases)).T
+                (W[0, 0, :, :offset], b[:offset])).T
     if wiring and wiring.resize_range is not None:
         settings['resize_range'] = wiring.resize_range
     return settings

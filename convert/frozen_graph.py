@@ -1,10 +1,8 @@
 """Read a frozen TensorFlow graph without TensorFlow, with limits.
 
-The GraphDef protos come with tensorboard. What well-known tools do to a graph
-is undone: 8-bit weights, other names of weights, and batch norms folded into
-convolutions.
+The GraphDef protos come with tensorboard. Weights of 8 bits, as a well-known
+tool makes them, are widened.
 """
-import copy
 import hashlib
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +14,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT
 from tensorboard.util import tensor_util
 
-from models.constants import BACKBONE_EPS, HEAD_EPS
-from models.utils.errors import InputError, shortened
+from models.utils.errors import InputError
 
 # Far above what such a graph has (in brackets): a damaged or hostile file must
 # not take the machine's memory.
@@ -27,17 +24,8 @@ MAX_SMALL_BYTES = 32 << 20  # of all nodes below LARGE together (5 MB)
 MAX_VALUES = 1 << 24  # in one constant (3.1 million)
 MAX_SIDES = 8  # of one constant (4)
 LARGE = 1 << 16  # bytes; larger constants are parsed on demand
-VARIABLES = {'weights', 'depthwise_weights', 'biases', 'gamma', 'beta',
-             'moving_mean', 'moving_variance'}  # last part of their names
-FOLDED = 'FoldedBatchNorm'  # op of the nodes of `find_folded`
-BATCH_NORMS = ('FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3',
-               FOLDED)
-KERNELS = {'Conv2D': ['weights'],
-           'DepthwiseConv2dNative': ['depthwise_weights']}
-# Op of a layer -> the weights that it reads behind its first input.
-READ = {**KERNELS, 'BiasAdd': ['biases']}
-for _op in BATCH_NORMS:
-    READ[_op] = ['gamma', 'beta', 'moving_mean', 'moving_variance']
+BATCH_NORMS = 'FusedBatchNorm', 'FusedBatchNormV2', 'FusedBatchNormV3'
+LAYERS = {'Conv2D', 'DepthwiseConv2dNative', 'BiasAdd', *BATCH_NORMS}
 
 
 class FrozenGraph:
@@ -50,9 +38,8 @@ class FrozenGraph:
 
     Attributes:
         nodes (dict): name -> NodeDef; large constants without their values.
-        weights (dict): name -> shape of every variable: a `Const` (or
-            dequantised) node that an `Identity` called `<name>/read` reads, or
-            that is named as one of `VARIABLES`.
+            Inputs are not `Identity` nodes, but what these read.
+        names (list of str): of the layers: they tell what network it is.
         sha256 (str): of the data, in hexadecimal.
         ignored (list of str), files (list): see `checkpoint.Checkpoint`.
 
@@ -76,7 +63,12 @@ class FrozenGraph:
             raise InputError(f'{path} is not a frozen TensorFlow graph (.pb), '
                              'or not a whole one: it cannot be parsed'
                              ) from None
-        self.index()
+        for node in self.nodes.values():
+            for i, tensor in enumerate(node.input):
+                if tensor != (source := self._past_identities(tensor)):
+                    node.input[i] = source
+        self.names = [name for name, node in self.nodes.items()
+                      if node.op in LAYERS]
 
     @property
     def sha256(self):
@@ -109,22 +101,6 @@ class FrozenGraph:
             raise DecodeError
         return nodes
 
-    def index(self):
-        """Find weights and readers, after nodes have changed; let inputs pass
-        over `Identity` nodes.
-        """
-        self.nodes = {node.name: node for node in self.nodes.values()}
-        self._readers = {}  # name of a tensor -> nodes that read it
-        for node in self.nodes.values():
-            for i, tensor in enumerate(node.input):
-                if tensor != (source := self._past_identities(tensor)):
-                    node.input[i] = source
-            for tensor in set(node.input) if node.op != 'Identity' else ():
-                self._readers.setdefault(tensor, []).append(node)
-        self.weights = {name: self.shape(node)
-                        for name, node in self.nodes.items()
-                        if self._is_weight(node)}
-
     def _past_identities(self, tensor):
         for _ in self.nodes:
             tensor = tensor.removesuffix(':0')
@@ -134,59 +110,39 @@ class FrozenGraph:
             tensor = node.input[0]
         return self.refuse(tensor, 'reads itself')
 
-    def _is_weight(self, node):
-        read = self.nodes.get(f'{node.name}/read')
-        return self.constant(node) is not None and (
-            node.name.rpartition('/')[2] in VARIABLES
-            or (read is not None and read.op == 'Identity'
-                and read.input == [node.name]))
-
-    def add_constant(self, name, like, value=None):
-        """Copy a constant, perhaps with one value for all; return its name."""
-        if value is None:
-            node = NodeDef()
-            node.CopyFrom(like)
-        else:
-            node = _without_values(self.constant(like), DT_FLOAT)
-            node.attr['value'].tensor.float_val.append(value)
-        if value is None and like.name in self._large:
-            self._large[name] = self._large[like.name]
-        node.name, self.nodes[name] = name, node
-        return name
-
-    def part(self, name):
-        """Return the graph of the nodes on which a node depends."""
-        result = copy.copy(self)
-        result.nodes = self.ancestors(name)
-        result.index()
-        return result
-
     # Values
 
-    def array(self, name):
+    def array(self, node):
         """Return the values of a constant, in TensorFlow's layout."""
-        node = self.nodes.get(name)
-        if node is not None and node.op == 'Dequantize':
-            return self._dequantized(node)
-        if node is None or node.op != 'Const':
-            self.refuse(name, 'is not a constant')
+        read = self._dequantized if node.op == 'Dequantize' else self._read
+        return read(node)
+
+    def _read(self, node):
         shape = self.shape(node)
         if math.prod(shape) > MAX_VALUES:
-            self.refuse(name, f'has the absurd shape {shape}')
-        if name in self._large:
-            node = _node(self.data, *self._large[name])
+            self.refuse(node.name, f'has the absurd shape {shape}')
+        if node.name in self._large:
+            node = _node(self.data, *self._large[node.name])
         try:
             return _values(node.attr['value'].tensor, shape)
         except (TypeError, ValueError) as error:
-            return self.refuse(name, f'is a damaged constant ({error})')
+            return self.refuse(node.name, f'is a damaged constant ({error})')
 
-    def weight(self, name):
+    def weight(self, node):
         """Return the values of a weight as float32, widened from half."""
-        array = self.array(name)
+        array = self.array(node)
         if array.dtype not in (np.float32, np.float16):
-            self.refuse(name, f'is {array.dtype}, and must be float32 or '
+            self.refuse(node.name, f'is {array.dtype}, and must be float32 or '
                         'float16')
         return array.astype(np.float32, copy=False)
+
+    def filled(self, like, value):
+        """Return a constant of the shape of another, with one value for all."""
+        node = NodeDef(op='Const')
+        node.attr['value'].tensor.CopyFrom(TensorProto(
+            dtype=DT_FLOAT, float_val=[value], tensor_shape={
+                'dim': [{'size': side} for side in self.shape(like)]}))
+        return node
 
     def _dequantized(self, node):
         """Return what a Dequantize of 8 bits makes of constants, as TensorFlow
@@ -194,7 +150,7 @@ class FrozenGraph:
         """
         mode = node.attr['mode'].s or b'MIN_COMBINED'
         self.compare(node.name, 'mode', mode, b'MIN_FIRST')
-        steps, low, high = (self.array(self.input_node(node, i).name)
+        steps, low, high = (self._read(self.input_node(node, i))
                             for i in range(3))
         if steps.dtype.names != ('quint8',) or low.size != 1 or high.size != 1:
             self.refuse(node.name, 'must have 8 bits and one range')
@@ -207,7 +163,7 @@ class FrozenGraph:
 
     def integers(self, node, shape):
         """Return a constant of just this shape, as lists of int."""
-        array = self.array(node.name)
+        array = self.array(node)
         self.compare(node.name, 'type and shape',
                      (array.dtype.kind, array.shape), ('i', shape))
         return array.tolist()
@@ -219,15 +175,14 @@ class FrozenGraph:
                      values[:1] + values[3:], (1, 1))
         return values[1:3]
 
-    def constant(self, node):
-        """Return the constant that a node is or dequantises, else None."""
-        if node.op == 'Dequantize' and node.input:
-            node = self.nodes.get(node.input[0], node)
-        return node if node.op == 'Const' else None
-
     def shape(self, node):
         """Return the shape of the constant that a node is or dequantises."""
-        tensor = self.constant(node).attr['value'].tensor
+        constant = node
+        if node.op == 'Dequantize':
+            constant = self.input_node(node, 0)
+        if constant.op != 'Const':
+            self.refuse(node.name, 'is not a constant')
+        tensor = constant.attr['value'].tensor
         shape = tuple(side.size for side in tensor.tensor_shape.dim)
         if len(shape) > MAX_SIDES or any(side < 0 for side in shape):
             self.refuse(node.name, f'has the shape {shape[:MAX_SIDES + 1]}')
@@ -235,18 +190,15 @@ class FrozenGraph:
 
     # Connections
 
-    def producer(self, tensor):
-        """Return the node that makes a tensor."""
-        if tensor not in self.nodes:
-            self.refuse(tensor, 'is read by a node, and is missing')
-        return self.nodes[tensor]
-
     def input_node(self, node, index):
         """Return the node that makes an input of a node."""
         if not 0 <= index < len(node.input):
             self.refuse(node.name, f'reads {len(node.input)} tensors, which '
                         'are too few')
-        return self.producer(node.input[index])
+        if node.input[index] not in self.nodes:
+            self.refuse(node.input[index], f'is missing, and {node.name} reads '
+                        'it')
+        return self.nodes[node.input[index]]
 
     def way_back(self, node):
         """Yield a node, what its first input comes from, and so on to the
@@ -275,26 +227,10 @@ class FrozenGraph:
                 left += node.input
         return found
 
-    def readers(self, name):
-        """Return the nodes that read a node."""
-        return self._readers.get(name, [])
-
-    def only_reader(self, name, *ops):
-        """Return the one node that reads a node; it has one of these ops."""
-        readers = self.readers(name)
-        if len(readers) != 1 or readers[0].op not in ops:
-            found = shortened(f'{node.op} {node.name}' for node in readers)
-            self.refuse(name,
-                        f'feeds {found or "nothing"}, and should feed exactly '
-                        f'one {" or ".join(ops)}')
-        return readers[0]
-
-    def reader_of_weight(self, weight, *ops):
-        """Return the one node that reads a weight."""
-        if weight not in self.weights:
-            raise InputError(f'{self.path}: no label depends on the weight '
-                             f'{weight}')
-        return self.only_reader(weight, *ops)
+    def before(self, node, op):
+        """Return the node that makes the first input of a node of an op."""
+        self.check_op(node, op)
+        return self.input_node(node, 0)
 
     # Refusals
 
@@ -307,11 +243,11 @@ class FrozenGraph:
         if found != wanted:
             self.refuse(node, f'has {what} {found}, and must have {wanted}')
 
-    def check_op(self, reader, node, op):
-        """Refuse the node `reader` where what it reads has another op."""
-        if node.op != op:
-            self.refuse(reader, f'reads {node.op} {node.name}, and must read a '
-                        f'{op}')
+    def check_op(self, node, *ops):
+        """Refuse a node that has none of these ops."""
+        if node.op not in ops:
+            self.refuse(node.name, f'is a {node.op}, and must be a '
+                        f'{" or ".join(ops)}')
 
 
 def _node(data, start, end):
@@ -335,11 +271,11 @@ def _values(tensor, shape):
         'edge' if count else 'constant').reshape(shape)
 
 
-def _without_values(constant, dtype=None):
+def _without_values(constant):
     tensor = constant.attr['value'].tensor
     result = NodeDef(name=constant.name, op='Const')
     result.attr['value'].tensor.CopyFrom(TensorProto(
-        dtype=dtype or tensor.dtype, tensor_shape=tensor.tensor_shape))
+        dtype=tensor.dtype, tensor_shape=tensor.tensor_shape))
     return result
 
 
@@ -371,77 +307,3 @@ def _varint(data, position):
         if byte < 0x80:
             return value, position
     raise IndexError
-
-
-def find_folded(graph):
-    """Undo what tools do to weights; return the graph.
-
-    Weights get their old names, see `_restore_names`. A folded layer's BiasAdd
-    becomes a batch norm again, of op `FOLDED`. Kernel and bias keep their
-    values: gamma is 1, the mean 0 and the variance 1 - epsilon.
-    """
-    _restore_names(graph)
-    for node in list(graph.nodes.values()):
-        bias_add = _bias_add(graph, node) if node.op in KERNELS else None
-        if bias_add is None:
-            continue
-        kernel, bias = (graph.input_node(each, 1) for each in (node, bias_add))
-        scope = kernel.name.rpartition('/')[0]
-        norm = f'{scope}/BatchNorm'
-        if f'{norm}/gamma' in graph.weights or bias.name in graph.weights or (
-                None in map(graph.constant, (kernel, bias))):
-            continue  # not folded, or with a bias of its own
-        after = graph.readers(bias_add.name)
-        if [each.op for each in after] == ['BatchToSpaceND']:
-            # The batch norm comes last: they swap names, which are read.
-            bias_add.name, after[0].name = after[0].name, bias_add.name
-            bias_add.input[0], after[0].input[0] = after[0].name, node.name
-        epsilon = BACKBONE_EPS if scope.startswith('xception') else HEAD_EPS
-        bias_add.op = FOLDED
-        bias_add.attr['epsilon'].f = epsilon
-        bias_add.input[1:] = [
-            graph.add_constant(f'{norm}/{name}', bias, value)
-            for name, value in (('gamma', 1), ('beta', None),
-                                ('moving_mean', 0),
-                                ('moving_variance', 1 - epsilon))]
-    graph.index()
-    return graph
-
-
-def _restore_names(graph):
-    """Name weights that a tool renamed as before: it kept the name up to
-    '/read' (aspp0/weights/read/_6__cf__6), or the layer that reads it has it.
-    """
-    restored = {}
-    for node in list(graph.nodes.values()):
-        kinds = zip(node.input[1:], READ.get(node.op, ()), strict=False)
-        for i, (tensor, kind) in enumerate(kinds, start=1):
-            weight = graph.nodes.get(tensor)
-            if weight is None or tensor in graph.weights or (
-                    graph.constant(weight) is None):
-                continue
-            name = tensor.partition('/read')[0]
-            if not name.endswith(f'/{kind}'):
-                if node.op == 'BiasAdd':
-                    continue  # mostly of a folded batch norm
-                name = f'{node.name.rpartition("/")[0]}/{kind}'
-            if not (tensor in restored or name in restored.values()
-                    or graph.readers(name)):
-                restored[tensor] = graph.add_constant(name, weight)
-            node.input[i] = restored.get(tensor, tensor)
-    if restored:
-        graph.index()
-
-
-def _bias_add(graph, node):
-    """Return the BiasAdd after a convolution, or after the BatchToSpaceND
-    behind it; else None.
-    """
-    for _ in range(2):
-        readers = graph.readers(node.name)
-        if len(readers) != 1:
-            return None
-        node, = readers
-        if node.op != 'BatchToSpaceND':
-            break
-    return node if node.op == 'BiasAdd' and len(node.input) == 2 else None

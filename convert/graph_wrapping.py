@@ -11,12 +11,9 @@ import fractions
 import functools
 import math
 import operator
-import typing
 
 import numpy as np
-from tensorboard.compat.proto.node_def_pb2 import NodeDef
 
-from convert.frozen_graph import FrozenGraph
 from models.constants import MAX_SCALE, OFFSET, SCALE
 from models.resizing import ResizeRange
 from models.utils.errors import InputError
@@ -43,17 +40,9 @@ NOT_COMPUTED = (TypeError, ValueError, LookupError, AttributeError,
                 OverflowError, RecursionError)
 
 
-class Tower(typing.NamedTuple):
-    """One of the networks in a graph."""
-
-    graph: FrozenGraph  # only what its logits depend on
-    resize: NodeDef  # of its logits to the image's size
-    mirrored: bool  # whether it sees the mirrored image
-
-
-def find_towers(graph):
-    """Return the `Tower`s of a graph, and the node of the scores: labels are
-    their best class.
+def find_resizes(graph):
+    """Return the nodes that resize logits to the image's size, one for each
+    tower, and the node of the scores: labels are their best class.
     """
     scores = {}
     for node in graph.nodes.values():
@@ -67,33 +56,31 @@ def find_towers(graph):
                      'ResizeBilinear or Mean nodes, and must of one')
     scores, = scores.values()
     if scores.op == 'ResizeBilinear':
-        return [_tower(graph, scores)], scores
+        return [scores], scores
     check_axis(graph, scores, TOWERS, -1)
-    joined, tensors = graph.input_node(scores, 0), scores.input[:1]
-    if joined.op == 'ConcatV2':
-        check_axis(graph, joined, TOWERS)
-        tensors = joined.input[:-1]
-    return [_softmax_tower(graph, scores.name, graph.producer(tensor))
-            for tensor in tensors], scores
+    towers = [graph.input_node(scores, 0)]
+    if towers[0].op == 'ConcatV2':
+        towers = joined(graph, towers[0], TOWERS)
+    return [_resize_before_softmax(graph, node) for node in towers], scores
 
 
-def _softmax_tower(graph, reader, node):
+def joined(graph, node, axis):
+    """Return the nodes of what a ConcatV2 joins along an axis."""
+    graph.check_op(node, 'ConcatV2')
+    check_axis(graph, node, axis)
+    return [graph.input_node(node, i) for i in range(len(node.input) - 1)]
+
+
+def _resize_before_softmax(graph, node):
     for op in 'ExpandDims', 'Softmax', 'ResizeBilinear':
-        node = graph.past(node, 'Reshape')
-        graph.check_op(reader, node, op)
+        last = graph.past(node, 'Reshape')
+        node = graph.before(last, op)
         if op == 'ExpandDims':
-            check_axis(graph, node, TOWERS, -1)
-        reader, last, node = node.name, node, graph.input_node(node, 0)
-    return _tower(graph, last)
+            check_axis(graph, last, TOWERS, -1)
+    return last
 
 
-def _tower(graph, resize):
-    check_resize(graph, resize)
-    return Tower(graph.part(resize.name), resize,
-                 _is_mirror(graph, graph.input_node(resize, 0)))
-
-
-def _is_mirror(graph, node):
+def is_mirror(graph, node):
     """Return whether a node mirrors left and right."""
     if node.op != 'ReverseV2':
         return False
@@ -104,7 +91,7 @@ def _is_mirror(graph, node):
 def check_axis(graph, node, *allowed):
     """Refuse a node whose last input is none of the allowed axes."""
     axis = graph.input_node(node, len(node.input) - 1)
-    found = graph.array(axis.name).ravel().tolist()
+    found = graph.array(axis).ravel().tolist()
     if found not in [[axis] for axis in allowed]:
         graph.compare(node.name, 'axis', found, allowed[:1])
 
@@ -115,23 +102,29 @@ def check_resize(graph, node):
         graph.compare(node.name, name, node.attr[name].b, wanted)
 
 
-def read_input(tower, reader, node):
-    """Check that the node `reader` reads pixel * SCALE - OFFSET of an image.
+def before_resize(graph, node):
+    """Return what a ResizeBilinear resizes; another node itself."""
+    if node.op != 'ResizeBilinear':
+        return node
+    check_resize(graph, node)
+    return graph.input_node(node, 0)
+
+
+def read_input(graph, node, mirrored):
+    """Check that a node makes pixel * SCALE - OFFSET of an image, mirrored or
+    not.
 
     Return the name of the node that the image is fed to; the `ResizeRange` that
     it is resized to, or None; [height, width] that the padded image is resized
     to, or None.
     """
-    graph, size = tower.graph, None
-    node = _before(graph, reader, node, 'Sub', OFFSET)
-    image = _before(graph, reader, node, 'Mul', SCALE)
+    node = _before(graph, node, 'Sub', OFFSET)
+    image, size = _before(graph, node, 'Mul', SCALE), None
     if image.op == 'ResizeBilinear':
         size = resized_to(graph, image)
     if size is not None:
-        check_resize(graph, image)
-        image = graph.input_node(image, 0)
-    mirrored = _is_mirror(graph, image)
-    graph.compare(image.name, 'mirroring', mirrored, tower.mirrored)
+        image = before_resize(graph, image)
+    graph.compare(image.name, 'mirroring', is_mirror(graph, image), mirrored)
     if mirrored:
         image = graph.input_node(image, 0)
     fed = [each for each in graph.ancestors(image.name).values()
@@ -142,13 +135,13 @@ def read_input(tower, reader, node):
     return fed[0].name, _read_resize_range(graph, image), size
 
 
-def _before(graph, reader, node, op, wanted):
+def _before(graph, node, op, wanted):
     """Return what a node multiplies, or subtracts from, by a wanted number."""
-    graph.check_op(reader, node, op)
+    graph.check_op(node, op)
     a, b = (graph.input_node(node, i) for i in (0, 1))
     if a.op == 'Const' and op == 'Mul':
         a, b = b, a
-    number = graph.array(b.name)
+    number = graph.array(b)
     if number.size != 1 or number.dtype.kind != 'f' or not np.isclose(
             number.item(), wanted, rtol=1e-5, atol=0):
         graph.refuse(node.name, f'must be a {op} with {wanted:.6g}')
@@ -252,7 +245,7 @@ def _range_of(graph, resize):
             if op == 'Maximum':
                 limit = int(_evaluator(graph, *SIZES[0])(a.name))
             number = graph.past(number, 'Cast', 'Add', 'AddV2', 'Sub')
-            numbers[op] = int(graph.array(number.name).item())
+            numbers[op] = int(graph.array(number).item())
     shortest, longest, factor = (
         numbers.get(op, 0) for op in ('Minimum', 'Maximum', 'FloorMod'))
     if limit == longest - factor:
@@ -309,7 +302,7 @@ def _evaluator(graph, height, width):
         if node.op == 'Placeholder':
             return np.empty((1, height, width, 3), IMAGE)
         if node.op == 'Const':
-            array = graph.array(name)
+            array = graph.array(node)
             if array.size > MAX_NUMBERS:
                 raise ValueError(f'{name} has {array.size} numbers')
             return array

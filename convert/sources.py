@@ -3,20 +3,13 @@
 It may be downloaded first; so may a pretrained model.
 """
 import contextlib
-import gzip
 import os
 import pathlib
 import re
 import tarfile
-import zipfile
 import zlib
 
-from models.pretrained import (
-    URLS,
-    cached_path,
-    obtain,
-    pretrained_path,
-)
+from models.pretrained import URLS, cached_path, obtain, pretrained_path
 from models.utils.errors import (
     DownloadError,
     InputError,
@@ -24,48 +17,29 @@ from models.utils.errors import (
     without_secrets,
 )
 from models.utils.files import atomic_path, locked
+from models.weights import (
+    OTHER_ARCHIVES,
+    OTHER_FILES,
+    TENSORFLOW,
+    kind_of,
+)
 
 MAX_GRAPH_BYTES = 1 << 29  # (166 MB)
 MAX_ARCHIVE_BYTES = 4 << 30  # unpacked (0.7 GB)
 MAX_MEMBERS = 10_000  # (5)
 MAX_HEADER_BYTES = 1 << 20  # of a long name in an archive
 GRAPHS = ('.pb', '.tar.gz', '.tgz', '.tar')
-TO_EXPORT = ('export a frozen graph (.pb), or give the checkpoint it was made '
-             'from')
-# Files that people mistake for a frozen graph, with what to do. The first that
-# applies is named: a zip archive by a name in it; any file by its first bytes
-# from an offset on, or by its ending; other archives by their first bytes.
-ZIPPED = {
-    '.npy': ('an npz, which has been converted already', 'give it to demo.py '
-             'or an eval script as --pretrained-model'),
-    'MAR-INF/MANIFEST.json': ('a TorchServe archive', TO_EXPORT),
-    'data.pkl': ('a PyTorch model', TO_EXPORT),
-    'config.json': ('a Keras model', TO_EXPORT),
-}
-STARTS = {
-    (0, b'\x89HDF'): ('an HDF5 file, as of Keras', TO_EXPORT),
-    (0, b'\x93NUMPY'): ('a NumPy array', TO_EXPORT),
-    (0, b'\x80'): ('a Python pickle, as of PyTorch', TO_EXPORT),
-    (4, b'TFL3'): ('a TensorFlow Lite model', TO_EXPORT),
-    (8, b'{"'): ('a file of safetensors', TO_EXPORT),
-    (0, b'node {'): ('a graph as text, without weights', TO_EXPORT),
-    (0, b'version https://git-lfs'): ('a pointer of Git LFS', 'fetch the file '
-                                      'with `git lfs pull`'),
-    (4, bytes(4)): ('a log or records of training', 'give a model.ckpt'),
-}
-ENDINGS = {
-    '.pth': ZIPPED['data.pkl'], '.pt': ZIPPED['data.pkl'],
-    '.keras': ZIPPED['config.json'], '.mar': ZIPPED['MAR-INF/MANIFEST.json'],
-    '.onnx': ('an ONNX model', TO_EXPORT),
-    '.mlmodel': ('a Core ML model', TO_EXPORT),
-    '.meta': ("a checkpoint's structure alone", 'give its weights as well, '
-              'model.ckpt.index and model.ckpt.data-...'),
-}
-ARCHIVES = {b'PK': 'zip', b'7z\xbc\xaf': '7z', b'Rar!': 'rar', b'BZh': 'bzip2',
-            b'\xfd7zXZ': 'xz', b'\x28\xb5\x2f\xfd': 'zstd'}
+# Files that people mistake for a frozen graph: how they begin; of zip archives,
+# how the name of a member ends.
+OTHERS, MEMBERS = ({key: kind for key, kind in known.items()
+                    if kind != TENSORFLOW} for known in (
+    {**OTHER_FILES, rb'node \{': 'a graph as text, without weights',
+     rb'.{4}\0{4}': 'a log or records of training',
+     rb'PK|7z\xbc\xaf|Rar!|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd':
+         'an archive of another kind (unpack it)'},
+    {'.npy': 'an npz, which has been converted already', **OTHER_ARCHIVES}))
 # What archives raise for damage, as found by fuzzing.
-DAMAGE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError,
-          OverflowError)
+DAMAGE = tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError
 LATEST = re.compile(rb'\s*model_checkpoint_path:\s*"([^"\n]+)"')
 ZOO = 'zoo'  # stands for the official archive of a dataset
 
@@ -83,8 +57,7 @@ def open_source(path, output_stride=None, min_input_size=None):
 
     Returns:
         FrozenGraph or Checkpoint: both have `is_graph`, `path`, `file_name`,
-        `sha256`, `weights` (name -> shape), `ignored` (names) and
-        `weight(name)`.
+        `files`, `sha256`, `names`, `ignored` and `weight(...)`.
 
     Raises:
         InputError: it is none of these, damaged, or several.
@@ -92,16 +65,20 @@ def open_source(path, output_stride=None, min_input_size=None):
     """
     path = _file_of(pathlib.Path(path))
     prefix = re.sub(r'\.(index|meta|data-[^/]*)$', '', str(path))
-    if os.path.isfile(f'{prefix}.index') and not os.path.isfile(prefix):
+    is_part = prefix != str(path)
+    if os.path.isfile(f'{prefix}.index') and (is_part or not path.is_file()):
         from convert.checkpoint import Checkpoint
         return Checkpoint(prefix, output_stride, min_input_size)
+    if is_part:
+        raise InputError(f'{prefix}.index is missing, and the other files of a '
+                         'checkpoint or SavedModel are useless without it')
     for value, option in ((output_stride, '--output-stride'),
                           (min_input_size, '--input-size')):
         if value is not None:
             raise InputError(f'{path} is no checkpoint: leave {option} out, '
                              'the graph holds it')
-    from convert.frozen_graph import FrozenGraph, find_folded
-    return find_folded(FrozenGraph(*_graph_data(path), str(path)))
+    from convert.frozen_graph import FrozenGraph
+    return FrozenGraph(*_graph_data(path), str(path))
 
 
 def _file_of(path):
@@ -109,19 +86,14 @@ def _file_of(path):
     if path.is_dir():
         path = _in_folder(path)
     if path.name == 'saved_model.pb':
-        found = path.parent / 'variables' / 'variables.index'
-        said = 'is a SavedModel'
-    elif path.name == 'checkpoint' and path.is_file() and (
-            named := LATEST.match(_start(path))):
-        name = pathlib.Path(named[1].decode(errors='replace')).name
-        found = path.with_name(f'{name}.index')  # the folder may be moved
-        said = f'names the checkpoint {name}'
-    else:
-        return path
-    if not found.is_file():
-        raise InputError(f'{path} {said}, whose weights are in {found}, which '
-                         'is missing: give another source')
-    return found
+        return path.parent / 'variables' / 'variables.index'
+    if path.name == 'checkpoint' and path.is_file():
+        with open(path, 'rb') as file:
+            named = LATEST.match(file.read(1 << 12))
+        if named:  # the folder may have been moved since
+            name = pathlib.Path(named[1].decode(errors='replace')).name
+            return path.with_name(f'{name}.index')
+    return path
 
 
 def _in_folder(folder):
@@ -132,14 +104,12 @@ def _in_folder(folder):
     """
     paths = [path for path in sorted([*folder.glob('*'), *folder.glob('*/*')])
              if path.is_file()]
-    graphs = [path for path in paths if _is_named(path.name, GRAPHS)]
-    found = graphs or [path for path in paths if _is_named(path.name, '.index')]
-    if not found:
-        raise InputError(f'{folder} holds no frozen graph (.pb), no .tar.gz '
-                         'and no checkpoint (.index)')
-    if len(found) > 1 and not graphs and (folder / 'checkpoint').is_file():
+    graphs, checkpoints = ([path for path in paths if _is_named(
+        path.name, endings)] for endings in (GRAPHS, '.index'))
+    if len(checkpoints) > 1 and not graphs and (
+            folder / 'checkpoint').is_file():
         return folder / 'checkpoint'
-    return _only(folder, found)
+    return _only(folder, graphs or checkpoints)
 
 
 def _is_named(name, endings):
@@ -148,59 +118,29 @@ def _is_named(name, endings):
 
 
 def _only(where, found):
+    if not found:
+        raise InputError(f'{where} holds no frozen graph (.pb) and no unpacked '
+                         'checkpoint (.index)')
     if len(found) > 1:
         raise InputError(f'{where} holds {len(found)} sources, name one of '
                          f'them: {shortened(found)}')
     return found[0]
 
 
-def _start(path):
-    with open(path, 'rb') as file:
-        return file.read(1 << 12)
-
-
 def _graph_data(path):
     """Return a graph's bytes, and the name of its file."""
     if path.exists() and not path.is_file():
         raise InputError(f'{path} is no regular file: a graph is read from one')
-    start = _start(path)
-    if not start:
-        raise InputError(f'{path} is empty: a frozen TensorFlow graph (.pb) is '
-                         'needed')
     with open(path, 'rb') as file:
-        if start.startswith(b'\x1f\x8b'):
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                return _from_archive(path, unpacked)
-        if start[257:262] == b'ustar':
+        start = file.read(1 << 12)
+        file.seek(0)
+        if start.startswith(b'\x1f\x8b') or start[257:262] == b'ustar':
             return _from_archive(path, file)
-        _refuse_other_formats(path, start)
+        kind = kind_of(path, OTHERS, MEMBERS)
+        if kind is not None:
+            raise InputError(f'{path} is {kind}: give a frozen TensorFlow '
+                             'graph (.pb), a .tar.gz with one, or a checkpoint')
         return _read_graph(path, file, path.stat().st_size), path.name
-
-
-def _refuse_other_formats(path, start):
-    """Raise InputError for a file that is known to be no frozen graph."""
-    names = _names_in_zip(path) if start.startswith(b'PK') else []
-    found = [
-        *(known for ending, known in ZIPPED.items()
-          if any(name.endswith(ending) for name in names)),
-        *(known for (at, first), known in STARTS.items()
-          if start[at:].startswith(first)),
-        *(known for ending, known in ENDINGS.items()
-          if path.suffix.lower() == ending),
-        *((f'a {kind} archive', 'unpack it first')
-          for first, kind in ARCHIVES.items() if start.startswith(first))]
-    if found:
-        kind, advice = found[0]
-        raise InputError(f'{path} is {kind}, not a frozen TensorFlow graph: '
-                         f'{advice}')
-
-
-def _names_in_zip(path):
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
 
 
 def _read_graph(path, file, size):
@@ -219,7 +159,7 @@ def _from_archive(path, file):
     """Read the one graph in a tar archive; nothing is written to disk."""
     found, data, unpacked = [], None, 0
     try:
-        with tarfile.open(fileobj=file, mode='r|',
+        with tarfile.open(fileobj=file, mode='r|*',
                           tarinfo=TarMember) as archive:
             for count, member in enumerate(archive):
                 unpacked += member.size
@@ -238,9 +178,6 @@ def _from_archive(path, file):
     except DAMAGE as error:
         raise InputError(f'{path} is not a whole archive ({error}): download '
                          'it again') from None
-    if not found:
-        raise InputError(f'{path} holds no frozen graph (.pb); a checkpoint '
-                         'must be unpacked first')
     return data, _only(path, found)
 
 
@@ -262,22 +199,17 @@ def fetch(pretrained_model) -> pathlib.Path:
     """
     with contextlib.suppress(DownloadError):
         return pretrained_path(pretrained_model)
-    _convert_archive(pretrained_model)
-    return cached_path(pretrained_model)
-
-
-def _convert_archive(name):
-    """Download the official archive of a model and convert its graph."""
     from convert.conversion import check, write
-    path = cached_path(name)
+    path = cached_path(pretrained_model)
 
     def convert(part):
-        conversion = check(open_source(part), name)
+        conversion = check(open_source(part), pretrained_model)
         with atomic_path(path) as temporary:
             write(conversion, temporary)
         part.unlink()
 
-    obtain(name, 'archive', convert)
+    obtain(pretrained_model, 'archive', convert)
+    return path
 
 
 @contextlib.contextmanager

@@ -34,8 +34,7 @@ from hypothesis.extra import numpy as stnp
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 from convert.conversion import check, converted_arrays
-from convert.frozen_graph import FrozenGraph, find_folded
-from convert.graph_structure import convolution
+from convert.frozen_graph import FrozenGraph
 from convert.sources import open_source
 from media.images import read_image
 from models import DeepLabV3plusXception65
@@ -108,9 +107,9 @@ def small_graph():
 def test_graph_bytes():
     def use(data):
         graph = FrozenGraph(data, 'graph.pb')
-        for name in graph.weights:
-            graph.weight(name)
-            convolution(graph, name)
+        for node in graph.nodes.values():
+            if node.op == 'Const':
+                graph.weight(node)
 
     fuzz(damaged(small_graph()), use, 1000)
 
@@ -188,7 +187,7 @@ def test_graph_nodes(form):
               if (node.name, node.op) not in plain_nodes()]
 
     def use(data):
-        source = find_folded(FrozenGraph(data, 'g.pb'))
+        source = FrozenGraph(data, 'g.pb')
         for _ in converted_arrays(check(source, 'voc')):
             pass
 
