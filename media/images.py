@@ -29,7 +29,7 @@ NO_PAGE = 1 | 4
 WHITE_IS_ZERO, PLANAR, SIGNED = 0, 2, 2  # values of TIFF's tags
 ORIENTATION = 274  # of EXIF
 # The first bytes of a kind of file, by Pillow's name where it has one.
-START = 400  # bytes that suffice
+START = 1 << 16  # bytes that suffice, also for a tag of colours
 BEGINNINGS = {
     'JPEG': rb'\xff\xd8\xff', 'PNG': rb'\x89PNG\r\n\x1a\n',
     'GIF': rb'GIF8[79]a', 'TIFF': rb'II[*+]\0|MM\0[*+]',
@@ -44,6 +44,14 @@ BEGINNINGS = {
              rb'\x06\x0e\x2b\x34|\x30\x26\xb2\x75|OggS.{24}\x80theora|'
              rb'G.{187}G.{187}G|.{4}G.{191}G.{191}G',
 }
+REASONS = {  # why files of a kind are not read, where it helps to say more
+    'HEIF': 'HEIC needs pillow-heif (pip install pillow-heif)',
+    'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
+    'video': 'it holds a video, whatever it is called',
+}
+# Primaries and transfer in PNG and AVIF (ITU-T H.273) that are not near sRGB.
+OTHER_COLORS = re.compile(rb'(?:cICP|colrnclx\0)(?![\1\2\5\6]\0?[\1\2\6\r-\17])'
+                          rb'(.)\0?(.)', re.DOTALL)
 # Modes of Pillow that need not become RGB; modes of the colours of profiles.
 MODES = {'L': 'L', 'LA': 'L', '1': 'L', 'CMYK': 'CMYK'}
 PROFILE_MODES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}
@@ -190,7 +198,15 @@ def _decoded(file, max_pixels, name, as_stored):
             except Exception as error:  # Pillow raises many kinds
                 _warn(f'{name}: its {what} cannot be understood, and is '
                       f'ignored ({error})')
-        if (n_pages := len(_pages(image))) > 1:
+        file.seek(0)
+        data = file.read(None if image.format == 'PPM' else START)
+        tag = OTHER_COLORS.search(data)
+        if tag and not (as_stored or 'icc_profile' in image.info):
+            _warn(f'{name}: its colours are taken as sRGB, and have primaries '
+                  f'{tag[1][0]} and transfer {tag[2][0]} of ITU-T H.273')
+        n_pages = (data.count(re.match(BEGINNINGS['PPM'], data)[0])
+                   if image.format == 'PPM' else len(_pages(image)))
+        if n_pages > 1:
             _warn(f'{name}: only the first of {n_pages} frames is used')
         return result.convert('RGB')
 
@@ -242,8 +258,8 @@ def _in_srgb(result, image):
 
 
 def _profile_of_png(info):
-    """Return the ICC profile that PNG's chunks gAMA and cHRM stand for, in the
-    form of ICC.1:2001; None where they stand for sRGB.
+    """Return the ICC profile that PNG's chunks gAMA and cHRM stand for; None
+    where they stand for sRGB.
     """
     gamma, xy = info.get('gamma', 1 / 2.2), info.get('chromaticity', SRGB)
     is_usual = abs(gamma * 2.2 - 1) < 0.05 and np.allclose(xy, SRGB, 0, 0.005)
@@ -257,14 +273,16 @@ def _profile_of_png(info):
     cones = BRADFORD @ (primaries * np.linalg.solve(primaries, white))
     factors = BRADFORD @ D50 / cones.sum(1)
     primaries = np.linalg.solve(BRADFORD, cones * factors[:, np.newaxis]).T
-    parts = [*(struct.pack('>4s4i', b'XYZ ', 0, *each) for each in np.rint(
-        primaries * (1 << 16)).astype(int)),
-        struct.pack('>4s2IH', b'curv', 0, 1, round(256 / gamma)).ljust(20)]
-    tags = [struct.pack('>4s2I', name, 204 + 20 * i, 20) for name, i in zip(
-        (b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC', b'gTRC', b'bTRC'),
-        (0, 1, 2, 3, 3, 3), strict=True)]
-    return struct.pack('>I4xI4s4s4s12x4s88xI', 284, 2 << 24, b'mntr', b'RGB ',
-                       b'XYZ ', b'acsp', len(tags)) + b''.join(tags + parts)
+    # sRGB's own profile, with these numbers.
+    result = bytearray(ImageCms.ImageCmsProfile(
+        ImageCms.createProfile('sRGB')).tobytes())
+    for tag, numbers in {b'rXYZ': primaries[0], b'gXYZ': primaries[1],
+                         b'bXYZ': primaries[2],
+                         b'rTRC': [1 / gamma, 1, 0, 0, 0]}.items():
+        fixed = np.rint(np.multiply(numbers, 1 << 16)).astype('>i4').tobytes()
+        start, size = struct.unpack_from('>2I', result, result.index(tag) + 4)
+        result[start + size - len(fixed):start + size] = fixed
+    return bytes(result)
 
 
 # What metadata ask for: their name for the user, and what does it.
@@ -277,14 +295,12 @@ def _to_eight_bits(image):
     16-bit grey is scaled: a plain `convert` would clip it.
     """
     tags = image.tag_v2 if image.format == 'TIFF' else {}
-    is_planar = tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
-    for what, is_so in (
-            ('signed grey', SIGNED in tags.get(Tiff.SAMPLEFORMAT, ())),
-            ('floating-point grey', image.mode == 'F'),
-            ('grey with a plane for alpha', image.mode == 'La' and is_planar)):
-        if is_so:  # the first two have no agreed range
-            raise InputError(f'{what} is not supported: save it with 8 or 16 '
-                             'bits, without sign and alpha')
+    if image.mode == 'F' or SIGNED in tags.get(Tiff.SAMPLEFORMAT, ()) or (
+            image.mode == 'La'
+            and tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR):
+        raise InputError(  # the first two have no agreed range
+            'floating-point grey, signed grey, and grey with a plane for alpha '
+            'are not supported: save it with 8 or 16 bits')
     if image.mode.startswith('I'):
         values = np.asarray(image).astype(np.int64)
         # TIFF is the only one with fewer bits as they are.
@@ -309,21 +325,15 @@ def _unknown_format(file):
     file.seek(0)
     start = file.read(START)
     kind = kind_of(start)
-    if kind == 'HEIF':
-        return 'HEIC needs pillow-heif: pip install pillow-heif'
-    if kind == 'TIFF':
-        with contextlib.suppress(Exception):
-            tags = Tiff.ImageFileDirectory_v2(start[:8])
-            file.seek(tags.next)
-            tags.load(file)
-            layout = ('planar' if tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
-                      else 'interleaved')
-            return (f'a TIFF of {tags.get(Tiff.SAMPLESPERPIXEL, 1)} bands with '
-                    f'{tags[Tiff.BITSPERSAMPLE][0]} bits, {layout}: save it as '
-                    'RGB with 8 or 16 bits, uncompressed')
     if kind in FORMATS:
-        return f'it is cut off, or of a kind of {kind} that is not supported'
-    return f'{kind} is not read as an image' if kind else 'unknown format'
+        return (f'it is cut off, or of a kind of {kind} that is not supported: '
+                'save it as PNG')
+    return not_supported(kind) if kind else 'unknown format'
+
+
+def not_supported(kind):
+    """Return why files of a kind that `kind_of` gives are not read."""
+    return REASONS.get(kind, f'{kind} is not supported')
 
 
 def kind_of(start):

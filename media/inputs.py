@@ -10,7 +10,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-from media.images import START, formats, kind_of, read_image
+from media.images import START, formats, kind_of, not_supported, read_image
 from media.outputs import earlier_results
 from models.utils.errors import (
     InputError,
@@ -36,15 +36,12 @@ ENDINGS = {ending: kind for kind, endings in {
     'PFM': '.pfm', 'PAM': '.pam', 'DirectDraw': '.dds', 'PCX': '.pcx',
     'RealMedia': '.rm .rmvb', 'Flash': '.swf',
 }.items() for ending in endings.split()}
-REASONS = {  # why files of a kind are not read, where it helps to say more
-    'HEIF': 'HEIC is not supported without pillow-heif (pip install '
-            'pillow-heif)',
-    'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
-}
 # Names of thumbnails, of earlier versions and of what was deleted.
 SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
                 '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}
 BROKEN_LINK = 'it is a link that leads nowhere'
+JPEG_JOINT = b'\xff\xd9\xff\xd8\xff'  # end of one, start of the next
+PHOTO = re.compile(rb'MPF\0|http://ns\.adobe')  # others may come behind it
 MAX_BYTES = 256 << 20  # of an address, a pipe or standard input
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
@@ -247,8 +244,7 @@ def _in_folder(folder):
         if kind in {'image', 'video', *formats()}:
             items.append(_file(path, folder))
         elif kind not in {None, 'sound'}:
-            reason = REASONS.get(kind, f'{kind} is not supported')
-            unread.setdefault(reason, []).append(path)
+            unread.setdefault(not_supported(kind), []).append(path)
     return items + [
         f'skipped {len(paths)} file{"s" * (len(paths) > 1)}, {reason}: '
         f'{shortened(paths)}' for reason, paths in unread.items()]
@@ -284,8 +280,11 @@ def _read(each):
     if len(data) > MAX_BYTES:
         raise InputError(f'{each.name}: more than {MAX_BYTES} bytes: save it, '
                          'and give the name of the file')
+    kind, end = kind_of(data), data.find(JPEG_JOINT)
+    if kind == 'JPEG' and end > 0 and not PHOTO.search(data, 0, end):
+        kind = 'video'  # MJPEG
     return dataclasses.replace(each, path=None, found_in=None, data=data,
-                               is_video=kind_of(data) == 'video')
+                               is_video=kind == 'video')
 
 
 def _from_url(url, is_start=False):

@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import http.server
+import io
 import os
 import subprocess
 import sys
@@ -167,6 +168,25 @@ def test_a_pipe(tmp_path, pattern):
         assert each.source() == path.read_bytes()
         if not each.is_video:
             np.testing.assert_array_equal(each.read(1e9), read_image(path))
+
+
+def test_a_pipe_with_several_jpegs(tmp_path):
+    """They are a video, unless a phone has put one behind its photo."""
+    frames = [io.BytesIO() for _ in range(3)]
+    for i, file in enumerate(frames):
+        Image.new('RGB', (64, 48), (80 * i, 0, 0)).save(file, 'JPEG')
+    data = b''.join(file.getvalue() for file in frames)
+    os.mkfifo(tmp_path / 'pipe')
+    for sent, n_frames in (data, 3), (data[:-9], 3), (
+            data[:2] + b'\xff\xe2\0\x06MPF\0' + data[2:], None), (
+            frames[0].getvalue(), None):
+        writer = feed(tmp_path / 'pipe', sent)
+        (each,), _, _ = find_inputs([str(tmp_path / 'pipe')])
+        writer.join()
+        assert each.is_video == (n_frames is not None)
+        if each.is_video:
+            with open_video(each.source()) as video:
+                assert len(list(video.frames)) == n_frames
 
 
 def test_an_empty_pipe(tmp_path):
