@@ -24,7 +24,14 @@ def has_display():
 
 
 def show_results(segmenter, inputs, style, max_pixels):
-    """Open a window for each image, one after another; yield its `Outcome`."""
+    """Open a window for each image, one after another; yield its `Outcome`.
+
+    From here on, Ctrl-C ends the program at once: a window would heed no
+    KeyboardInterrupt, and nothing is written that needs tidying up.
+    """
+    for number in signal.SIGINT, *ENDING_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     for each in inputs:
         begun = time.perf_counter()
         try:
@@ -48,19 +55,4 @@ def _show(title, page):
         page.width * scale, page.height * scale))
     window.add_axes((0, 0, 1, 1)).imshow(page)
     window.axes[0].set_axis_off()
-    # Ctrl-C would be lost inside a callback of the window, and in show's own
-    # waiting take effect at the next mouse move.
-    received = []
-    handlers = {number: signal.signal(
-        number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, *ENDING_SIGNALS)
-        if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        plt.show(block=False)
-        while plt.fignum_exists(window.number) and not received:
-            window.canvas.start_event_loop(0.1)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt(received[0])
+    plt.show()

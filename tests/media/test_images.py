@@ -402,7 +402,7 @@ def test_names_what_a_folder_has(tmp_path, monkeypatch):
 def test_heic_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(images, 'formats', lambda: images.FORMATS)
     (tmp_path / 'a.heic').write_bytes(HEIC)
-    with pytest.raises(InputError, match=r'HEIC needs pillow-heif \(pip install'):
+    with pytest.raises(InputError, match='HEIC needs pillow-heif'):
         read_image(tmp_path / 'a.heic')
 
 
