@@ -45,6 +45,9 @@ BEGINNINGS = {
              rb'G.{187}G.{187}G|.{4}G.{191}G.{191}G',
 }
 REASONS = {  # why files of a kind are not read, where it helps to say more
+    None: 'unknown format',
+    **{kind: f'it is cut off, or of a kind of {kind} that is not supported: '
+             'save it as PNG' for kind in FORMATS},
     'HEIF': 'HEIC needs pillow-heif (pip install pillow-heif)',
     'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
     'video': 'it holds a video, whatever it is called',
@@ -63,7 +66,6 @@ D50 = 0.9642, 1, 0.8249
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367],
                      [0.0389, -0.0685, 1.0296]])
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-PHOTOSHOP = b'Photoshop 3.0\0'  # begins its block of metadata in a JPEG
 TURNS = {  # orientation in EXIF: what makes an image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -116,14 +118,17 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         return to_array(decoded(file))
     except Exception as error:  # Pillow raises many kinds
         reason = error
+    file.seek(0)
+    kind = kind_of(file.read(START))
+    if kind in FORMATS and not isinstance(reason, InputError):
+        rescue = _without_metadata if kind == 'PNG' else _cut_off
+        with contextlib.suppress(Exception):
+            file.seek(0)
+            image, loss = rescue(file.read(), decoded, as_stored)
+            _warn(f'{name}: {loss}')
+            return to_array(image)
     if isinstance(reason, UnidentifiedImageError):
-        reason = _unknown_format(file)
-    if not isinstance(reason, InputError):
-        for rescue in _without_metadata, _cut_off:
-            with contextlib.suppress(Exception):
-                image, loss = rescue(file, decoded, as_stored)
-                _warn(f'{name}: {loss}')
-                return to_array(image)
+        reason = not_supported(kind)
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
@@ -211,12 +216,11 @@ def _decoded(file, max_pixels, name, as_stored):
         return result.convert('RGB')
 
 
-def _cut_off(file, decoded, as_stored):
+def _cut_off(data, decoded, as_stored):
     """Return what a JPEG without its end has of its image, and a line for the
     user; raise an error where pixels are missing `as_stored`, or all are.
     """
-    file.seek(0)
-    data = file.read().rstrip(b'\xff')
+    data = data.rstrip(b'\xff')
     # Where pixels are missing, they depend on the bits that follow.
     image, *others = (decoded(io.BytesIO(data + more + JPEG_END))
                       for more in (b'', *JPEG_NOISE))
@@ -320,19 +324,8 @@ def _to_eight_bits(image):
     return image.convert(MODES.get(image.mode, 'RGB'))
 
 
-def _unknown_format(file):
-    """Say what Pillow does not know, as far as its beginning tells."""
-    file.seek(0)
-    start = file.read(START)
-    kind = kind_of(start)
-    if kind in FORMATS:
-        return (f'it is cut off, or of a kind of {kind} that is not supported: '
-                'save it as PNG')
-    return not_supported(kind) if kind else 'unknown format'
-
-
 def not_supported(kind):
-    """Return why files of a kind that `kind_of` gives are not read."""
+    """Return why a file of a kind that `kind_of` gives is not read."""
     return REASONS.get(kind, f'{kind} is not supported')
 
 
@@ -352,15 +345,9 @@ def to_pillow(image):
     return Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))
 
 
-def _without_metadata(file, decoded, as_stored):
-    """Return a PNG or JPEG, read without metadata over which Pillow fails where
-    they are damaged, and a line for the user.
-    """
-    file.seek(0)
-    data = file.read()
-    data = (data.replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
-            if kind_of(data) == 'JPEG' else b''.join(_needed(data)))
-    image = decoded(io.BytesIO(data))
+def _without_metadata(data, decoded, as_stored):
+    """Return what a PNG shows, and a line for the user."""
+    image = decoded(io.BytesIO(b''.join(_needed(data))))
     return image, 'its metadata are damaged, and are ignored'
 
 

@@ -286,7 +286,7 @@ def test_grey_multiplied_by_alpha(layout):
     if layout == 1:
         assert (read_image(io.BytesIO(data)) == 127).all()  # 0x32 / 0x64
         return
-    with pytest.raises(InputError, match='a plane for alpha is not supported'):
+    with pytest.raises(InputError, match='a plane for alpha are not sup'):
         read_image(io.BytesIO(data))
 
 
