@@ -11,7 +11,7 @@ import urllib.parse
 import urllib.request
 
 from media.images import START, formats, kind_of, not_supported, read_image
-from media.outputs import earlier_results
+from media.outputs import is_marked
 from models.utils.errors import (
     InputError,
     describe,
@@ -113,7 +113,8 @@ def find_inputs(arguments):
             except (InputError, OSError) as error:
                 problems.append(describe(error))
                 del found[key]
-    earlier = set(earlier_results(found.values()))
+    earlier = {each for each in found.values()
+               if each.found_in is not None and is_marked(each.path)}
     if earlier:
         notes.append(f'skipped {len(earlier)} that an earlier run has written: '
                      + shortened(sorted(each.name for each in earlier)))
@@ -147,14 +148,10 @@ def _items(argument):
         return [Input(argument, pathlib.PurePath(stem), path, True)]
     if glob.has_magic(argument) and not path.exists() and not is_exact:
         return _matching(argument)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        if not argument.replace('.', '').isdecimal():
-            raise
+    if re.fullmatch(r'[\d.]+', argument) and not path.exists():
         raise InputError(f'{argument}: No such file or directory (a size or '
-                         'scales are one word, as 513x1025 or 0.75,1.0)'
-                         ) from None
+                         'scales are one word, as 513x1025 or 0.75,1.0)')
+    path.stat()  # raises where there is none
     return [_file(path)]
 
 

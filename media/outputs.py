@@ -22,9 +22,7 @@ SUFFIXES = {'default': '_segmentation', 'figure': '_segmentation',
 # In each result, so that a later run knows it: as EXIF's or MP4's software.
 MARK = 'deeplab_v3_plus result'
 SOFTWARE = 305  # tag of EXIF
-MARKED_FORMATS = {'PNG', 'JPEG', 'WEBP', 'TIFF'}
 MARK_WITHIN = 1 << 13  # bytes from the beginning or end of a file
-RESULT = re.compile(f'(.+)({"|".join(SUFFIXES.values())})(\\.part)?', re.DOTALL)
 FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
 REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
@@ -180,12 +178,15 @@ def check_frames(folder):
 
 
 def is_marked(path):
-    """Return whether a run of this project has written a file."""
-    with open(path, 'rb') as file:
+    """Return whether a file can be read, and a run of this project has written
+    it.
+    """
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
         start = file.read(MARK_WITHIN)
         file.seek(max(len(start), os.fstat(file.fileno()).st_size
                       - MARK_WITHIN))
         return MARK.encode() in start + file.read()
+    return False
 
 
 def remove_frames(folder):
@@ -195,25 +196,6 @@ def remove_frames(folder):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
-
-
-def earlier_results(inputs):
-    """Return those of the inputs found in folders that a run has written: they
-    are marked, or have the name of a result of another input.
-    """
-    origins = {(each.path.parent, each.path.stem) for each in inputs
-               if each.path is not None}
-
-    def is_result(each):
-        match = RESULT.fullmatch(each.path.stem)
-        if match and each.path.suffix in {'.png', VIDEO_ENDING} and (
-                each.path.parent, match[1]) in origins:
-            return True
-        with contextlib.suppress(OSError):
-            return is_marked(each.path)
-
-    return [each for each in inputs
-            if each.found_in is not None and is_result(each)]
 
 
 def _paths(kinds, each, file, folder, with_suffix):
@@ -260,10 +242,7 @@ def write_image(path, image, replace=True):
     """Write a PIL.Image.Image, marked as a result; folders are made."""
     from PIL import Image
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = FORMATS[path.suffix.lower()]
-    options = dict(OPTIONS.get(kind, {}))
-    if kind in MARKED_FORMATS:
-        options['exif'] = Image.Exif()
-        options['exif'][SOFTWARE] = MARK
+    kind, exif = FORMATS[path.suffix.lower()], Image.Exif()
+    exif[SOFTWARE] = MARK
     with atomic_path(path, replace) as temporary:
-        image.save(temporary, format=kind, **options)
+        image.save(temporary, format=kind, exif=exif, **OPTIONS.get(kind, {}))
