@@ -50,6 +50,7 @@ REASONS = {  # why files of a kind are not read, where it helps to say more
              'save it as PNG' for kind in FORMATS},
     'HEIF': 'HEIC needs pillow-heif (pip install pillow-heif)',
     'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
+    'broken link': 'it is a link that leads nowhere',
     'video': 'it holds a video, whatever it is called',
 }
 # Primaries and transfer in PNG and AVIF (ITU-T H.273) that are not near sRGB.

@@ -39,7 +39,6 @@ ENDINGS = {ending: kind for kind, endings in {
 # Names of thumbnails, of earlier versions and of what was deleted.
 SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
                 '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}
-BROKEN_LINK = 'it is a link that leads nowhere'
 JPEG_JOINT = b'\xff\xd9\xff\xd8\xff'  # end of one, start of the next
 PHOTO = re.compile(rb'MPF\0|http://ns\.adobe')  # others may come behind it
 MAX_BYTES = 256 << 20  # of an address, a pipe or standard input
@@ -93,6 +92,8 @@ def find_inputs(arguments):
     for argument in arguments:
         try:
             items = _items(argument)
+            if not items:
+                raise InputError(f'{argument}: no image or video was found')
         except (InputError, OSError) as error:
             items = [error]
         notes += [each for each in items if isinstance(each, str)]
@@ -139,10 +140,7 @@ def _items(argument):
         raise InputError(f'{argument!r} is no name of a file')
     path = pathlib.Path(argument)
     if path.is_dir():
-        items = _in_folder(path)
-        if not items:
-            raise InputError(f'{path}: this folder has no image or video')
-        return items
+        return _in_folder(path)
     if is_numbered(path) and not is_exact:
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
@@ -181,8 +179,6 @@ def _matching(pattern):
         items += _in_folder(path) if os.path.isdir(path) else [
             dataclasses.replace(_file(path), found_in=pathlib.Path(
                 *parts[:first]))]
-    if not items:
-        raise InputError(f'{pattern}: no image or video matches')
     return items
 
 
@@ -230,10 +226,6 @@ def _in_folder(folder):
         paths += [pathlib.Path(base, name) for name in names
                   if not is_hidden(name)]
     for path in sorted(paths):
-        if not os.path.isfile(path):
-            if not os.path.exists(path):
-                unread.setdefault(BROKEN_LINK, []).append(path)
-            continue
         kind = _kind(path)
         if path.suffix.lower() == '.ts' and (
                 _start(path)[:1] not in {b'G', b''}):
@@ -249,17 +241,15 @@ def _in_folder(folder):
 
 def _kind(path):
     """Return the kind of a file by its ending, else by its first bytes."""
+    if not os.path.isfile(path):
+        return None if os.path.exists(path) else 'broken link'
     return ENDINGS.get(path.suffix.lower()) or kind_of(_start(path))
 
 
 def _start(path):
-    """Return the first bytes of a file; none of a pipe, which would lose them,
-    or where it cannot be read.
-    """
-    with contextlib.suppress(OSError):
-        if os.path.isfile(path):
-            with open(path, 'rb') as file:
-                return file.read(START)
+    """Return the first bytes of a file, if it can be read."""
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
+        return file.read(START)
     return b''
 
 

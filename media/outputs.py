@@ -1,6 +1,5 @@
 """Where results go: all paths are compared before the first is written."""
 import contextlib
-import functools
 import os
 import pathlib
 import re
@@ -153,12 +152,7 @@ def _located(path):
     with contextlib.suppress(OSError):
         found = os.stat(real)
         inode = found.st_dev, found.st_ino
-    return real, inode, _with_parents(os.path.dirname(real))
-
-
-@functools.lru_cache(1 << 10)
-def _with_parents(folder):
-    return [folder, *map(str, pathlib.PurePath(folder).parents)]
+    return real, inode, [real[:at.start()] for at in re.finditer('/', real)]
 
 
 def check_frames(folder):

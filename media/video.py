@@ -44,7 +44,6 @@ STEP_BACK = 0.25  # seconds: a longer one is where recordings were joined
 FILTERS = {'aac': 'aac_adtstoasc'}  # FFmpeg's, for sound in MP4
 AAC_RATE = 48_000  # samples a second
 NOWHERE = io.FileIO(os.devnull, 'w')  # one, as PyAV would close none
-HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
 TS_DISCONT, GENPTS = 0x200, 1  # libavformat/avformat.h, AVFMT_TS_DISCONT, ...
 
@@ -97,15 +96,13 @@ def open_video(source, max_pixels=MAX_PIXELS, name=None, with_sound=True):
     except FFmpegError as error:
         raise InputError(f'{name} cannot be read as a video: {error.strerror}'
                          ) from None
-    video = None
+    video = _in_file(name, source, container, max_pixels, with_sound)
     try:
-        video = _in_file(name, source, container, max_pixels, with_sound)
         yield video
     finally:
         # While a thread still reads, FFmpeg would crash: nothing is closed.
         with contextlib.suppress(ValueError):
-            if video is not None:
-                video.frames.close()
+            video.frames.close()
             container.close()
 
 
@@ -164,9 +161,7 @@ def _in_file(name, source, container, max_pixels, with_sound):
                for each, sound in sounds.items() if sound.layout]
     bits = max(part.bits for part in context.format.components)
     if bits > 8:
-        transfer = HDR.get(colors.get('color_trc'))
-        losses.append(f'{bits} bits become 8' + (
-            f', and HDR ({transfer}) is kept as a tag' if transfer else ''))
+        losses.append(f'{bits} bits become 8')
     n_frames = stream.frames
     if container.format.name.startswith('mov'):  # it may show some of them
         n_frames = min(n_frames, len(stream.index_entries))

@@ -93,7 +93,7 @@ def test_patterns_and_folders(tmp_path, monkeypatch):
         both, [], ['photos/a.png is named twice'])
     assert left_in('photos', 'photos/a.png') == left_in(
         'photos/a.png', 'photos') == [None, Path('photos')]
-    assert names('*x*') == ([], ['*x*: no image or video matches'], [])
+    assert names('*x*') == ([], ['*x*: no image or video was found'], [])
     (tmp_path / 'my%20dog.mp4').touch()
     (film,), _, _ = find_inputs(['my%20dog.mp4'])
     assert film.files() == [Path('my%20dog.mp4')]
@@ -117,7 +117,7 @@ def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
         'http://... is no valid address',
         'ftp://host/a: an address begins with http://, https:// or file:///',
         "'' is no name of a file",
-        'x/yempty: this folder has no image or video',
+        'x/yempty: no image or video was found',
         r"'a\x00' is no name of a file"]
 
 

@@ -62,7 +62,7 @@ def test_page_in_a_browser(browse, tmp_path):
     page.write()
     most = np.bincount(label.ravel()).max()
     assert browse(tmp_path / 'a.html', CHECK_PAGE, 500) == (
-        f'[{label.size},{label.size - most},{most},"inset(0px 0px 0px 80%)",'
+        f'[{label.size},{label.size - most},{most},"inset(0px 0px 0px 20%)",'
         'true]')
 
 
