@@ -15,7 +15,7 @@ from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import TiffImagePlugin as Tiff
 
 from media import MAX_PIXELS
@@ -67,12 +67,6 @@ D50 = 0.9642, 1, 0.8249
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367],
                      [0.0389, -0.0685, 1.0296]])
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-TURNS = {  # orientation in EXIF: what makes an image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 JPEG_END = b'\xff\xd9'
 # Random bits, also after each mark at which a decoder may begin anew.
 JPEG_NOISE = [b'\xff'.join(bytes([0xcf + i]) * (i > 0) + part.tobytes()
@@ -235,8 +229,11 @@ def _cut_off(data, decoded, as_stored):
 
 def _turned(result, image):
     """Turn an image as the EXIF data of the original say."""
-    turn = TURNS.get(image.getexif().get(ORIENTATION))
-    return result if turn is None else result.transpose(turn)
+    orientation = image.getexif().get(ORIENTATION, 1)
+    result.info.clear()  # Pillow would change its EXIF data as well
+    result.getexif()[ORIENTATION] = orientation
+    ImageOps.exif_transpose(result, in_place=True)
+    return result
 
 
 def _in_srgb(result, image):

@@ -27,15 +27,13 @@ ENDINGS = {ending: kind for kind, endings in {
              '.3gp .3g2 .wmv .asf .mxf .ogv .ogm .flv .f4v .vob .mod .tod .m1v '
              '.m2v .qt .divx .dv .gxf .nut .ivf .y4m .mjpeg .mjpg .h264 .264 '
              '.avc .h265 .265 .hevc .h266 .266 .h263 .vc1 .obu .av1 .wtv',
-    'sound': '.m4a .m4b .m4r .mp3 .mp2 .aac .wav .flac .oga .opus .wma '
-             '.mka .aif .aiff .amr .ac3 .caf .weba',
+    'sound': '.m4a .m4b .m4r .mka .wma .weba',  # that begin as videos do
     'HEIF': '.heic .heif .hif',
     'RAW': '.cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .nrw .raw',
-    'Photoshop': '.psd', 'GIMP': '.xcf', 'SVG': '.svg', 'OpenEXR': '.exr',
-    'Radiance HDR': '.hdr', 'JPEG XL': '.jxl', 'ICO': '.ico', 'EPS': '.eps',
-    'PFM': '.pfm', 'PAM': '.pam', 'DirectDraw': '.dds', 'PCX': '.pcx',
-    'RealMedia': '.rm .rmvb', 'Flash': '.swf',
 }.items() for ending in endings.split()}
+ENDINGS |= {ending: ending for ending in (  # for messages
+    '.psd', '.xcf', '.svg', '.exr', '.hdr', '.jxl', '.ico', '.eps', '.pfm',
+    '.pam', '.dds', '.pcx', '.rm', '.rmvb', '.swf')}
 # Names of thumbnails, of earlier versions and of what was deleted.
 SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
                 '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}

@@ -209,11 +209,10 @@ def _one_file(kinds, output, inputs):
     if not output or output.endswith('/') or path.is_dir() or not path.suffix:
         return None
     is_video = any(each.is_video for each in inputs)
-    several = ('several results' if len(inputs) > 1 or len(kinds) > 1 else
-               'numbered images' if is_video and kinds == ['indexed'] else None)
-    if several:
-        raise InputError(f'--output {output} is a file, and there are '
-                         f'{several}: name a folder')
+    if len(inputs) > 1 or len(kinds) > 1 or (
+            is_video and kinds == ['indexed']):
+        raise InputError(f'--output {output} is a file, and there are several '
+                         'results: name a folder')
     allowed = [VIDEO_ENDING] if is_video else (
         ['.png'] if kinds == ['indexed'] else list(FORMATS))
     if path.suffix.lower() not in allowed:

@@ -178,16 +178,15 @@ def _frames(video, container, stream, sounds, start):
     shape, ready, n_read, n_corrupt, end = None, [], 0, 0, 0
     times, unit = Times(video.time_base, start), stream.time_base
     for packet in _packets(container, video.losses):
-        time = packet.dts if packet.pts is None else packet.pts
-        if time is not None:
-            end = max(end, packet.time_base * (time + (packet.duration or 0)))
+        end = max(end, _end(packet))
         if packet.stream in sounds:
             ready += sounds[packet.stream].packets(packet)
         if packet.stream is not stream:
             continue
-        n_corrupt += packet.is_corrupt
-        if packet.is_corrupt and video.n_frames:
-            continue  # the file ends within it
+        if packet.is_corrupt:
+            if n_read < video.n_frames:
+                continue  # the file ends within it
+            n_corrupt += 1
         if packet.size:
             n_read += 1
             if unit * video.rate == 1:  # some may be skipped, as in AVI
@@ -207,7 +206,11 @@ def _frames(video, container, stream, sounds, start):
                 ready = []
     # A length that FFmpeg has guessed is the stream's as well.
     length = 0 if stream.duration else (container.duration or 0) / av.time_base
-    video.losses += _lost(video, times, n_read, n_corrupt, length - end)
+    # Where recordings are joined, FFmpeg takes a packet for corrupt.
+    video.n_damaged = max(video.n_damaged, n_corrupt - times.n_joints)
+    video.losses += _missing(  # other formats have pauses that are meant
+        video, times, n_read, container.format.flags & TS_DISCONT
+        and video.n_damaged, length - end)
     video.losses += [f'{sound.n_damaged} packets of track {each.index} (audio) '
                      'could not be read'
                      for each, sound in sounds.items() if sound.n_damaged]
@@ -227,22 +230,27 @@ def _packets(container, losses):
             yield packet
 
 
-def _lost(video, times, n_read, n_corrupt, seconds):
-    """Return a line, or none, on what is missing: by the header's count, or by
-    its length, to which `seconds` are missing, or as packets are damaged.
+def _end(packet):
+    """Return the time at which a packet ends, in seconds."""
+    time = packet.dts if packet.pts is None else packet.pts
+    return 0 if time is None else packet.time_base * (
+        time + (packet.duration or 0))
+
+
+def _missing(video, times, n_read, is_damaged, seconds):
+    """Return a line, or none, on frames that should have come: by the count in
+    the header; by its length, to which `seconds` are missing; or by a pause
+    where there is damage.
     """
     n_missing, about = video.n_frames - n_read, ''
-    if times.longest and seconds > max(SHORT, 2 * times.longest *
-                                       video.time_base):
+    pause = times.longest * video.time_base
+    if pause and seconds > max(SHORT, 2 * pause):
         end = times.end * video.time_base
         n_missing, about = round(n_read * seconds / end), 'about '
-    if n_missing > 0:
-        return [f'{about}{n_missing} of {n_read + n_missing} frames are '
-                'missing']
-    if n_corrupt > times.n_joints:  # FFmpeg takes one for corrupt at each
-        return [f'{n_corrupt - times.n_joints} packets are damaged, and frames '
-                'may be missing']
-    return []
+    elif is_damaged and pause * video.rate > 2:
+        n_missing, about = round(pause * video.rate) - 1, 'about '
+    return [f'{about}{n_missing} of {n_read + n_missing} frames are missing'
+            ] if n_missing > 0 else []
 
 
 class Times:

@@ -450,8 +450,9 @@ def test_formats_of_films(tmp_path, ending):
             continue
         n_made += 1
         what = codec, sound
-        losses = copy_film(path, tmp_path / 'b.mp4').losses
-        assert not [line for line in losses if 'missing' in line], what
+        video = copy_film(path, tmp_path / 'b.mp4')
+        assert not [line for line in video.losses if 'missing' in line], what
+        assert video.n_damaged == 0, what
         (before, heard), (after, still_heard) = film, reading(
             tmp_path / 'b.mp4')
         assert len(after) == len(before), what

@@ -396,7 +396,7 @@ def test_names_what_a_folder_has(tmp_path, monkeypatch):
         f'{tmp_path}/in/b.HEIC, {tmp_path}/in/c',
         "skipped 1 file, a camera's raw format is not supported (save as JPEG "
         f'or PNG): {tmp_path}/in/d.NEF',
-        f'skipped 1 file, Photoshop is not supported: {tmp_path}/in/e.psd'])
+        f'skipped 1 file, .psd is not supported: {tmp_path}/in/e.psd'])
 
 
 def test_heic_by_name(tmp_path, monkeypatch):
