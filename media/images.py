@@ -6,7 +6,6 @@ a file holds counts, not what it is called.
 import contextlib
 import functools
 import io
-import itertools
 import re
 import struct
 import threading
@@ -120,10 +119,10 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
         with contextlib.suppress(Exception):
             file.seek(0)
             image, loss = rescue(file.read(), decoded, as_stored)
-            _warn(f'{name}: {loss}')
+            warnings.warn(f'{name}: {loss}', stacklevel=2)
             return to_array(image)
     if isinstance(reason, UnidentifiedImageError):
-        reason = not_supported(kind)
+        reason = REASONS.get(kind, f'{kind} is not supported')
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
@@ -165,56 +164,52 @@ def formats():
     return *FORMATS, 'HEIF'
 
 
-def _warn(text):
-    warnings.warn(text, stacklevel=2)
-
-
 def _pages(image):
     """Return the numbers of a file's images, but for masks and small copies."""
-    found, size = [0], image.size
+    pages, size, n_frames = [], image.size, 1
     with contextlib.suppress(Exception):  # a later one may be damaged
-        found = range(getattr(image, 'n_frames', 1))
-    if len(found) == 1 or image.format not in {'TIFF', 'MPO'}:
-        return found
-    is_page = []
-    for i in found:
+        n_frames = image.n_frames
+    if image.format not in {'TIFF', 'MPO'}:
+        return range(n_frames)
+    for i in range(n_frames):
         with contextlib.suppress(Exception):
             image.seek(i)
-        is_page.append(image.size == size if image.format == 'MPO' else
-                       not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE)
-    return list(itertools.compress(found, is_page)) or [0]
+        if (image.size == size if image.format == 'MPO' else
+                not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE):
+            pages.append(i)
+    return pages or [0]
 
 
 def _decoded(file, max_pixels, name, as_stored):
-    """Return an image as a PIL.Image.Image of mode RGB; raise what Pillow
-    raises.
-    """
+    """Return a PIL.Image.Image of mode RGB; raise what Pillow raises."""
+    losses = []
+    steps = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
     with open_image(file, formats(), max_pixels) as image:
         image.load()
         result = _to_eight_bits(image)
-        for what, step in () if as_stored else STEPS.items():
+        for what, step in () if as_stored else steps.items():
             try:
                 result = step(result, image)
             except Exception as error:  # Pillow raises many kinds
-                _warn(f'{name}: its {what} cannot be understood, and is '
-                      f'ignored ({error})')
+                losses.append(f'its {what} cannot be understood, and is '
+                              f'ignored ({error})')
         file.seek(0)
         data = file.read(None if image.format == 'PPM' else START)
         tag = OTHER_COLORS.search(data)
         if tag and not (as_stored or 'icc_profile' in image.info):
-            _warn(f'{name}: its colours are taken as sRGB, and have primaries '
-                  f'{tag[1][0]} and transfer {tag[2][0]} of ITU-T H.273')
-        n_pages = (data.count(re.match(BEGINNINGS['PPM'], data)[0])
-                   if image.format == 'PPM' else len(_pages(image)))
+            losses.append('its colours are taken as sRGB, and have primaries '
+                          f'{tag[1][0]}, transfer {tag[2][0]} of ITU-T H.273')
+        n_pages = (data.count(data[:6]) if image.format == 'PPM' else
+                   len(_pages(image)))
         if n_pages > 1:
-            _warn(f'{name}: only the first of {n_pages} frames is used')
-        return result.convert('RGB')
+            losses.append(f'only the first of {n_pages} frames is used')
+    for line in losses:
+        warnings.warn(f'{name}: {line}', stacklevel=2)
+    return result.convert('RGB')
 
 
 def _cut_off(data, decoded, as_stored):
-    """Return what a JPEG without its end has of its image, and a line for the
-    user; raise an error where pixels are missing `as_stored`, or all are.
-    """
+    """Return what a JPEG has without its end, and a line for the user."""
     data = data.rstrip(b'\xff')
     # Where pixels are missing, they depend on the bits that follow.
     image, *others = (decoded(io.BytesIO(data + more + JPEG_END))
@@ -237,9 +232,7 @@ def _turned(result, image):
 
 
 def _in_srgb(result, image):
-    """Convert colours to sRGB from the profile of the original, or its gamma
-    and primaries.
-    """
+    """Convert colours to sRGB, as the original has a profile or PNG's gamma."""
     profile = image.info.get('icc_profile') or _profile_of_png(image.info)
     if not profile:
         return result
@@ -260,9 +253,7 @@ def _in_srgb(result, image):
 
 
 def _profile_of_png(info):
-    """Return the ICC profile that PNG's chunks gAMA and cHRM stand for; None
-    where they stand for sRGB.
-    """
+    """Return the ICC profile that gAMA and cHRM stand for; None for sRGB."""
     gamma, xy = info.get('gamma', 1 / 2.2), info.get('chromaticity', SRGB)
     is_usual = abs(gamma * 2.2 - 1) < 0.05 and np.allclose(xy, SRGB, 0, 0.005)
     if info.get('srgb') is not None or is_usual:
@@ -278,24 +269,16 @@ def _profile_of_png(info):
     # sRGB's own profile, with these numbers.
     result = bytearray(ImageCms.ImageCmsProfile(
         ImageCms.createProfile('sRGB')).tobytes())
-    for tag, numbers in {b'rXYZ': primaries[0], b'gXYZ': primaries[1],
-                         b'bXYZ': primaries[2],
-                         b'rTRC': [1 / gamma, 1, 0, 0, 0]}.items():
+    for tag, numbers in zip((b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC'), (
+            *primaries, [1 / gamma, 1, 0, 0, 0]), strict=True):
         fixed = np.rint(np.multiply(numbers, 1 << 16)).astype('>i4').tobytes()
         start, size = struct.unpack_from('>2I', result, result.index(tag) + 4)
         result[start + size - len(fixed):start + size] = fixed
     return bytes(result)
 
 
-# What metadata ask for: their name for the user, and what does it.
-STEPS = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
-
-
 def _to_eight_bits(image):
-    """Return an image in the mode L, RGB or CMYK.
-
-    16-bit grey is scaled: a plain `convert` would clip it.
-    """
+    """Return an image in the mode L, RGB or CMYK."""
     tags = image.tag_v2 if image.format == 'TIFF' else {}
     if image.mode == 'F' or SIGNED in tags.get(Tiff.SAMPLEFORMAT, ()) or (
             image.mode == 'La'
@@ -303,7 +286,7 @@ def _to_eight_bits(image):
         raise InputError(  # the first two have no agreed range
             'floating-point grey, signed grey, and grey with a plane for alpha '
             'are not supported: save it with 8 or 16 bits')
-    if image.mode.startswith('I'):
+    if image.mode.startswith('I'):  # `convert` would clip it
         values = np.asarray(image).astype(np.int64)
         # TIFF is the only one with fewer bits as they are.
         bits = max(8, tags.get(Tiff.BITSPERSAMPLE, (16,))[0])
@@ -320,11 +303,6 @@ def _to_eight_bits(image):
         image = image.convert('LA')
     image.info.pop('transparency', None)  # of a palette, Pillow warns of it
     return image.convert(MODES.get(image.mode, 'RGB'))
-
-
-def not_supported(kind):
-    """Return why a file of a kind that `kind_of` gives is not read."""
-    return REASONS.get(kind, f'{kind} is not supported')
 
 
 def kind_of(start):
@@ -344,18 +322,13 @@ def to_pillow(image):
 
 
 def _without_metadata(data, decoded, as_stored):
-    """Return what a PNG shows, and a line for the user."""
-    image = decoded(io.BytesIO(b''.join(_needed(data))))
-    return image, 'its metadata are damaged, and are ignored'
-
-
-def _needed(data):
-    """Yield the parts of a PNG that make its pixels."""
-    position = 8
-    yield data[:position]
+    """Return what a PNG shows without them, and a line for the user."""
+    parts, position = [data[:8]], 8
     while position < len(data):
         size, kind = struct.unpack_from('>I4s', data, position)
         end = position + size + 12
         if kind in PNG_NEEDED:
-            yield data[position:end]
+            parts.append(data[position:end])
         position = end
+    return (decoded(io.BytesIO(b''.join(parts))),
+            'its metadata are damaged, and are ignored')

@@ -10,7 +10,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-from media.images import START, formats, kind_of, not_supported, read_image
+from media.images import REASONS, START, formats, kind_of, read_image
 from media.outputs import is_marked
 from models.utils.errors import (
     InputError,
@@ -209,9 +209,7 @@ def _file(path, folder=None):
 
 
 def _in_folder(folder):
-    """Return what a file manager shows as images and videos, also in linked
-    folders, and a note on what looks like one and is not read.
-    """
+    """Return images and videos, also in linked folders, and notes on others."""
     items, paths, unread, seen = [], [], {}, set()
     for base, folders, names in os.walk(folder, followlinks=True,
                                         onerror=items.append):
@@ -231,7 +229,8 @@ def _in_folder(folder):
         if kind in {'image', 'video', *formats()}:
             items.append(_file(path, folder))
         elif kind not in {None, 'sound'}:
-            unread.setdefault(not_supported(kind), []).append(path)
+            reason = REASONS.get(kind, f'{kind} is not supported')
+            unread.setdefault(reason, []).append(path)
     return items + [
         f'skipped {len(paths)} file{"s" * (len(paths) > 1)}, {reason}: '
         f'{shortened(paths)}' for reason, paths in unread.items()]

@@ -127,9 +127,7 @@ class _Files:
     def add(self, name, paths, is_read=False):
         for path in paths:
             real, inode, above = _located(path)
-            keys = [real, *(f'{folder}/' for folder in above)]
-            if is_read:  # a file may have several names
-                keys.append(inode)
+            keys = real, inode, *(f'{folder}/' for folder in above)
             self._users.update(dict.fromkeys(keys, (name, is_read)))
 
     def check(self, name, paths):
@@ -172,9 +170,7 @@ def check_frames(folder):
 
 
 def is_marked(path):
-    """Return whether a file can be read, and a run of this project has written
-    it.
-    """
+    """Return whether a run of this project has written a file."""
     with contextlib.suppress(OSError), open(path, 'rb') as file:
         start = file.read(MARK_WITHIN)
         file.seek(max(len(start), os.fstat(file.fileno()).st_size
@@ -183,13 +179,16 @@ def is_marked(path):
     return False
 
 
-def remove_frames(folder):
-    """Remove a folder of frames, if it is there; raise as `check_frames`."""
-    check_frames(folder)
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
+def remove_result(path):
+    """Remove a file, or a folder as `check_frames` allows it, if it is there.
+    """
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    check_frames(path)
+    for each in path.iterdir():
+        each.unlink()
+    path.rmdir()
 
 
 def _paths(kinds, each, file, folder, with_suffix):
@@ -225,10 +224,9 @@ def _check_folder(folder, option):
     """Refuse a folder that cannot be written, before the long work."""
     existing = next(path for path in (folder, *folder.absolute().parents)
                     if path.exists())
-    if not existing.is_dir():
-        raise InputError(f'{option}: {existing} is a file, not a folder')
-    if not os.access(existing, os.W_OK):
-        raise InputError(f'{option}: {existing} cannot be written')
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise InputError(f'{option}: {existing} is no folder that can be '
+                         'written')
 
 
 def write_image(path, image, replace=True):

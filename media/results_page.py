@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from media.images import to_pillow
+from media.segmentation import shrunk
 from media.visualization import indexed, percent, shares
 from models.utils.files import atomic_path
 
@@ -38,14 +39,12 @@ class ResultsPage:
     def add(self, each, image, label):
         """Add an input's image (3, H, W) and label (H, W)."""
         names, colors, class_filter, _ = self._style
-        scale = min(1, SIDE / max(label.shape))
-        size = [max(1, round(side * scale)) for side in label.shape[::-1]]
+        small = to_pillow(shrunk(image, SIDE))
         classes = Image.fromarray(np.asarray(  # as grey
             indexed(label, colors, class_filter)))
         self._file.write(self._template.result(
-            each.name, size,
-            data_url(to_pillow(image).resize(size), 'JPEG', quality=QUALITY),
-            data_url(classes.resize(size, Image.Resampling.NEAREST)),
+            each.name, small.size, data_url(small, 'JPEG', quality=QUALITY),
+            data_url(classes.resize(small.size, Image.Resampling.NEAREST)),
             [(names.index(name), name, share) for name, share in shares(
                 label, names, class_filter).items()], colors))
 

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from media import MAX_PIXELS
 from media.images import check_size, read_image, to_array
 from media.inputs import frames_of, is_numbered
-from media.outputs import MARK, remove_frames, write_image
+from media.outputs import MARK, check_frames, remove_result, write_image
 from models.utils.errors import InputError, describe
 from models.utils.files import atomic_folder, atomic_path, part_path
 
@@ -238,9 +238,8 @@ def _end(packet):
 
 
 def _missing(video, times, n_read, is_damaged, seconds):
-    """Return a line, or none, on frames that should have come: by the count in
-    the header; by its length, to which `seconds` are missing; or by a pause
-    where there is damage.
+    """Return a line, or none, on frames that should have come: by a header's
+    count; by its length, to which `seconds` are missing; or a pause by damage.
     """
     n_missing, about = video.n_frames - n_read, ''
     pause = times.longest * video.time_base
@@ -401,15 +400,13 @@ def writing(path, video, replace=True, as_images=False):
                 raise InputError(f'{path} cannot be written: {error.strerror}'
                                  ) from None
             raise
-    if as_images:  # those of an earlier run
-        remove_frames(part)
-    else:
-        part.unlink(missing_ok=True)
+    remove_result(part)  # of an earlier run
 
 
 def _move(source, target):
     if source.is_dir():
-        remove_frames(target)
+        check_frames(target)
+        remove_result(target)
     os.replace(source, target)
 
 

@@ -145,9 +145,8 @@ def _legend(present, style, width, all_classes):
         present = {name: present.get(name, 0)
                    for i, name in enumerate(style.names)
                    if style.class_filter is None or i in style.class_filter}
-    widest = ROW + MARGIN + max((_font().getlength(
-        f'{name}  {percent(1 if all_classes else share)}')
-        for name, share in present.items()), default=0)
+    widest = ROW + MARGIN + max((_font().getlength(f'{name}  {percent(1)}')
+                                 for name in present), default=0)
     columns = max(1, min(len(present), int(width // widest)))
     rows = math.ceil(len(present) / columns)
     legend = Image.new('RGB', (width, max(1, rows * ROW)), 'white')

@@ -327,10 +327,10 @@ def test_says_that_only_an_image_of_pnm_is_used(mode):
 
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize(('kind', 'tag', 'words'), [
-    ('PNG', b'cICP\x09\x10\0\1', '9 and transfer 16'),
-    ('PNG', b'cICP\x0c\x0d\0\1', '12 and transfer 13'),
-    ('AVIF', b'colrnclx\0\x09\0\x10', '9 and transfer 16'),
-    ('AVIF', b'colrnclx\0\1\0\x08', '1 and transfer 8')])
+    ('PNG', b'cICP\x09\x10\0\1', '9, transfer 16'),
+    ('PNG', b'cICP\x0c\x0d\0\1', '12, transfer 13'),
+    ('AVIF', b'colrnclx\0\x09\0\x10', '9, transfer 16'),
+    ('AVIF', b'colrnclx\0\1\0\x08', '1, transfer 8')])
 def test_tags_of_colours_that_are_not_read(kind, tag, words):
     if kind == 'PNG':
         data = with_png_part(tag[:4], tag[4:])
