@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import TiffImagePlugin as Tiff
+from PIL.ExifTags import Base
 
 from media import MAX_PIXELS
 from models.utils.errors import InputError
@@ -23,10 +24,8 @@ from models.utils.errors import InputError
 # What Pillow reads by itself; for others it would start another program.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
-NEW_SUBFILE_TYPE = 254  # tag of TIFF; its bits for smaller copies and masks:
-NO_PAGE = 1 | 4
+NO_PAGE = 1 | 4  # bits of TIFF's tag NewSubfileType: smaller copies and masks
 WHITE_IS_ZERO, PLANAR, SIGNED = 0, 2, 2  # values of TIFF's tags
-ORIENTATION = 274  # of EXIF
 # The first bytes of a kind of file, by Pillow's name where it has one.
 START = 1 << 16  # bytes that suffice, also for a tag of colours
 BEGINNINGS = {
@@ -76,7 +75,7 @@ _pillow_settings = threading.Lock()
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
-               name: str | None = None, as_stored: bool = False) -> np.ndarray:
+               name: str = 'the image', as_stored: bool = False) -> np.ndarray:
     """Read an image of a common format.
 
     Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
@@ -105,7 +104,6 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
             return read_image(opened, max_pixels, file, as_stored)
     if not file.seekable():  # a pipe
         file = io.BytesIO(file.read())
-    name = name or 'the image'
     decoded = functools.partial(_decoded, max_pixels=max_pixels, name=name,
                                 as_stored=as_stored)
     try:
@@ -175,7 +173,7 @@ def _pages(image):
         with contextlib.suppress(Exception):
             image.seek(i)
         if (image.size == size if image.format == 'MPO' else
-                not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE):
+                not image.tag_v2.get(Base.NewSubfileType, 0) & NO_PAGE):
             pages.append(i)
     return pages or [0]
 
@@ -224,9 +222,9 @@ def _cut_off(data, decoded, as_stored):
 
 def _turned(result, image):
     """Turn an image as the EXIF data of the original say."""
-    orientation = image.getexif().get(ORIENTATION, 1)
+    orientation = image.getexif().get(Base.Orientation, 1)
     result.info.clear()  # Pillow would change its EXIF data as well
-    result.getexif()[ORIENTATION] = orientation
+    result.getexif()[Base.Orientation] = orientation
     ImageOps.exif_transpose(result, in_place=True)
     return result
 

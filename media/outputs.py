@@ -20,7 +20,6 @@ SUFFIXES = {'default': '_segmentation', 'figure': '_segmentation',
             'indexed': '_indexed'}
 # In each result, so that a later run knows it: as EXIF's or MP4's software.
 MARK = 'deeplab_v3_plus result'
-SOFTWARE = 305  # tag of EXIF
 MARK_WITHIN = 1 << 13  # bytes from the beginning or end of a file
 FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
 REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
@@ -231,9 +230,9 @@ def _check_folder(folder, option):
 
 def write_image(path, image, replace=True):
     """Write a PIL.Image.Image, marked as a result; folders are made."""
-    from PIL import Image
+    from PIL import ExifTags, Image
     path.parent.mkdir(parents=True, exist_ok=True)
     kind, exif = FORMATS[path.suffix.lower()], Image.Exif()
-    exif[SOFTWARE] = MARK
+    exif[ExifTags.Base.Software] = MARK
     with atomic_path(path, replace) as temporary:
         image.save(temporary, format=kind, exif=exif, **OPTIONS.get(kind, {}))

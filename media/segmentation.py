@@ -37,8 +37,7 @@ class Segmenter:
         a user should read.
         """
         begun, notes = time.perf_counter(), []
-        memory = (self.model.free_memory() if self.memory is None else
-                  self.memory)
+        memory = self.memory or self.model.free_memory()
         small = shrunk(image, self.max_size)
         label, n_tiles = predict_within(self.model, small, memory)
         record = {'height': image.shape[1], 'width': image.shape[2],

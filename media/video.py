@@ -126,12 +126,11 @@ def _numbered(path, max_pixels):
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise InputError(f'{each} has another size than the first')
+                yield Frame(image, i, 1)
             except (InputError, OSError) as error:
                 video.n_damaged += 1
                 if not video.losses:  # one stands for all
                     video.losses.append(describe(error))
-                continue
-            yield Frame(image, i, 1)
 
     video.frames = frames()
     return video
@@ -244,8 +243,8 @@ def _missing(video, times, n_read, is_damaged, seconds):
     n_missing, about = video.n_frames - n_read, ''
     pause = times.longest * video.time_base
     if pause and seconds > max(SHORT, 2 * pause):
-        end = times.end * video.time_base
-        n_missing, about = round(n_read * seconds / end), 'about '
+        share = seconds / (max(1, times.end) * video.time_base)
+        n_missing, about = round(n_read * share), 'about '
     elif is_damaged and pause * video.rate > 2:
         n_missing, about = round(pause * video.rate) - 1, 'about '
     return [f'{about}{n_missing} of {n_read + n_missing} frames are missing'
@@ -275,9 +274,8 @@ class Times:
         time = max(time, self._last + 1)
         if self._last > -math.inf:
             self.longest = max(self.longest, time - self._last)
-        self._last = time
-        self.end = self._last + round(duration / self._time_base)
-        return self._last
+        self._last, self.end = time, time + round(duration / self._time_base)
+        return time
 
 
 class Sound:

@@ -115,8 +115,11 @@ def figure(image, label, style, all_classes=False):
               'segmentation': _panel(Image.fromarray(painted))}
     width, height = panels['image'].size
     page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
-    legend = _legend(shares(label, names, class_filter), style,
-                     page_width - 2 * MARGIN, all_classes)
+    present = shares(label, names, class_filter)
+    if all_classes:
+        present = {name: present.get(name, 0) for i, name in enumerate(names)
+                   if class_filter is None or i in class_filter}
+    legend = _legend(present, style, page_width - 2 * MARGIN)
     page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
                              + ROW), 'white')
     canvas = ImageDraw.Draw(page)
@@ -139,12 +142,8 @@ def _panel(image):
                         Image.Resampling.NEAREST)
 
 
-def _legend(present, style, width, all_classes):
-    """Draw the legend; that of all classes has one layout for any shares."""
-    if all_classes:
-        present = {name: present.get(name, 0)
-                   for i, name in enumerate(style.names)
-                   if style.class_filter is None or i in style.class_filter}
+def _legend(present, style, width):
+    """Draw the legend, of one layout for any shares of the same classes."""
     widest = ROW + MARGIN + max((_font().getlength(f'{name}  {percent(1)}')
                                  for name in present), default=0)
     columns = max(1, min(len(present), int(width // widest)))
