@@ -351,12 +351,27 @@ def test_a_film_of_fragments_cut_off(tmp_path):
 
 
 def test_a_film_of_unequal_sounds_and_pauses_is_whole(tmp_path):
-    """Its length is that of the sound, which is not read for label maps."""
+    """Its length is that of the sound, which is not read for label maps, or of
+    subtitles.
+    """
     write_film(tmp_path / 'a.mkv', pictures(6), sound='aac', times=[
         0, 40, 80, 120, 1200, 1240], sound_settings={'start': 3})
     with open_video(tmp_path / 'a.mkv', with_sound=False) as video:
         assert len(list(video.frames)) == 6
     assert video.losses == ['track 1 (audio) is left out']
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width = 72, 96
+        words = av.Packet(b'words')
+        words.stream = container.add_mux_stream('subrip')
+        words.pts = words.dts = 0
+        words.duration, words.time_base = 9000, Fraction(1, 1000)
+        container.mux(words)
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame(96, 72, 'yuv420p')))
+        container.mux(stream.encode())
+    assert copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4').losses == [
+        'track 1 (subtitle) is left out']
 
 
 def test_a_film_with_pauses_is_whole(tmp_path):
