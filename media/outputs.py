@@ -115,9 +115,7 @@ def _check_results(each, paths, existing, is_part=False):
 
 
 class _Files:
-    """Files that a run reads or writes: no two are the same, and none is above
-    another.
-    """
+    """Files that a run reads or writes: all differ, none is above another."""
 
     def __init__(self):
         # The user of each real path, each 'folder/' above one, each inode.
@@ -223,9 +221,10 @@ def _check_folder(folder, option):
     """Refuse a folder that cannot be written, before the long work."""
     existing = next(path for path in (folder, *folder.absolute().parents)
                     if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise InputError(f'{option}: {existing} is no folder that can be '
-                         'written')
+    if not existing.is_dir():
+        raise InputError(f'{option}: {existing} is a file, not a folder')
+    if not os.access(existing, os.W_OK):
+        raise InputError(f'{option}: {existing} cannot be written')
 
 
 def write_image(path, image, replace=True):

@@ -119,7 +119,7 @@ def figure(image, label, style, all_classes=False):
     if all_classes:
         present = {name: present.get(name, 0) for i, name in enumerate(names)
                    if class_filter is None or i in class_filter}
-    legend = _legend(present, style, page_width - 2 * MARGIN)
+    legend = _legend(present, style, page_width - 2 * MARGIN, all_classes)
     page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
                              + ROW), 'white')
     canvas = ImageDraw.Draw(page)
@@ -142,10 +142,11 @@ def _panel(image):
                         Image.Resampling.NEAREST)
 
 
-def _legend(present, style, width):
-    """Draw the legend, of one layout for any shares of the same classes."""
-    widest = ROW + MARGIN + max((_font().getlength(f'{name}  {percent(1)}')
-                                 for name in present), default=0)
+def _legend(present, style, width, all_classes):
+    """Draw the legend; that of all classes has one layout for any shares."""
+    widest = ROW + MARGIN + max((_font().getlength(
+        f'{name}  {percent(1 if all_classes else share)}')
+        for name, share in present.items()), default=0)
     columns = max(1, min(len(present), int(width // widest)))
     rows = math.ceil(len(present) / columns)
     legend = Image.new('RGB', (width, max(1, rows * ROW)), 'white')

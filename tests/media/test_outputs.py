@@ -74,7 +74,7 @@ def test_two_that_would_write_the_same(here):
     ({'--json': 'r.png'}, '--json and in.png would both be written to r.png'),
     ({'--json': 'h', '--html': './h'}, '--html and --json would both be writ'),
     ({'--json': 'folder'}, 'folder: is a folder, not a file'),
-    ({'--json': 'in.png/a'}, '--json: in.png is no folder that can be'),
+    ({'--json': 'in.png/a'}, '--json: in.png is a file, not a folder'),
     ({'--json': 'pipe'}, 'pipe: is no regular file'),
 ])
 def test_documents(here, existing, documents, words):
