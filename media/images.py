@@ -27,7 +27,7 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
 NO_PAGE = 1 | 4  # bits of TIFF's tag NewSubfileType: smaller copies and masks
 WHITE_IS_ZERO, PLANAR, SIGNED = 0, 2, 2  # values of TIFF's tags
 # The first bytes of a kind of file, by Pillow's name where it has one.
-START = 1 << 16  # bytes that suffice, also for a tag of colours
+START = 400  # bytes that suffice
 BEGINNINGS = {
     'JPEG': rb'\xff\xd8\xff', 'PNG': rb'\x89PNG\r\n\x1a\n',
     'GIF': rb'GIF8[79]a', 'TIFF': rb'II[*+]\0|MM\0[*+]',
@@ -51,7 +51,7 @@ REASONS = {  # why files of a kind are not read, where it helps to say more
     'broken link': 'it is a link that leads nowhere',
     'video': 'it holds a video, whatever it is called',
 }
-# Primaries and transfer in PNG and AVIF (ITU-T H.273) that are not near sRGB.
+# Primaries and transfer in PNG and AVIF (ITU-T H.273), if not near sRGB's.
 OTHER_COLORS = re.compile(rb'(?:cICP|colrnclx\0)(?![\1\2\5\6]\0?[\1\2\6\r-\17])'
                           rb'(.)\0?(.)', re.DOTALL)
 # Modes of Pillow that need not become RGB; modes of the colours of profiles.
@@ -192,7 +192,7 @@ def _decoded(file, max_pixels, name, as_stored):
                 losses.append(f'its {what} cannot be understood, and is '
                               f'ignored ({error})')
         file.seek(0)
-        data = file.read(None if image.format == 'PPM' else START)
+        data = file.read(None if image.format == 'PPM' else 1 << 16)
         tag = OTHER_COLORS.search(data)
         if tag and not (as_stored or 'icc_profile' in image.info):
             losses.append('its colours are taken as sRGB, and have primaries '

@@ -223,7 +223,8 @@ def _in_folder(folder):
                   if not is_hidden(name)]
     for path in sorted(paths):
         kind = _kind(path)
-        if path.suffix.lower() == '.ts' and _start(path)[:1] not in {b'G', b''}:
+        if kind and path.suffix.lower() == '.ts' and (
+                _start(path)[:1] not in {b'G', b''}):
             continue  # a program in TypeScript
         if kind in {'image', 'video', *formats()}:
             items.append(_file(path, folder))

@@ -177,8 +177,7 @@ def is_marked(path):
 
 
 def remove_result(path):
-    """Remove a file, or a folder as `check_frames` allows it, if it is there.
-    """
+    """Remove a file, or a folder as `check_frames` allows, if it is there."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return

@@ -252,6 +252,7 @@ def test_what_a_folder_is_not_asked_for(tmp_path):
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b'\0\0\0\x18ftypM4A ')
     (tmp_path / 'recording').write_bytes(b'\0\0\0\x18ftypM4A ')
+    os.mkfifo(tmp_path / 'pipe.ts')  # which must not be opened
     (tmp_path / 'a.png').touch()
     for argument in tmp_path, tmp_path / '**/*.png', tmp_path / '[T_@a]*':
         found, problems, notes = find_inputs([str(argument)])
