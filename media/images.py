@@ -6,7 +6,6 @@ a file holds counts, not what it is called.
 import contextlib
 import functools
 import io
-import itertools
 import re
 import struct
 import threading
@@ -15,8 +14,9 @@ from os import PathLike
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from PIL import TiffImagePlugin as Tiff
+from PIL.ExifTags import Base
 
 from media import MAX_PIXELS
 from models.utils.errors import InputError
@@ -24,10 +24,8 @@ from models.utils.errors import InputError
 # What Pillow reads by itself; for others it would start another program.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'TIFF', 'WEBP', 'AVIF', 'PPM',
            'JPEG2000', 'TGA')
-NEW_SUBFILE_TYPE = 254  # tag of TIFF; its bits for smaller copies and masks:
-NO_PAGE = 1 | 4
+NO_PAGE = 1 | 4  # bits of TIFF's tag NewSubfileType: smaller copies and masks
 WHITE_IS_ZERO, PLANAR, SIGNED = 0, 2, 2  # values of TIFF's tags
-ORIENTATION = 274  # of EXIF
 # The first bytes of a kind of file, by Pillow's name where it has one.
 START = 400  # bytes that suffice
 BEGINNINGS = {
@@ -44,6 +42,18 @@ BEGINNINGS = {
              rb'\x06\x0e\x2b\x34|\x30\x26\xb2\x75|OggS.{24}\x80theora|'
              rb'G.{187}G.{187}G|.{4}G.{191}G.{191}G',
 }
+REASONS = {  # why files of a kind are not read, where it helps to say more
+    None: 'unknown format',
+    **{kind: f'it is cut off, or of a kind of {kind} that is not supported: '
+             'save it as PNG' for kind in FORMATS},
+    'HEIF': 'HEIC needs pillow-heif (pip install pillow-heif)',
+    'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
+    'broken link': 'it is a link that leads nowhere',
+    'video': 'it holds a video, whatever it is called',
+}
+# Primaries and transfer in PNG and AVIF (ITU-T H.273), if not near sRGB's.
+OTHER_COLORS = re.compile(rb'(?:cICP|colrnclx\0)(?![\1\2\5\6]\0?[\1\2\6\r-\17])'
+                          rb'(.)\0?(.)', re.DOTALL)
 # Modes of Pillow that need not become RGB; modes of the colours of profiles.
 MODES = {'L': 'L', 'LA': 'L', '1': 'L', 'CMYK': 'CMYK'}
 PROFILE_MODES = {'RGB ': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}
@@ -55,13 +65,6 @@ D50 = 0.9642, 1, 0.8249
 BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367],
                      [0.0389, -0.0685, 1.0296]])
 PNG_NEEDED = {b'IHDR', b'PLTE', b'tRNS', b'IDAT', b'IEND'}
-PHOTOSHOP = b'Photoshop 3.0\0'  # begins its block of metadata in a JPEG
-TURNS = {  # orientation in EXIF: what makes an image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 JPEG_END = b'\xff\xd9'
 # Random bits, also after each mark at which a decoder may begin anew.
 JPEG_NOISE = [b'\xff'.join(bytes([0xcf + i]) * (i > 0) + part.tobytes()
@@ -72,7 +75,7 @@ _pillow_settings = threading.Lock()
 
 
 def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
-               name: str | None = None, as_stored: bool = False) -> np.ndarray:
+               name: str = 'the image', as_stored: bool = False) -> np.ndarray:
     """Read an image of a common format.
 
     Grey, palette, 16-bit and CMYK images are converted to RGB, an alpha
@@ -101,21 +104,23 @@ def read_image(file: str | PathLike | BinaryIO, max_pixels: int = MAX_PIXELS,
             return read_image(opened, max_pixels, file, as_stored)
     if not file.seekable():  # a pipe
         file = io.BytesIO(file.read())
-    name = name or 'the image'
     decoded = functools.partial(_decoded, max_pixels=max_pixels, name=name,
                                 as_stored=as_stored)
     try:
         return to_array(decoded(file))
     except Exception as error:  # Pillow raises many kinds
         reason = error
+    file.seek(0)
+    kind = kind_of(file.read(START))
+    if kind in FORMATS and not isinstance(reason, InputError):
+        rescue = _without_metadata if kind == 'PNG' else _cut_off
+        with contextlib.suppress(Exception):
+            file.seek(0)
+            image, loss = rescue(file.read(), decoded, as_stored)
+            warnings.warn(f'{name}: {loss}', stacklevel=2)
+            return to_array(image)
     if isinstance(reason, UnidentifiedImageError):
-        reason = _unknown_format(file)
-    if not isinstance(reason, InputError):
-        for rescue in _without_metadata, _cut_off:
-            with contextlib.suppress(Exception):
-                image, loss = rescue(file, decoded, as_stored)
-                _warn(f'{name}: {loss}')
-                return to_array(image)
+        reason = REASONS.get(kind, f'{kind} is not supported')
     raise InputError(f'{name} cannot be read as an image: {reason}')
 
 
@@ -157,50 +162,53 @@ def formats():
     return *FORMATS, 'HEIF'
 
 
-def _warn(text):
-    warnings.warn(text, stacklevel=2)
-
-
 def _pages(image):
     """Return the numbers of a file's images, but for masks and small copies."""
-    found, size = [0], image.size
+    pages, size, n_frames = [], image.size, 1
     with contextlib.suppress(Exception):  # a later one may be damaged
-        found = range(getattr(image, 'n_frames', 1))
-    if len(found) == 1 or image.format not in {'TIFF', 'MPO'}:
-        return found
-    is_page = []
-    for i in found:
+        n_frames = image.n_frames
+    if image.format not in {'TIFF', 'MPO'}:
+        return range(n_frames)
+    for i in range(n_frames):
         with contextlib.suppress(Exception):
             image.seek(i)
-        is_page.append(image.size == size if image.format == 'MPO' else
-                       not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & NO_PAGE)
-    return list(itertools.compress(found, is_page)) or [0]
+        if (image.size == size if image.format == 'MPO' else
+                not image.tag_v2.get(Base.NewSubfileType, 0) & NO_PAGE):
+            pages.append(i)
+    return pages or [0]
 
 
 def _decoded(file, max_pixels, name, as_stored):
-    """Return an image as a PIL.Image.Image of mode RGB; raise what Pillow
-    raises.
-    """
+    """Return a PIL.Image.Image of mode RGB; raise what Pillow raises."""
+    losses = []
+    steps = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
     with open_image(file, formats(), max_pixels) as image:
         image.load()
         result = _to_eight_bits(image)
-        for what, step in () if as_stored else STEPS.items():
+        for what, step in () if as_stored else steps.items():
             try:
                 result = step(result, image)
             except Exception as error:  # Pillow raises many kinds
-                _warn(f'{name}: its {what} cannot be understood, and is '
-                      f'ignored ({error})')
-        if (n_pages := len(_pages(image))) > 1:
-            _warn(f'{name}: only the first of {n_pages} frames is used')
-        return result.convert('RGB')
+                losses.append(f'its {what} cannot be understood, and is '
+                              f'ignored ({error})')
+        file.seek(0)
+        data = file.read(None if image.format == 'PPM' else 1 << 16)
+        tag = OTHER_COLORS.search(data)
+        if tag and not (as_stored or 'icc_profile' in image.info):
+            losses.append('its colours are taken as sRGB, and have primaries '
+                          f'{tag[1][0]}, transfer {tag[2][0]} of ITU-T H.273')
+        n_pages = (data.count(data[:6]) if image.format == 'PPM' else
+                   len(_pages(image)))
+        if n_pages > 1:
+            losses.append(f'only the first of {n_pages} frames is used')
+    for line in losses:
+        warnings.warn(f'{name}: {line}', stacklevel=2)
+    return result.convert('RGB')
 
 
-def _cut_off(file, decoded, as_stored):
-    """Return what a JPEG without its end has of its image, and a line for the
-    user; raise an error where pixels are missing `as_stored`, or all are.
-    """
-    file.seek(0)
-    data = file.read().rstrip(b'\xff')
+def _cut_off(data, decoded, as_stored):
+    """Return what a JPEG has without its end, and a line for the user."""
+    data = data.rstrip(b'\xff')
     # Where pixels are missing, they depend on the bits that follow.
     image, *others = (decoded(io.BytesIO(data + more + JPEG_END))
                       for more in (b'', *JPEG_NOISE))
@@ -214,14 +222,15 @@ def _cut_off(file, decoded, as_stored):
 
 def _turned(result, image):
     """Turn an image as the EXIF data of the original say."""
-    turn = TURNS.get(image.getexif().get(ORIENTATION))
-    return result if turn is None else result.transpose(turn)
+    orientation = image.getexif().get(Base.Orientation, 1)
+    result.info.clear()  # Pillow would change its EXIF data as well
+    result.getexif()[Base.Orientation] = orientation
+    ImageOps.exif_transpose(result, in_place=True)
+    return result
 
 
 def _in_srgb(result, image):
-    """Convert colours to sRGB from the profile of the original, or its gamma
-    and primaries.
-    """
+    """Convert colours to sRGB, as the original has a profile or PNG's gamma."""
     profile = image.info.get('icc_profile') or _profile_of_png(image.info)
     if not profile:
         return result
@@ -242,9 +251,7 @@ def _in_srgb(result, image):
 
 
 def _profile_of_png(info):
-    """Return the ICC profile that PNG's chunks gAMA and cHRM stand for, in the
-    form of ICC.1:2001; None where they stand for sRGB.
-    """
+    """Return the ICC profile that gAMA and cHRM stand for; None for sRGB."""
     gamma, xy = info.get('gamma', 1 / 2.2), info.get('chromaticity', SRGB)
     is_usual = abs(gamma * 2.2 - 1) < 0.05 and np.allclose(xy, SRGB, 0, 0.005)
     if info.get('srgb') is not None or is_usual:
@@ -257,35 +264,27 @@ def _profile_of_png(info):
     cones = BRADFORD @ (primaries * np.linalg.solve(primaries, white))
     factors = BRADFORD @ D50 / cones.sum(1)
     primaries = np.linalg.solve(BRADFORD, cones * factors[:, np.newaxis]).T
-    parts = [*(struct.pack('>4s4i', b'XYZ ', 0, *each) for each in np.rint(
-        primaries * (1 << 16)).astype(int)),
-        struct.pack('>4s2IH', b'curv', 0, 1, round(256 / gamma)).ljust(20)]
-    tags = [struct.pack('>4s2I', name, 204 + 20 * i, 20) for name, i in zip(
-        (b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC', b'gTRC', b'bTRC'),
-        (0, 1, 2, 3, 3, 3), strict=True)]
-    return struct.pack('>I4xI4s4s4s12x4s88xI', 284, 2 << 24, b'mntr', b'RGB ',
-                       b'XYZ ', b'acsp', len(tags)) + b''.join(tags + parts)
-
-
-# What metadata ask for: their name for the user, and what does it.
-STEPS = {'colour profile': _in_srgb, 'EXIF orientation': _turned}
+    # sRGB's own profile, with these numbers.
+    result = bytearray(ImageCms.ImageCmsProfile(
+        ImageCms.createProfile('sRGB')).tobytes())
+    for tag, numbers in zip((b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC'), (
+            *primaries, [1 / gamma, 1, 0, 0, 0]), strict=True):
+        fixed = np.rint(np.multiply(numbers, 1 << 16)).astype('>i4').tobytes()
+        start, size = struct.unpack_from('>2I', result, result.index(tag) + 4)
+        result[start + size - len(fixed):start + size] = fixed
+    return bytes(result)
 
 
 def _to_eight_bits(image):
-    """Return an image in the mode L, RGB or CMYK.
-
-    16-bit grey is scaled: a plain `convert` would clip it.
-    """
+    """Return an image in the mode L, RGB or CMYK."""
     tags = image.tag_v2 if image.format == 'TIFF' else {}
-    is_planar = tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
-    for what, is_so in (
-            ('signed grey', SIGNED in tags.get(Tiff.SAMPLEFORMAT, ())),
-            ('floating-point grey', image.mode == 'F'),
-            ('grey with a plane for alpha', image.mode == 'La' and is_planar)):
-        if is_so:  # the first two have no agreed range
-            raise InputError(f'{what} is not supported: save it with 8 or 16 '
-                             'bits, without sign and alpha')
-    if image.mode.startswith('I'):
+    if image.mode == 'F' or SIGNED in tags.get(Tiff.SAMPLEFORMAT, ()) or (
+            image.mode == 'La'
+            and tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR):
+        raise InputError(  # the first two have no agreed range
+            'floating-point grey, signed grey, and grey with a plane for alpha '
+            'are not supported: save it with 8 or 16 bits')
+    if image.mode.startswith('I'):  # `convert` would clip it
         values = np.asarray(image).astype(np.int64)
         # TIFF is the only one with fewer bits as they are.
         bits = max(8, tags.get(Tiff.BITSPERSAMPLE, (16,))[0])
@@ -304,28 +303,6 @@ def _to_eight_bits(image):
     return image.convert(MODES.get(image.mode, 'RGB'))
 
 
-def _unknown_format(file):
-    """Say what Pillow does not know, as far as its beginning tells."""
-    file.seek(0)
-    start = file.read(START)
-    kind = kind_of(start)
-    if kind == 'HEIF':
-        return 'HEIC needs pillow-heif: pip install pillow-heif'
-    if kind == 'TIFF':
-        with contextlib.suppress(Exception):
-            tags = Tiff.ImageFileDirectory_v2(start[:8])
-            file.seek(tags.next)
-            tags.load(file)
-            layout = ('planar' if tags.get(Tiff.PLANAR_CONFIGURATION) == PLANAR
-                      else 'interleaved')
-            return (f'a TIFF of {tags.get(Tiff.SAMPLESPERPIXEL, 1)} bands with '
-                    f'{tags[Tiff.BITSPERSAMPLE][0]} bits, {layout}: save it as '
-                    'RGB with 8 or 16 bits, uncompressed')
-    if kind in FORMATS:
-        return f'it is cut off, or of a kind of {kind} that is not supported'
-    return f'{kind} is not read as an image' if kind else 'unknown format'
-
-
 def kind_of(start):
     """Return the kind of a file by its first `START` bytes, or None."""
     return next((kind for kind, pattern in BEGINNINGS.items()
@@ -342,25 +319,14 @@ def to_pillow(image):
     return Image.fromarray(image.transpose(1, 2, 0).astype(np.uint8))
 
 
-def _without_metadata(file, decoded, as_stored):
-    """Return a PNG or JPEG, read without metadata over which Pillow fails where
-    they are damaged, and a line for the user.
-    """
-    file.seek(0)
-    data = file.read()
-    data = (data.replace(PHOTOSHOP, bytes(len(PHOTOSHOP)))
-            if kind_of(data) == 'JPEG' else b''.join(_needed(data)))
-    image = decoded(io.BytesIO(data))
-    return image, 'its metadata are damaged, and are ignored'
-
-
-def _needed(data):
-    """Yield the parts of a PNG that make its pixels."""
-    position = 8
-    yield data[:position]
+def _without_metadata(data, decoded, as_stored):
+    """Return what a PNG shows without them, and a line for the user."""
+    parts, position = [data[:8]], 8
     while position < len(data):
         size, kind = struct.unpack_from('>I4s', data, position)
         end = position + size + 12
         if kind in PNG_NEEDED:
-            yield data[position:end]
+            parts.append(data[position:end])
         position = end
+    return (decoded(io.BytesIO(b''.join(parts))),
+            'its metadata are damaged, and are ignored')

@@ -10,8 +10,8 @@ import sys
 import urllib.parse
 import urllib.request
 
-from media.images import START, formats, kind_of, read_image
-from media.outputs import earlier_results
+from media.images import REASONS, START, formats, kind_of, read_image
+from media.outputs import is_marked
 from models.utils.errors import (
     InputError,
     describe,
@@ -27,24 +27,18 @@ ENDINGS = {ending: kind for kind, endings in {
              '.3gp .3g2 .wmv .asf .mxf .ogv .ogm .flv .f4v .vob .mod .tod .m1v '
              '.m2v .qt .divx .dv .gxf .nut .ivf .y4m .mjpeg .mjpg .h264 .264 '
              '.avc .h265 .265 .hevc .h266 .266 .h263 .vc1 .obu .av1 .wtv',
-    'sound': '.m4a .m4b .m4r .mp3 .mp2 .aac .wav .flac .oga .opus .wma '
-             '.mka .aif .aiff .amr .ac3 .caf .weba',
+    'sound': '.m4a .m4b .m4r .mka .wma .weba',  # that begin as videos do
     'HEIF': '.heic .heif .hif',
     'RAW': '.cr2 .cr3 .nef .arw .dng .orf .rw2 .raf .pef .srw .nrw .raw',
-    'Photoshop': '.psd', 'GIMP': '.xcf', 'SVG': '.svg', 'OpenEXR': '.exr',
-    'Radiance HDR': '.hdr', 'JPEG XL': '.jxl', 'ICO': '.ico', 'EPS': '.eps',
-    'PFM': '.pfm', 'PAM': '.pam', 'DirectDraw': '.dds', 'PCX': '.pcx',
-    'RealMedia': '.rm .rmvb', 'Flash': '.swf',
 }.items() for ending in endings.split()}
-REASONS = {  # why files of a kind are not read, where it helps to say more
-    'HEIF': 'HEIC is not supported without pillow-heif (pip install '
-            'pillow-heif)',
-    'RAW': "a camera's raw format is not supported (save as JPEG or PNG)",
-}
+ENDINGS |= {ending: ending for ending in (  # for messages
+    '.psd', '.xcf', '.svg', '.exr', '.hdr', '.jxl', '.ico', '.eps', '.pfm',
+    '.pam', '.dds', '.pcx', '.rm', '.rmvb', '.swf')}
 # Names of thumbnails, of earlier versions and of what was deleted.
 SYSTEM_NAMES = {'@eaDir', '#recycle', '#snapshot', '@Recycle', '$RECYCLE.BIN',
                 '__MACOSX', 'lost+found', 'Thumbs.db', 'desktop.ini'}
-BROKEN_LINK = 'it is a link that leads nowhere'
+JPEG_JOINT = b'\xff\xd9\xff\xd8\xff'  # end of one, start of the next
+PHOTO = re.compile(rb'MPF\0|http://ns\.adobe')  # others may come behind it
 MAX_BYTES = 256 << 20  # of an address, a pipe or standard input
 FRAME_NUMBER = re.compile(r'%0?\d*d')
 
@@ -96,6 +90,8 @@ def find_inputs(arguments):
     for argument in arguments:
         try:
             items = _items(argument)
+            if not items:
+                raise InputError(f'{argument}: no image or video was found')
         except (InputError, OSError) as error:
             items = [error]
         notes += [each for each in items if isinstance(each, str)]
@@ -116,7 +112,8 @@ def find_inputs(arguments):
             except (InputError, OSError) as error:
                 problems.append(describe(error))
                 del found[key]
-    earlier = set(earlier_results(found.values()))
+    earlier = {each for each in found.values()
+               if each.found_in is not None and is_marked(each.path)}
     if earlier:
         notes.append(f'skipped {len(earlier)} that an earlier run has written: '
                      + shortened(sorted(each.name for each in earlier)))
@@ -141,23 +138,16 @@ def _items(argument):
         raise InputError(f'{argument!r} is no name of a file')
     path = pathlib.Path(argument)
     if path.is_dir():
-        items = _in_folder(path)
-        if not items:
-            raise InputError(f'{path}: this folder has no image or video')
-        return items
+        return _in_folder(path)
     if is_numbered(path) and not is_exact:
         stem = FRAME_NUMBER.sub('', path.stem).strip('_-. ') or 'frames'
         return [Input(argument, pathlib.PurePath(stem), path, True)]
     if glob.has_magic(argument) and not path.exists() and not is_exact:
         return _matching(argument)
-    try:
-        path.stat()
-    except FileNotFoundError:
-        if not argument.replace('.', '').isdecimal():
-            raise
+    if re.fullmatch(r'[\d.]+', argument) and not path.exists():
         raise InputError(f'{argument}: No such file or directory (a size or '
-                         'scales are one word, as 513x1025 or 0.75,1.0)'
-                         ) from None
+                         'scales are one word, as 513x1025 or 0.75,1.0)')
+    path.stat()  # raises where there is none
     return [_file(path)]
 
 
@@ -187,8 +177,6 @@ def _matching(pattern):
         items += _in_folder(path) if os.path.isdir(path) else [
             dataclasses.replace(_file(path), found_in=pathlib.Path(
                 *parts[:first]))]
-    if not items:
-        raise InputError(f'{pattern}: no image or video matches')
     return items
 
 
@@ -221,9 +209,7 @@ def _file(path, folder=None):
 
 
 def _in_folder(folder):
-    """Return what a file manager shows as images and videos, also in linked
-    folders, and a note on what looks like one and is not read.
-    """
+    """Return images and videos, also in linked folders, and notes on others."""
     items, paths, unread, seen = [], [], {}, set()
     for base, folders, names in os.walk(folder, followlinks=True,
                                         onerror=items.append):
@@ -236,12 +222,8 @@ def _in_folder(folder):
         paths += [pathlib.Path(base, name) for name in names
                   if not is_hidden(name)]
     for path in sorted(paths):
-        if not os.path.isfile(path):
-            if not os.path.exists(path):
-                unread.setdefault(BROKEN_LINK, []).append(path)
-            continue
         kind = _kind(path)
-        if path.suffix.lower() == '.ts' and (
+        if kind and path.suffix.lower() == '.ts' and (
                 _start(path)[:1] not in {b'G', b''}):
             continue  # a program in TypeScript
         if kind in {'image', 'video', *formats()}:
@@ -256,17 +238,15 @@ def _in_folder(folder):
 
 def _kind(path):
     """Return the kind of a file by its ending, else by its first bytes."""
+    if not os.path.isfile(path):
+        return None if os.path.exists(path) else 'broken link'
     return ENDINGS.get(path.suffix.lower()) or kind_of(_start(path))
 
 
 def _start(path):
-    """Return the first bytes of a file; none of a pipe, which would lose them,
-    or where it cannot be read.
-    """
-    with contextlib.suppress(OSError):
-        if os.path.isfile(path):
-            with open(path, 'rb') as file:
-                return file.read(START)
+    """Return the first bytes of a file, if it can be read."""
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
+        return file.read(START)
     return b''
 
 
@@ -284,8 +264,11 @@ def _read(each):
     if len(data) > MAX_BYTES:
         raise InputError(f'{each.name}: more than {MAX_BYTES} bytes: save it, '
                          'and give the name of the file')
+    kind, end = kind_of(data), data.find(JPEG_JOINT)
+    if kind == 'JPEG' and end > 0 and not PHOTO.search(data, 0, end):
+        kind = 'video'  # MJPEG
     return dataclasses.replace(each, path=None, found_in=None, data=data,
-                               is_video=kind_of(data) == 'video')
+                               is_video=kind == 'video')
 
 
 def _from_url(url, is_start=False):

@@ -1,6 +1,5 @@
 """Where results go: all paths are compared before the first is written."""
 import contextlib
-import functools
 import os
 import pathlib
 import re
@@ -21,10 +20,7 @@ SUFFIXES = {'default': '_segmentation', 'figure': '_segmentation',
             'indexed': '_indexed'}
 # In each result, so that a later run knows it: as EXIF's or MP4's software.
 MARK = 'deeplab_v3_plus result'
-SOFTWARE = 305  # tag of EXIF
-MARKED_FORMATS = {'PNG', 'JPEG', 'WEBP', 'TIFF'}
 MARK_WITHIN = 1 << 13  # bytes from the beginning or end of a file
-RESULT = re.compile(f'(.+)({"|".join(SUFFIXES.values())})(\\.part)?', re.DOTALL)
 FRAME = re.compile(r'\d{6,}\.png')  # in the folder of a video's 'indexed'
 REFUSE, REPLACE, SKIP = 'refuse', 'replace', 'skip'  # results that exist
 
@@ -119,9 +115,7 @@ def _check_results(each, paths, existing, is_part=False):
 
 
 class _Files:
-    """Files that a run reads or writes: no two are the same, and none is above
-    another.
-    """
+    """Files that a run reads or writes: all differ, none is above another."""
 
     def __init__(self):
         # The user of each real path, each 'folder/' above one, each inode.
@@ -130,9 +124,7 @@ class _Files:
     def add(self, name, paths, is_read=False):
         for path in paths:
             real, inode, above = _located(path)
-            keys = [real, *(f'{folder}/' for folder in above)]
-            if is_read:  # a file may have several names
-                keys.append(inode)
+            keys = real, inode, *(f'{folder}/' for folder in above)
             self._users.update(dict.fromkeys(keys, (name, is_read)))
 
     def check(self, name, paths):
@@ -155,12 +147,7 @@ def _located(path):
     with contextlib.suppress(OSError):
         found = os.stat(real)
         inode = found.st_dev, found.st_ino
-    return real, inode, _with_parents(os.path.dirname(real))
-
-
-@functools.lru_cache(1 << 10)
-def _with_parents(folder):
-    return [folder, *map(str, pathlib.PurePath(folder).parents)]
+    return real, inode, [real[:at.start()] for at in re.finditer('/', real)]
 
 
 def check_frames(folder):
@@ -181,39 +168,23 @@ def check_frames(folder):
 
 def is_marked(path):
     """Return whether a run of this project has written a file."""
-    with open(path, 'rb') as file:
+    with contextlib.suppress(OSError), open(path, 'rb') as file:
         start = file.read(MARK_WITHIN)
         file.seek(max(len(start), os.fstat(file.fileno()).st_size
                       - MARK_WITHIN))
         return MARK.encode() in start + file.read()
+    return False
 
 
-def remove_frames(folder):
-    """Remove a folder of frames, if it is there; raise as `check_frames`."""
-    check_frames(folder)
-    if folder.is_dir():
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-
-
-def earlier_results(inputs):
-    """Return those of the inputs found in folders that a run has written: they
-    are marked, or have the name of a result of another input.
-    """
-    origins = {(each.path.parent, each.path.stem) for each in inputs
-               if each.path is not None}
-
-    def is_result(each):
-        match = RESULT.fullmatch(each.path.stem)
-        if match and each.path.suffix in {'.png', VIDEO_ENDING} and (
-                each.path.parent, match[1]) in origins:
-            return True
-        with contextlib.suppress(OSError):
-            return is_marked(each.path)
-
-    return [each for each in inputs
-            if each.found_in is not None and is_result(each)]
+def remove_result(path):
+    """Remove a file, or a folder as `check_frames` allows, if it is there."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    check_frames(path)
+    for each in path.iterdir():
+        each.unlink()
+    path.rmdir()
 
 
 def _paths(kinds, each, file, folder, with_suffix):
@@ -233,11 +204,10 @@ def _one_file(kinds, output, inputs):
     if not output or output.endswith('/') or path.is_dir() or not path.suffix:
         return None
     is_video = any(each.is_video for each in inputs)
-    several = ('several results' if len(inputs) > 1 or len(kinds) > 1 else
-               'numbered images' if is_video and kinds == ['indexed'] else None)
-    if several:
-        raise InputError(f'--output {output} is a file, and there are '
-                         f'{several}: name a folder')
+    if len(inputs) > 1 or len(kinds) > 1 or (
+            is_video and kinds == ['indexed']):
+        raise InputError(f'--output {output} is a file, and there are several '
+                         'results: name a folder')
     allowed = [VIDEO_ENDING] if is_video else (
         ['.png'] if kinds == ['indexed'] else list(FORMATS))
     if path.suffix.lower() not in allowed:
@@ -258,12 +228,9 @@ def _check_folder(folder, option):
 
 def write_image(path, image, replace=True):
     """Write a PIL.Image.Image, marked as a result; folders are made."""
-    from PIL import Image
+    from PIL import ExifTags, Image
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = FORMATS[path.suffix.lower()]
-    options = dict(OPTIONS.get(kind, {}))
-    if kind in MARKED_FORMATS:
-        options['exif'] = Image.Exif()
-        options['exif'][SOFTWARE] = MARK
+    kind, exif = FORMATS[path.suffix.lower()], Image.Exif()
+    exif[ExifTags.Base.Software] = MARK
     with atomic_path(path, replace) as temporary:
-        image.save(temporary, format=kind, **options)
+        image.save(temporary, format=kind, exif=exif, **OPTIONS.get(kind, {}))

@@ -1,14 +1,15 @@
 """One page with all results, to look at in a browser; it needs no network."""
 import base64
 import io
-import os
 import pathlib
 import shutil
 import tempfile
 
+import numpy as np
 from PIL import Image
 
 from media.images import to_pillow
+from media.segmentation import shrunk
 from media.visualization import indexed, percent, shares
 from models.utils.files import atomic_path
 
@@ -27,45 +28,32 @@ class ResultsPage:
     """
 
     def __init__(self, path, inputs, style):
-        self._path, self._style = path, style
-        self._colors = style.colors.tolist()
+        self._path, self._style = pathlib.Path(path), style
         self._template = load_template(TEMPLATE).module
-        names = [each.name for each in inputs]
-        common = os.path.commonprefix(  # noqa: RUF071  (cut at a folder)
-            names) if len(names) > 1 else ''
-        self._folder = common[:common.rfind('/') + 1]
-        try:
-            pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(  # noqa: SIM115  (it is kept)
-                dir=pathlib.Path(path).parent)
-        except OSError as error:
-            raise type(error)(error.errno, error.strerror, str(path)) from None
-        self._append(self._template.head(self._folder, [
-            each.name for each in inputs if each.is_video]))
-
-    def _append(self, text):
-        self._file.write(text.encode(errors='replace'))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(  # noqa: SIM115  (it is kept)
+            'w+', encoding='utf-8', errors='replace', dir=self._path.parent)
+        self._file.write(self._template.head(
+            [each.name for each in inputs if each.is_video]))
 
     def add(self, each, image, label):
         """Add an input's image (3, H, W) and label (H, W)."""
         names, colors, class_filter, _ = self._style
-        scale = min(1, SIDE / max(label.shape))
-        size = [max(1, round(side * scale)) for side in label.shape[::-1]]
-        classes = indexed(label, colors, class_filter)
-        classes = Image.frombytes('L', classes.size, classes.tobytes())
-        self._append(self._template.result(
-            each.name.removeprefix(self._folder), each.name, size,
-            data_url(to_pillow(image).resize(size), 'JPEG', quality=QUALITY),
-            data_url(classes.resize(size, Image.Resampling.NEAREST)),
+        small = to_pillow(shrunk(image, SIDE))
+        classes = Image.fromarray(np.asarray(  # as grey
+            indexed(label, colors, class_filter)))
+        self._file.write(self._template.result(
+            each.name, small.size, data_url(small, 'JPEG', quality=QUALITY),
+            data_url(classes.resize(small.size, Image.Resampling.NEAREST)),
             [(names.index(name), name, share) for name, share in shares(
-                label, names, class_filter).items()], self._colors))
+                label, names, class_filter).items()], colors))
 
     def write(self):
         """Write the page; the file appears whole."""
-        self._append(self._template.tail(self._colors))
+        self._file.write(self._template.tail(self._style.colors.tolist()))
         self._file.seek(0)
         with (self._file, atomic_path(self._path) as temporary,
-              open(temporary, 'wb') as file):
+              open(temporary, 'w', encoding='utf-8') as file):
             shutil.copyfileobj(self._file, file)
 
 

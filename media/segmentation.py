@@ -4,6 +4,7 @@ import math
 import time
 
 import numpy as np
+from PIL import Image
 
 from media.images import to_array, to_pillow
 from models.constants import PAD_VALUE
@@ -36,8 +37,7 @@ class Segmenter:
         a user should read.
         """
         begun, notes = time.perf_counter(), []
-        memory = (self.model.free_memory() if self.memory is None else
-                  self.memory)
+        memory = self.memory or self.model.free_memory()
         small = shrunk(image, self.max_size)
         label, n_tiles = predict_within(self.model, small, memory)
         record = {'height': image.shape[1], 'width': image.shape[2],
@@ -51,7 +51,10 @@ class Segmenter:
             equal = equal_to_float32(self.model, small, label, memory)
             notes.append(f'in {self.model.precision}, labels {equal:.2%} equal '
                          'to float32')
-        return enlarged(label, image.shape[1:]), record, notes
+        if small is not image:
+            label = np.asarray(Image.fromarray(label).resize(
+                image.shape[:0:-1], Image.Resampling.NEAREST))
+        return label, record, notes
 
 
 def equal_to_float32(model, image, label, memory=math.inf):
@@ -69,14 +72,6 @@ def shrunk(image, max_size):
     scale = max_size / max(height, width)
     return to_array(to_pillow(image).resize(
         [max(1, round(side * scale)) for side in (width, height)]))
-
-
-def enlarged(label, size):
-    """Return a label map at a size (H, W), by the nearest pixel."""
-    rows, columns = (
-        ((np.arange(wanted) + 0.5) * side / wanted).astype(int)
-        for wanted, side in zip(size, label.shape, strict=True))
-    return label if label.shape == size else label[np.ix_(rows, columns)]
 
 
 def predict_within(model, image, memory):

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from media import MAX_PIXELS
 from media.images import check_size, read_image, to_array
 from media.inputs import frames_of, is_numbered
-from media.outputs import MARK, remove_frames, write_image
+from media.outputs import MARK, check_frames, remove_result, write_image
 from models.utils.errors import InputError, describe
 from models.utils.files import atomic_folder, atomic_path, part_path
 
@@ -25,8 +25,8 @@ SEQUENCE_RATE = fractions.Fraction(25)  # frames a second, of numbered images
 # FFmpeg would follow a playlist, under any name, to other files and addresses.
 ONLY_VIDEOS = {
     'protocol_whitelist': 'file',
-    'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,mxf,ogg,'
-                        'flv,dv,h261,h263,h264,hevc,ivf,m4v,mjpeg,nut,obu,'
+    'format_whitelist': 'mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,mxf,gxf,'
+                        'ogg,flv,dv,h261,h263,h264,hevc,ivf,m4v,mjpeg,nut,obu,'
                         'vc1,vvc,wtv,yuv4mpegpipe'}
 # Numbers of ITU-T H.273 and FFmpeg that say nothing.
 UNSAID = {'colorspace': (0, 2), 'color_range': (0,), 'color_primaries': (0, 2),
@@ -39,11 +39,11 @@ MP4 = {'movflags': 'hybrid_fragmented+delay_moov', 'frag_duration': '1000000',
        'movie_timescale': '90000'}  # of the first frame's time
 FINEST = fractions.Fraction(1, 90_000)  # second; an MP4 has 32 bits for times
 CLOCK = 10  # seconds: what begins later has the times of a clock, as TV has
+SHORT = 0.1  # seconds that may be missing at the end
 STEP_BACK = 0.25  # seconds: a longer one is where recordings were joined
 FILTERS = {'aac': 'aac_adtstoasc'}  # FFmpeg's, for sound in MP4
 AAC_RATE = 48_000  # samples a second
 NOWHERE = io.FileIO(os.devnull, 'w')  # one, as PyAV would close none
-HDR = {16: 'PQ', 18: 'HLG'}  # transfer functions of H.273
 FRAME_DURATION = 1 << 8  # libavcodec/avcodec.h, AV_CODEC_FLAG_FRAME_DURATION
 TS_DISCONT, GENPTS = 0x200, 1  # libavformat/avformat.h, AVFMT_TS_DISCONT, ...
 
@@ -96,15 +96,13 @@ def open_video(source, max_pixels=MAX_PIXELS, name=None, with_sound=True):
     except FFmpegError as error:
         raise InputError(f'{name} cannot be read as a video: {error.strerror}'
                          ) from None
-    video = None
+    video = _in_file(name, source, container, max_pixels, with_sound)
     try:
-        video = _in_file(name, source, container, max_pixels, with_sound)
         yield video
     finally:
         # While a thread still reads, FFmpeg would crash: nothing is closed.
         with contextlib.suppress(ValueError):
-            if video is not None:
-                video.frames.close()
+            video.frames.close()
             container.close()
 
 
@@ -128,12 +126,11 @@ def _numbered(path, max_pixels):
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise InputError(f'{each} has another size than the first')
+                yield Frame(image, i, 1)
             except (InputError, OSError) as error:
                 video.n_damaged += 1
                 if not video.losses:  # one stands for all
                     video.losses.append(describe(error))
-                continue
-            yield Frame(image, i, 1)
 
     video.frames = frames()
     return video
@@ -152,7 +149,8 @@ def _in_file(name, source, container, max_pixels, with_sound):
     start = (container.start_time or 0) / av.time_base
     if start < CLOCK or not container.format.flags & TS_DISCONT:
         start = 0
-    sounds = _sounds(source, container, start) if with_sound else {}
+    sounds = {each: sound for each in container.streams.audio
+              if with_sound and (sound := _sound(source, each, start))}
     colors = {name: value for name, unsaid in UNSAID.items() if (
         value := int(getattr(context, name) or 0)) not in unsaid}
     losses = [f'track {each.index} ({each.type}) is left out'
@@ -162,9 +160,7 @@ def _in_file(name, source, container, max_pixels, with_sound):
                for each, sound in sounds.items() if sound.layout]
     bits = max(part.bits for part in context.format.components)
     if bits > 8:
-        transfer = HDR.get(colors.get('color_trc'))
-        losses.append(f'{bits} bits become 8' + (
-            f', and HDR ({transfer}) is kept as a tag' if transfer else ''))
+        losses.append(f'{bits} bits become 8')
     n_frames = stream.frames
     if container.format.name.startswith('mov'):  # it may show some of them
         n_frames = min(n_frames, len(stream.index_entries))
@@ -178,14 +174,18 @@ def _in_file(name, source, container, max_pixels, with_sound):
 
 def _frames(video, container, stream, sounds, start):
     """Yield each `Frame` of a file."""
-    shape, ready, n_read = None, [], 0
+    shape, ready, n_read, n_corrupt, end = None, [], 0, 0, 0
     times, unit = Times(video.time_base, start), stream.time_base
-    for packet in _packets(container, [stream, *sounds], video.losses):
-        if packet.stream is not stream:
+    for packet in _packets(container, video.losses):
+        end = max(end, _end(packet))
+        if packet.stream in sounds:
             ready += sounds[packet.stream].packets(packet)
+        if packet.stream is not stream:
             continue
-        if packet.is_corrupt and video.n_frames:
-            continue  # the file ends within it
+        if packet.is_corrupt:
+            if n_read < video.n_frames:
+                continue  # the file ends within it
+            n_corrupt += 1
         if packet.size:
             n_read += 1
             if unit * video.rate == 1:  # some may be skipped, as in AVI
@@ -203,9 +203,13 @@ def _frames(video, container, stream, sounds, start):
                 yield Frame(to_array(pixels), time,
                             round(duration / video.time_base), ready)
                 ready = []
-    if n_read < video.n_frames:
-        video.losses.append(f'{video.n_frames - n_read} of {video.n_frames} '
-                            'frames are missing')
+    # A length that FFmpeg has guessed is the stream's as well.
+    length = 0 if stream.duration else (container.duration or 0) / av.time_base
+    # Where recordings are joined, FFmpeg takes a packet for corrupt.
+    video.n_damaged = max(video.n_damaged, n_corrupt - times.n_joints)
+    video.losses += _missing(  # other formats have pauses that are meant
+        video, times, n_read, container.format.flags & TS_DISCONT
+        and video.n_damaged, length - end)
     video.losses += [f'{sound.n_damaged} packets of track {each.index} (audio) '
                      'could not be read'
                      for each, sound in sounds.items() if sound.n_damaged]
@@ -213,16 +217,38 @@ def _frames(video, container, stream, sounds, start):
         yield Frame(None, sounds=ready)
 
 
-def _packets(container, streams, losses):
+def _packets(container, losses):
     """Yield the packets, the last of each stream an empty one."""
     try:
-        yield from container.demux(streams)
+        yield from container.demux()
     except FFmpegError as error:
         losses.append(f'it cannot be read to its end: {error.strerror}')
-        for stream in streams:
+        for stream in container.streams:
             packet = av.Packet()
             packet.stream = stream
             yield packet
+
+
+def _end(packet):
+    """Return the time at which a packet ends, in seconds."""
+    time = packet.dts if packet.pts is None else packet.pts
+    return 0 if time is None else packet.time_base * (
+        time + (packet.duration or 0))
+
+
+def _missing(video, times, n_read, is_damaged, seconds):
+    """Return a line, or none, on frames that should have come: by a header's
+    count; by its length, to which `seconds` are missing; or a pause by damage.
+    """
+    n_missing, about = video.n_frames - n_read, ''
+    pause = times.longest * video.time_base
+    if pause and seconds > max(SHORT, 2 * pause):
+        share = seconds / (max(1, times.end) * video.time_base)
+        n_missing, about = round(n_read * share), 'about '
+    elif is_damaged and pause * video.rate > 2:
+        n_missing, about = round(pause * video.rate) - 1, 'about '
+    return [f'{about}{n_missing} of {n_read + n_missing} frames are missing'
+            ] if n_missing > 0 else []
 
 
 class Times:
@@ -234,18 +260,22 @@ class Times:
 
     def __init__(self, time_base, start=0):
         self._time_base, self._offset = time_base, -round(start / time_base)
-        self._last, self._end = -math.inf, 0
+        self._last, self.end = -math.inf, 0
+        self.longest = self.n_joints = 0  # longest step; long ones back
 
     def next(self, time, unit, duration):
         """Return a time, of any unit or None; the duration is in seconds."""
-        time = self._end if time is None else self._offset + round(
+        time = self.end if time is None else self._offset + round(
             time * unit / self._time_base)
         if time < self._last - STEP_BACK / self._time_base:
-            self._offset += self._end - time
-            time = self._end
-        self._last = max(time, self._last + 1)
-        self._end = self._last + round(duration / self._time_base)
-        return self._last
+            self.n_joints += 1
+            self._offset += self.end - time
+            time = self.end
+        time = max(time, self._last + 1)
+        if self._last > -math.inf:
+            self.longest = max(self.longest, time - self._last)
+        self._last, self.end = time, time + round(duration / self._time_base)
+        return time
 
 
 class Sound:
@@ -294,28 +324,18 @@ class Sound:
         return packets if packet.size else packets + self.stream.encode()
 
 
-def _sounds(source, container, start):
-    """Return the `Sound` of each track of which MP4 takes a packet."""
-    sounds = {}
-    for stream in container.streams.audio:
-        for layout in ((None, stream.layout.name, 'stereo')
-                       if stream.codec_context else ()):
-            if _is_possible(source, stream.index, layout):
-                sounds[stream] = Sound(stream, start, layout)
-                break
-    return sounds
-
-
-def _is_possible(source, index, layout):
-    with contextlib.suppress(FFmpegError, ValueError), _opened(
-            source) as container:
-        stream = container.streams[index]
-        sound = Sound(stream, layout=layout)
-        for packet in container.demux(stream):
-            if sound.packets(packet):
-                sound.trial.close()
-                return True
-    return False
+def _sound(source, stream, start):
+    """Return the `Sound` of a track if MP4 takes a packet of it, else None."""
+    for layout in ((None, stream.layout.name, 'stereo')
+                   if stream.codec_context else ()):
+        with contextlib.suppress(FFmpegError, ValueError), _opened(
+                source) as container:
+            tried = container.streams[stream.index]
+            sound = Sound(tried, layout=layout)
+            if any(map(sound.packets, container.demux(tried))):
+                sound.trial.close()  # some sound is refused only here
+                return Sound(stream, start, layout)
+    return None
 
 
 def _decoded(packet, video):
@@ -378,15 +398,13 @@ def writing(path, video, replace=True, as_images=False):
                 raise InputError(f'{path} cannot be written: {error.strerror}'
                                  ) from None
             raise
-    if as_images:  # those of an earlier run
-        remove_frames(part)
-    else:
-        part.unlink(missing_ok=True)
+    remove_result(part)  # of an earlier run
 
 
 def _move(source, target):
     if source.is_dir():
-        remove_frames(target)
+        check_frames(target)
+        remove_result(target)
     os.replace(source, target)
 
 

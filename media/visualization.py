@@ -115,8 +115,11 @@ def figure(image, label, style, all_classes=False):
               'segmentation': _panel(Image.fromarray(painted))}
     width, height = panels['image'].size
     page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
-    legend = _legend(shares(label, names, class_filter), style,
-                     page_width - 2 * MARGIN, all_classes)
+    present = shares(label, names, class_filter)
+    if all_classes:
+        present = {name: present.get(name, 0) for i, name in enumerate(names)
+                   if class_filter is None or i in class_filter}
+    legend = _legend(present, style, page_width - 2 * MARGIN, all_classes)
     page = Image.new('RGB', (page_width, height + legend.height + 3 * MARGIN
                              + ROW), 'white')
     canvas = ImageDraw.Draw(page)
@@ -141,10 +144,6 @@ def _panel(image):
 
 def _legend(present, style, width, all_classes):
     """Draw the legend; that of all classes has one layout for any shares."""
-    if all_classes:
-        present = {name: present.get(name, 0)
-                   for i, name in enumerate(style.names)
-                   if style.class_filter is None or i in style.class_filter}
     widest = ROW + MARGIN + max((_font().getlength(
         f'{name}  {percent(1 if all_classes else share)}')
         for name, share in present.items()), default=0)

@@ -24,7 +24,15 @@ def has_display():
 
 
 def show_results(segmenter, inputs, style, max_pixels):
-    """Open a window for each image, one after another; yield its `Outcome`."""
+    """Open a window for each image, one after another; yield its `Outcome`.
+
+    From here on, Ctrl-C ends the program at once: a window would heed no
+    KeyboardInterrupt, and nothing is written that needs tidying up.
+    """
+    for number in signal.SIGINT, *ENDING_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    from matplotlib import pyplot as plt
     for each in inputs:
         begun = time.perf_counter()
         try:
@@ -33,34 +41,14 @@ def show_results(segmenter, inputs, style, max_pixels):
             image = each.read(max_pixels)
             label, _, notes = segmenter.segment(image)
             seconds = time.perf_counter() - begun
-            _show(each.name, figure(image, label, style))
+            page = figure(image, label, style)
+            scale = min(1, *(most / side for most, side in zip(
+                SIZE, page.size, strict=True))) / DPI
+            window = plt.figure(each.name, dpi=DPI, figsize=(
+                page.width * scale, page.height * scale))
+            window.add_axes((0, 0, 1, 1)).imshow(page)
+            window.axes[0].set_axis_off()
+            plt.show()  # until it is closed
             yield Outcome(each, seconds=[seconds], notes=notes)
         except Exception as error:  # one bad input never ends a run
             yield Outcome(each, error=describe(error, each.name))
-
-
-def _show(title, page):
-    """Show a PIL.Image.Image until its window is closed."""
-    from matplotlib import pyplot as plt
-    scale = min(1, *(most / side for most, side in zip(
-        SIZE, page.size, strict=True))) / DPI
-    window = plt.figure(title, dpi=DPI, figsize=(
-        page.width * scale, page.height * scale))
-    window.add_axes((0, 0, 1, 1)).imshow(page)
-    window.axes[0].set_axis_off()
-    # Ctrl-C would be lost inside a callback of the window, and in show's own
-    # waiting take effect at the next mouse move.
-    received = []
-    handlers = {number: signal.signal(
-        number, lambda number, frame: received.append(number))
-        for number in (signal.SIGINT, *ENDING_SIGNALS)
-        if signal.getsignal(number) != signal.SIG_IGN}
-    try:
-        plt.show(block=False)
-        while plt.fignum_exists(window.number) and not received:
-            window.canvas.start_event_loop(0.1)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        raise KeyboardInterrupt(received[0])

@@ -160,7 +160,8 @@ def browse():
         page.write_text(path.read_text() + script)
         dom = subprocess.run(
             [chromium, '--headless', '--no-sandbox', '--disable-gpu',
-             f'--window-size={width},800', '--dump-dom', page.as_uri()],
+             f'--window-size={width},800', '--virtual-time-budget=99999',
+             '--dump-dom', page.as_uri()],
             capture_output=True, text=True, check=True, timeout=60).stdout
         page.unlink()
         return dom.partition('<title>')[2].partition('</title>')[0]

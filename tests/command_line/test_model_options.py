@@ -23,7 +23,7 @@ def test_a_number_after_a_size_is_an_input(run_script):
     assert result.stderr.splitlines()[:2] == [
         'error: 2025: No such file or directory (a size or scales are one '
         'word, as 513x1025 or 0.75,1.0)',
-        'error: 2024: this folder has no image or video']
+        'error: 2024: no image or video was found']
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [

@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import http.server
+import io
 import os
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_patterns_and_folders(tmp_path, monkeypatch):
         both, [], ['photos/a.png is named twice'])
     assert left_in('photos', 'photos/a.png') == left_in(
         'photos/a.png', 'photos') == [None, Path('photos')]
-    assert names('*x*') == ([], ['*x*: no image or video matches'], [])
+    assert names('*x*') == ([], ['*x*: no image or video was found'], [])
     (tmp_path / 'my%20dog.mp4').touch()
     (film,), _, _ = find_inputs(['my%20dog.mp4'])
     assert film.files() == [Path('my%20dog.mp4')]
@@ -116,7 +117,7 @@ def test_one_bad_argument_costs_no_other(tmp_path, monkeypatch):
         'http://... is no valid address',
         'ftp://host/a: an address begins with http://, https:// or file:///',
         "'' is no name of a file",
-        'x/yempty: this folder has no image or video',
+        'x/yempty: no image or video was found',
         r"'a\x00' is no name of a file"]
 
 
@@ -167,6 +168,25 @@ def test_a_pipe(tmp_path, pattern):
         assert each.source() == path.read_bytes()
         if not each.is_video:
             np.testing.assert_array_equal(each.read(1e9), read_image(path))
+
+
+def test_a_pipe_with_several_jpegs(tmp_path):
+    """They are a video, unless a phone has put one behind its photo."""
+    frames = [io.BytesIO() for _ in range(3)]
+    for i, file in enumerate(frames):
+        Image.new('RGB', (64, 48), (80 * i, 0, 0)).save(file, 'JPEG')
+    data = b''.join(file.getvalue() for file in frames)
+    os.mkfifo(tmp_path / 'pipe')
+    for sent, n_frames in (data, 3), (data[:-9], 3), (
+            data[:2] + b'\xff\xe2\0\x06MPF\0' + data[2:], None), (
+            frames[0].getvalue(), None):
+        writer = feed(tmp_path / 'pipe', sent)
+        (each,), _, _ = find_inputs([str(tmp_path / 'pipe')])
+        writer.join()
+        assert each.is_video == (n_frames is not None)
+        if each.is_video:
+            with open_video(each.source()) as video:
+                assert len(list(video.frames)) == n_frames
 
 
 def test_an_empty_pipe(tmp_path):
@@ -232,6 +252,7 @@ def test_what_a_folder_is_not_asked_for(tmp_path):
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(b'\0\0\0\x18ftypM4A ')
     (tmp_path / 'recording').write_bytes(b'\0\0\0\x18ftypM4A ')
+    os.mkfifo(tmp_path / 'pipe.ts')  # which must not be opened
     (tmp_path / 'a.png').touch()
     for argument in tmp_path, tmp_path / '**/*.png', tmp_path / '[T_@a]*':
         found, problems, notes = find_inputs([str(argument)])

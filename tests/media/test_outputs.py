@@ -201,17 +201,6 @@ def test_results_are_marked(here, ending):
     assert left_over(f'in/a{ending}') == [f'in/a{ending}']  # it was named
 
 
-def test_results_by_their_names(here):
-    """As an earlier version wrote them, without a mark."""
-    touch('in/one.jpg', 'in/one_segmentation.png', 'in/one_overlay.png',
-          'in/x_overlay.png', 'in/one_overlay.jpg', 'in/f.mp4',
-          'in/f_overlay.mp4', 'in/f_overlay.part.mp4', 'in/f_figure.mp4')
-    assert left_over('in') == ['in/f.mp4', 'in/f_figure.mp4', 'in/one.jpg',
-                               'in/one_overlay.jpg', 'in/x_overlay.png']
-    assert left_over('in/one.jpg', 'in/one_overlay.png') == [
-        'in/one.jpg', 'in/one_overlay.png']
-
-
 def test_a_way_over_a_folder_that_is_missing(here):
     touch('a.png', 'p/a.png', 'model.npz')
     for output in 'new/../p', 'new/../p/a.png':

@@ -17,7 +17,11 @@ const painted = () => {
     0, 0, canvas.width, canvas.height).data;
   return data.filter((value, i) => i % 4 == 3 && value).length;
 };
-addEventListener('load', () => {
+const check = () => {
+  if (!painted()) {
+    setTimeout(check, 20);
+    return;
+  }
   const button = document.querySelector('button');
   const found = [painted()];
   button.focus();
@@ -32,7 +36,8 @@ addEventListener('load', () => {
   found.push(document.querySelector('canvas').style.clipPath);
   found.push(document.documentElement.scrollWidth <= innerWidth);
   document.title = JSON.stringify(found);
-});
+};
+addEventListener('load', check);
 </script>'''
 
 
@@ -57,7 +62,7 @@ def test_page_in_a_browser(browse, tmp_path):
     page.write()
     most = np.bincount(label.ravel()).max()
     assert browse(tmp_path / 'a.html', CHECK_PAGE, 500) == (
-        f'[{label.size},{label.size - most},{most},"inset(0px 0px 0px 80%)",'
+        f'[{label.size},{label.size - most},{most},"inset(0px 0px 0px 20%)",'
         'true]')
 
 
@@ -71,21 +76,26 @@ def test_page_beside_pictures(demo, tmp_path):
 
 
 CHECK_MANY = '''<script>
-addEventListener('load', () => {
-  const press = (key) => dispatchEvent(new KeyboardEvent('keydown', {key}));
-  const shown = () => [...document.querySelectorAll('figure.open figcaption')]
-    .map((caption) => caption.textContent).join();
-  const found = [shown()];
-  document.querySelectorAll('figure')[11].click();
-  found.push(shown());
-  press('ArrowRight'); press('ArrowRight');
-  found.push(shown());
-  press('ArrowLeft');
-  found.push(shown());
-  press('Escape');
-  found.push(shown(), document.getElementById('folder').textContent);
-  document.title = JSON.stringify(found);
-});
+const canvases = [...document.querySelectorAll('canvas')];
+const painted = () => canvases.map((canvas, i) => canvas.width && canvas
+  .getContext('2d').getImageData(0, 0, 1, 1).data[3] ? i : -1)
+  .filter((i) => i >= 0);
+const found = [];
+const check = () => {
+  const now = painted();
+  const last = canvases.length - 1, wanted = found.length ? last : 0;
+  if (!now.includes(wanted) || now.includes(last - wanted)) {
+    setTimeout(check, 20);
+    return;
+  }
+  found.push(now.length < 30);
+  if (found.length == 2) document.title = JSON.stringify(found);
+  else {
+    canvases[last].scrollIntoView();
+    check();
+  }
+};
+addEventListener('load', check);
 </script>'''
 
 
@@ -108,9 +118,6 @@ def test_results_are_in_the_order_of_the_inputs(tmp_path):
 
 
 def test_many_results(browse, tmp_path):
-    """More than a dozen are thumbnails; keys go on and back."""
-    page_of(tmp_path / 'a.html', [
-        Input(f'/data/day {i // 7}/{i}.jpg', i) for i in range(13)])
-    assert (tmp_path / 'a.html').read_text().count('<figure>') == 13
-    assert browse(tmp_path / 'a.html', CHECK_MANY, 800) == (
-        '["","day 1/11.jpg","day 0/0.jpg","day 1/12.jpg","","In /data/"]')
+    """Only those in sight, or nearly so, are held as pixels."""
+    page_of(tmp_path / 'a.html', [Input(f'{i}.jpg', i) for i in range(500)])
+    assert browse(tmp_path / 'a.html', CHECK_MANY, 800) == '[true,true]'

@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -104,7 +105,8 @@ def joined(path, n, times=None):
 
 def test_times_of_joined_recordings(tmp_path):
     joined(tmp_path / 'a.ts', 20)
-    copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    video = copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
+    assert (video.losses, video.n_damaged) == ([], 0)
     times, *_ = times_of(tmp_path / 'b.mp4')
     np.testing.assert_allclose(np.diff(times), [0.04] * 39, atol=1e-4)
     sounds = [float(at) for at, _ in sound_of(tmp_path / 'b.mp4')]
@@ -259,8 +261,7 @@ def test_says_what_ten_bits_lose(tmp_path):
                colorspace=9, color_primaries=9, color_trc=16, color_range=1)
     with open_video(tmp_path / 'a.mp4') as video:
         assert len(list(video.frames)) == 2
-        assert video.losses == [
-            '10 bits become 8, and HDR (PQ) is kept as a tag']
+        assert video.losses == ['10 bits become 8']
 
 
 def test_pixels_keep_their_aspect(tmp_path):
@@ -273,11 +274,12 @@ def test_pixels_keep_their_aspect(tmp_path):
 
 @pytest.mark.parametrize('ending', ['.mts', '.3gp', '.ts', '.m2ts', '.mov',
                                     '.avi', '.mkv', '.flv', '.MP4', '.h264',
-                                    '.nut', '.dv', '.wtv'])
+                                    '.nut', '.dv', '.wtv', '.gxf'])
 def test_endings_of_films(tmp_path, ending):
     path = tmp_path / f'a{ending}'
-    if ending == '.dv':
-        write_film(path, pictures(3, (576, 720)), 25, codec='dvvideo')
+    if ending in {'.dv', '.gxf'}:
+        write_film(path, pictures(3, (576, 720)), 25, codec={
+            '.dv': 'dvvideo', '.gxf': 'mpeg2video'}[ending])
     else:
         write_film(path, pictures(3))
     with open_video(path) as video:
@@ -320,6 +322,56 @@ def test_a_film_cut_off(tmp_path, ending):
     assert 10 < n_frames < 40
     assert video.losses == [f'{40 - n_frames} of 40 frames are missing']
     assert video.n_damaged == 0
+
+
+@pytest.mark.parametrize('ending', ['.mkv', '.webm', '.flv'])
+@pytest.mark.parametrize('part', [0.3, 0.75, 0.9])
+def test_a_film_cut_off_without_a_count(tmp_path, ending, part):
+    """These have their length at the beginning."""
+    path, codec = tmp_path / f'a{ending}', {'.webm': 'libvpx'}
+    write_film(path, pictures(40), 25, codec=codec.get(ending, 'libx264'))
+    whole = path.read_bytes()
+    assert copy_film(path, tmp_path / 'b.mp4').losses == []
+    path.write_bytes(whole[:int(len(whole) * part)])
+    line, = copy_film(path, tmp_path / 'b.mp4').losses
+    n_missing, total = map(int, re.fullmatch(
+        r'about (\d+) of (\d+) frames are missing', line).groups())
+    n_frames = len(planes(tmp_path / 'b.mp4'))
+    assert abs(total - 40) <= 3
+    assert abs(n_frames + n_missing - 40) <= 3  # which wait for others
+
+
+def test_a_film_of_fragments_cut_off(tmp_path):
+    path = tmp_path / 'a.mp4'
+    write_film(path, pictures(40), 25, gop_size=10, options={
+        'movflags': 'frag_keyframe+empty_moov'})
+    assert copy_film(path, tmp_path / 'b.mp4').losses == []
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 3 // 4])
+    assert copy_film(path, tmp_path / 'b.mp4').n_damaged == 1
+
+
+def test_a_film_of_unequal_sounds_and_pauses_is_whole(tmp_path):
+    """Its length is that of the sound, which is not read for label maps, or of
+    subtitles.
+    """
+    write_film(tmp_path / 'a.mkv', pictures(6), sound='aac', times=[
+        0, 40, 80, 120, 1200, 1240], sound_settings={'start': 3})
+    with open_video(tmp_path / 'a.mkv', with_sound=False) as video:
+        assert len(list(video.frames)) == 6
+    assert video.losses == ['track 1 (audio) is left out']
+    with av.open(str(tmp_path / 'a.mkv'), 'w') as container:
+        stream = container.add_stream('libx264', rate=25)
+        stream.height, stream.width = 72, 96
+        words = av.Packet(b'words')
+        words.stream = container.add_mux_stream('subrip')
+        words.pts = words.dts = 0
+        words.duration, words.time_base = 9000, Fraction(1, 1000)
+        container.mux(words)
+        for _ in range(6):
+            container.mux(stream.encode(av.VideoFrame(96, 72, 'yuv420p')))
+        container.mux(stream.encode())
+    assert copy_film(tmp_path / 'a.mkv', tmp_path / 'b.mp4').losses == [
+        'track 1 (subtitle) is left out']
 
 
 def test_a_film_with_pauses_is_whole(tmp_path):
@@ -386,16 +438,22 @@ def test_a_cover_is_no_film(tmp_path):
         open_video(tmp_path / 'a.m4a').__enter__()
 
 
-def test_damage_costs_its_frames(tmp_path):
-    write_film(tmp_path / 'a.ts', pictures(40))
+@pytest.mark.parametrize('n_bytes', [2000, 20_000])
+def test_damage_costs_its_frames(tmp_path, n_bytes):
+    """Packets that are damaged, and frames of which nothing is left."""
+    rng = np.random.default_rng(0)
+    noise = [rng.integers(0, 255, (72, 96, 3), np.uint8) for _ in range(40)]
+    write_film(tmp_path / 'a.ts', noise)
     data = bytearray((tmp_path / 'a.ts').read_bytes())
     middle = len(data) // 2
-    data[middle:middle + 2000] = bytes(2000)
+    data[middle:middle + n_bytes] = bytes(n_bytes)
     (tmp_path / 'a.ts').write_bytes(data)
     video = copy_film(tmp_path / 'a.ts', tmp_path / 'b.mp4')
-    n_frames = len(planes(tmp_path / 'b.mp4'))
-    assert 20 <= n_frames <= 40
-    assert n_frames < 40 or video.n_damaged
+    assert video.n_damaged
+    if n_bytes == 20_000:
+        assert len(planes(tmp_path / 'b.mp4')) < 39
+        assert re.fullmatch(r'about \d+ of 4\d frames are missing',
+                            video.losses[0])
 
 
 def test_a_plan_for_films(tmp_path):
@@ -420,7 +478,7 @@ def test_a_plan_for_films(tmp_path):
         'figure': f'{out}/a_segmentation.mp4'}]
     assert plan([], None, [film]) == [{'overlay': 'a_segmentation.mp4'}]
     assert plan([], None, [film], html=f'{out}.html') == [{}]
-    with pytest.raises(InputError, match='numbered images: name a folder'):
+    with pytest.raises(InputError, match='several results: name a folder'):
         plan_outputs(['indexed'], f'{out}.mp4', [film])
 
 
