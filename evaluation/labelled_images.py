@@ -52,8 +52,8 @@ class LabelValues(typing.NamedTuple):
 class LabelledImages:
     """Images of a dataset with their labels, in a fixed order.
 
-    An item is (image, label): (3, H, W), float32, RGB in [0, 255]; and (H, W),
-    int32, the class of each pixel or `IGNORED`, as all are in a split without
+    An item is (image, label): (3, H, W), uint8, RGB; and (H, W), int32,
+    the class of each pixel or `IGNORED`, as all are in a split without
     labels. Pixels are those stored, as TensorFlow and cityscapesScripts read
     them: an orientation in EXIF is not applied, since labels have none.
 
@@ -107,7 +107,8 @@ class LabelledImages:
         """
         path, label_path = self.image_paths[i], self.label_paths[i]
         data = path.read_bytes()
-        image = read_image(io.BytesIO(data), name=path, as_stored=True)
+        image = read_image(io.BytesIO(data), name=path, as_stored=True,
+                           dtype=np.uint8)
         if label_path is None:
             return (image, np.full(image.shape[1:], IGNORED, np.int32),
                     (digest(data), ''))

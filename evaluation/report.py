@@ -8,7 +8,6 @@ import pathlib
 import platform
 
 import numpy as np
-from PIL import Image
 
 from evaluation.scores import category_iou, scores, warnings
 from media.images import to_pillow
@@ -107,8 +106,8 @@ def examples(images, image_miou, model, colors):
         image, label = images[i]
         prediction, = model.predict([image])
         shown = {'image': to_pillow(image),
-                 'truth': Image.fromarray(colorize(label, with_black)),
-                 'prediction': Image.fromarray(colorize(prediction, colors))}
+                 'truth': colorize(label, with_black),
+                 'prediction': colorize(prediction, colors)}
         for each in shown.values():
             each.thumbnail(THUMBNAIL)
         yield {'title': title, 'name': images.names[i], 'miou': image_miou[i],

@@ -10,6 +10,8 @@ import sys
 import urllib.parse
 import urllib.request
 
+import numpy as np
+
 from media.images import REASONS, START, formats, kind_of, read_image
 from media.outputs import is_marked
 from models.utils.errors import (
@@ -71,10 +73,10 @@ class Input:
         return source
 
     def read(self, max_pixels):
-        """Return the image: float32, (3, H, W), RGB in [0, 255]."""
+        """Return the image: uint8, (3, H, W), RGB."""
         source = self.source()
         return read_image(source if self.path else io.BytesIO(source),
-                          max_pixels, self.name)
+                          max_pixels, self.name, dtype=np.uint8)
 
 
 def find_inputs(arguments):

@@ -13,7 +13,7 @@ DEFAULT = ['default']  # kinds, where none is asked for
 # What Pillow writes well, by the file's ending.
 FORMATS = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP',
            '.bmp': 'BMP', '.tif': 'TIFF', '.tiff': 'TIFF', '.pdf': 'PDF'}
-OPTIONS = {'PNG': {'compress_level': 3}, 'JPEG': {'quality': 92},
+OPTIONS = {'PNG': {'compress_level': 1}, 'JPEG': {'quality': 92},
            'WEBP': {'quality': 92}}
 SUFFIXES = {'default': '_segmentation', 'figure': '_segmentation',
             'overlay': '_overlay', 'color_map': '_color_map',

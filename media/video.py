@@ -51,7 +51,7 @@ TS_DISCONT, GENPTS = 0x200, 1  # libavformat/avformat.h, AVFMT_TS_DISCONT, ...
 class Frame(NamedTuple):
     """An image of a video, with the sound since the one before.
 
-    `image` is upright, float32, (3, H, W), RGB in [0, 255]; None: only sound
+    `image` is upright, uint8, (3, H, W), RGB; None: only sound
     follows. Time and duration are in units of the video's `time_base`; each
     time is later than the one before.
     """
@@ -122,7 +122,7 @@ def _numbered(path, max_pixels):
         shape = None
         for i, each in enumerate(paths):
             try:
-                image = read_image(each, max_pixels)
+                image = read_image(each, max_pixels, dtype=np.uint8)
                 shape = shape or image.shape
                 if image.shape != shape:
                     raise InputError(f'{each} has another size than the first')

@@ -42,9 +42,9 @@ def draw(kind, image, label, style, all_classes=False):
     _, colors, class_filter, opacity = style
     if kind == 'indexed':
         return indexed(label, colors, class_filter)
-    return Image.fromarray(
-        colorize(label, colors, class_filter) if kind == 'color_map' else
-        overlay(image, label, colors, opacity, class_filter))
+    if kind == 'overlay':
+        return overlay(image, label, colors, opacity, class_filter)
+    return colorize(label, colors, class_filter)
 
 
 def shares(label: np.ndarray, names, class_filter=None) -> dict[str, float]:
@@ -65,25 +65,24 @@ def percent(share, digits=1):
 
 
 def colorize(label: np.ndarray, colors: np.ndarray,
-             class_filter=None) -> np.ndarray:
-    """Return a label map in colour, (H, W, 3), uint8, RGB; the classes that
-    are not shown are black.
+             class_filter=None) -> Image.Image:
+    """Return a label map in colour, a PIL.Image.Image of mode RGB; the classes
+    that are not shown are black.
     """
     palette = np.array(colors, np.uint8)
     palette[_hidden(len(palette), class_filter)] = 0
-    return palette[label]
+    return Image.fromarray(palette.take(label, axis=0))
 
 
 def overlay(image: np.ndarray, label: np.ndarray, colors: np.ndarray,
-            opacity: float = OPACITY, class_filter=None) -> np.ndarray:
-    """Return an image under the colours of its classes, (H, W, 3), uint8, RGB.
+            opacity: float = OPACITY, class_filter=None) -> Image.Image:
+    """Return an image under the colours of its classes, a PIL.Image.Image of
+    mode RGB.
     """
-    weight = np.full(len(colors), opacity, np.float32)
-    weight[_hidden(len(colors), class_filter)] = 0
-    tint = (np.asarray(colors, np.float32) * weight[:, np.newaxis])[label]
-    result = image.transpose(1, 2, 0) * (1 - weight)[label][..., np.newaxis]
-    result += tint
-    return (result + 0.5).astype(np.uint8)
+    below, hidden = to_pillow(image), _hidden(len(colors), class_filter)
+    result = Image.blend(below, colorize(label, colors), opacity)
+    return Image.composite(below, result, Image.fromarray(hidden[label])
+                           ) if hidden.any() else result
 
 
 def indexed(label, colors, class_filter=None):
@@ -112,7 +111,7 @@ def figure(image, label, style, all_classes=False):
     painted = colorize(label, colors) if class_filter is None else overlay(
         image, label, colors, 1., class_filter)
     panels = {'image': _panel(to_pillow(image)),
-              'segmentation': _panel(Image.fromarray(painted))}
+              'segmentation': _panel(painted)}
     width, height = panels['image'].size
     page_width = max(PAGE_WIDTH, 2 * width + 3 * MARGIN)
     present = shares(label, names, class_filter)
