@@ -45,6 +45,11 @@ def parse_args(dataset, description, argv=None):
     if (args.images is None) != (args.labels is None) or (
             args.data_dir and args.images):
         parser.error('--images and --labels go together, without --data-dir')
+    for folder in filter(None, (args.images, args.labels)):
+        if args.save_predictions and folder.resolve() in (
+                args.output / 'predictions').resolve().parents:
+            parser.error(f'--output {args.output} is in {folder}, and a later '
+                         'run would read the predictions: give another')
     if args.limit is not None and args.limit < 1:
         parser.error(f'--limit is {args.limit}, and must be positive')
     return args

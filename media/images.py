@@ -258,7 +258,8 @@ def _profile_of_png(info):
     is_usual = abs(gamma * 2.2 - 1) < 0.05 and np.allclose(xy, SRGB, 0, 0.005)
     if info.get('srgb') is not None or is_usual:
         return None
-    if not (0.1 < gamma < 10 and min(xy) >= 0 and max(xy) <= 1):
+    if not (0.1 < gamma < 10 and min(xy) >= 0 < min(xy[1::2])
+            and max(xy) <= 1):
         raise ValueError(f'gamma {gamma}, primaries {xy}')
     x, y = np.reshape(xy, (4, 2)).T
     white, *primaries = (np.stack([x, y, 1 - x - y]) / y).T
@@ -271,7 +272,8 @@ def _profile_of_png(info):
         ImageCms.createProfile('sRGB')).tobytes())
     for tag, numbers in zip((b'rXYZ', b'gXYZ', b'bXYZ', b'rTRC'), (
             *primaries, [1 / gamma, 1, 0, 0, 0]), strict=True):
-        fixed = np.rint(np.multiply(numbers, 1 << 16)).astype('>i4').tobytes()
+        fixed = struct.pack(f'>{len(numbers)}i', *np.rint(  # or refuses them
+            np.multiply(numbers, 1 << 16)).astype(int))
         start, size = struct.unpack_from('>2I', result, result.index(tag) + 4)
         result[start + size - len(fixed):start + size] = fixed
     return bytes(result)

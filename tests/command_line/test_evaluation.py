@@ -18,12 +18,24 @@ from fixture_images import VALUES, patches, write_image, write_tree
 from PIL import Image
 
 from command_line.evaluation import check_outputs
+from command_line.evaluation_options import parse_args
 from evaluation.labelled_images import LabelledImages
 from evaluation.run import states_in
 from evaluation.scores import scores
 from models import DeepLabV3plusXception65
 from models.classes import label_colors, label_names
 from models.utils.errors import InputError
+
+
+@pytest.mark.parametrize('output', ['images', 'labels/report'])
+def test_predictions_are_not_written_among_inputs(output, tmp_path, capsys):
+    args = ['--images', str(tmp_path / 'images'), '--labels', str(
+        tmp_path / 'labels'), '--output', str(tmp_path / output)]
+    parse_args('voc', '', args)
+    parse_args('voc', '', ['--save-predictions', *args[:-1], str(tmp_path)])
+    with pytest.raises(SystemExit):
+        parse_args('voc', '', ['--save-predictions', *args])
+    assert 'a later run would read the predictions' in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tmp_path):

@@ -165,6 +165,17 @@ def chunk(kind, *values):
             + struct.pack('>I', zlib.crc32(kind + content)))
 
 
+@pytest.mark.parametrize('primaries', [
+    [0] * 8, [0.3127, 0.329] * 4, [0.3127, 0, *SRGB[2:]],
+    [*SRGB[:4], 0.64001, 0.33, *SRGB[6:]]])
+def test_primaries_of_no_colours_are_ignored(primaries):
+    data = encoded('PNG')
+    with pytest.warns(UserWarning, match='its colour profile cannot be unders'):
+        found = read_image(io.BytesIO(
+            data[:33] + chunk(b'cHRM', *primaries) + data[33:]))
+    np.testing.assert_array_equal(found, PIXELS.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize('mode', ['RGB', 'L', 'P'])
 @pytest.mark.parametrize(('gamma', 'primaries', 'matrix'), [
     (1, None, np.eye(3)), (1 / 1.8, None, np.eye(3)), (1, SRGB, np.eye(3)),
