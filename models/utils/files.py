@@ -12,6 +12,7 @@ import zlib
 
 from .errors import InputError
 
+NAME_BYTES = 255  # of a file's name, at most
 TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-(\d+)-\w+\.tmp')  # process
 
 
@@ -122,7 +123,9 @@ def part_path(path):
     """Return the name of a result that is not whole, beside where it is."""
     if path.is_symlink():
         path = pathlib.Path(os.path.realpath(path))
-    return path.with_name(f'{path.stem}.part{path.suffix}')
+    ending = f'.part{path.suffix}'
+    stem = os.fsencode(path.stem)[:NAME_BYTES - len(os.fsencode(ending))]
+    return path.with_name(os.fsdecode(stem) + ending)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ def test_a_long_name(tmp_path, name):
     with atomic_path(tmp_path / name) as temporary:
         temporary.write_text('new')
     assert (tmp_path / name).read_text() == 'new'
+    part_path(tmp_path / name).touch()
     with locked(tmp_path / name):
         pass
 
