@@ -25,8 +25,9 @@ MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
 NETWORK_ERRORS = requests.RequestException, HTTPError
-# Retrying does not help: an unknown host, an invalid certificate.
-FINAL_ERRORS = socket.gaierror, ssl.SSLCertVerificationError
+# Retrying does not help: an unknown host, an invalid certificate, a loop.
+FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
+                requests.TooManyRedirects)
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
