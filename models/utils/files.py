@@ -77,7 +77,11 @@ def _temporary_folder(path):
     """Give a folder; remove those of killed processes of this machine."""
     import psutil
     # A short name: that of `path` may be as long as a name can be.
-    start = zlib.crc32(os.fsencode(f'{os.uname().nodename}/{path.name}'))
+    # Containers with the host's name number their processes anew.
+    numbers = pathlib.Path('/proc/self/ns/pid')
+    start = zlib.crc32(os.fsencode(
+        f'{os.uname().nodename}/{numbers.exists() and numbers.stat().st_ino}/'
+        f'{path.name}'))
     for left in path.parent.glob(f'.deeplab-{start:08x}-*.tmp'):
         if (found := TEMPORARY.fullmatch(left.name)) and (
                 not psutil.pid_exists(int(found[1]))):
