@@ -72,14 +72,17 @@ def read_url(url, max_bytes, is_start=False):
     """Return what an http(s) address holds, as bytes, or its start; raise
     InputError where it is unavailable or larger than max_bytes.
     """
+    data = bytearray()
     try:
         with _get(url) as response:
-            data = response.raw.read(max_bytes + 1)
+            while len(data) <= max_bytes and (  # `read` hides a broken end
+                    block := response.raw.read1(BLOCK)):
+                data += block
     except NETWORK_ERRORS as error:
         raise InputError(describe(_cause(error))) from None
     if len(data) > max_bytes and not is_start:
         raise InputError(f'more than {max_bytes} bytes')
-    return data
+    return bytes(data)
 
 
 def check_space(folder, n_bytes):

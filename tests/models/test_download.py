@@ -83,6 +83,13 @@ def test_an_unknown_host_is_final(tmp_path, monkeypatch, capsys):
     assert 'trying again' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('plan', ['cut', 'wrong length', 'chunked'])
+def test_what_breaks_off_is_not_read(host, plan):
+    host.files['a'], host.plans['a'] = DATA, [plan]
+    with pytest.raises(InputError, match='broken off'):
+        download.read_url(f'{host.url}/a', 1 << 20)
+
+
 def test_a_loop_is_final(host, tmp_path):
     host.plans = {'a' + i * '_moved': ['redirect'] for i in range(40)}
     with pytest.raises(InputError, match='Exceeded 30 redirects'):
