@@ -151,8 +151,10 @@ def print_summary(conversion):
              "ChainerCV's link would not"),
             (rates, f'atrous rates {rates}, which the npz keeps; ChainerCV\'s '
              'link would run it with its own'),
-            (source.ignored, 'ignored, only needed for training: '
-             f'{shortened(source.ignored)}'),
+            (source.ignored, 'ignored, ' + (
+                'layers of no effect on labels' if source.is_graph else
+                'only needed for training') +
+             f': {shortened(source.ignored)}'),
             (not source.is_graph, 'a checkpoint does not hold output stride, '
              'input size and epsilons: they are as given, or the official '
              'ones')):

@@ -72,6 +72,8 @@ def check(source, dataset: str | None) -> Conversion:
     _check_weights(source, weights, link, offset)
     if wiring is not None:
         check_settings(source, wiring.settings, link)
+        used = source.ancestors(wiring.scores)
+        source.ignored = [name for name in source.names if name not in used]
     return Conversion(source, dataset, link, offset, wiring, weights,
                       _min_input_size(source, dataset, wiring),
                       _unusual_settings(source, link, offset, wiring))
@@ -118,8 +120,9 @@ def check_network(source):
     """Raise InputError unless a source is DeepLabV3+ with Xception65; say
     what it is.
     """
-    if source.is_graph and any(
-            node.op in VARIABLE_OPS for node in source.nodes.values()):
+    if source.is_graph and any(  # a spare variable does no harm
+            node.op in VARIABLE_OPS for node in source.ancestors(
+                (source.names or list(source.nodes))[-1]).values()):
         raise InputError(f'{source.path} is a graph that is not frozen: '
                          'convert the checkpoint that has its weights, or '
                          'export a frozen graph with export_model.py')

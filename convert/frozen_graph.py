@@ -41,7 +41,9 @@ class FrozenGraph:
             Inputs are not `Identity` nodes, but what these read.
         names (list of str): of the layers: they tell what network it is.
         sha256 (str): of the data, in hexadecimal.
-        ignored (list of str), files (list): see `checkpoint.Checkpoint`.
+        ignored (list of str): layers of no effect on labels, once `check` has
+            found them.
+        files (list): see `checkpoint.Checkpoint`.
 
     Raises:
         InputError: the data is no GraphDef.

@@ -47,6 +47,7 @@ BLOCKS = [*(f'entryflow_block{i}' for i in (1, 2, 3)),
           *(f'middleflow_block{i}' for i in MIDDLE_BLOCKS), 'exitflow_block1']
 STRIDED = f'{BACKBONE}/entryflow_block3/separable3/depthwise'
 ATROUS = [f'{ASPP}/atrous{i}/depthwise' for i in (1, 2, 3)]
+ADD, DEPTHWISE = ('Add', 'AddV2'), 'DepthwiseConv2dNative'  # ops
 # Some TensorFlow leaves the head's epsilon at 1e-5, 0.1 % less (see head.py).
 EPSILON_TOLERANCE = 0.002
 
@@ -203,8 +204,9 @@ class _Network:
     def _block(self, path, total):
         """Return also what its second separable convolution makes."""
         graph = self.graph
-        graph.check_op(total, 'Add', 'AddV2')
-        h, shortcut = (graph.input_node(total, i) for i in (0, 1))
+        graph.check_op(total, *ADD)
+        terms = [graph.input_node(total, i) for i in (0, 1)]
+        h, shortcut = sorted(terms, key=self._is_shortcut)  # in any order
         middle = graph.before(self._separable(f'{path}/separable3', h), 'Relu')
         h = graph.before(self._separable(f'{path}/separable2', middle), 'Relu')
         x = graph.before(self._separable(f'{path}/separable1', h), 'Relu')
@@ -213,6 +215,11 @@ class _Network:
         if kind == 'conv':
             self._same(path, x, self._conv_bn(f'{path}/conv', shortcut))
         return x, middle
+
+    def _is_shortcut(self, term):
+        before = next((node.op for node in self.graph.way_back(term)
+                       if node.op in {DEPTHWISE, *ADD, 'Relu'}), None)
+        return before != DEPTHWISE
 
     # Layers
 
@@ -226,7 +233,7 @@ class _Network:
             f'{path}/pw_bn', x))
         x = self._activation(path, 'dw_activ', x)
         return self._conv(f'{path}/depthwise', self._batch_norm(
-            f'{path}/dw_bn', x), 'DepthwiseConv2dNative')
+            f'{path}/dw_bn', x), DEPTHWISE)
 
     def _activation(self, path, attribute, x):
         found = 'relu' if x.op == 'Relu' else 'identity'

@@ -3,6 +3,7 @@
 It may be downloaded first; so may a pretrained model.
 """
 import contextlib
+import gzip
 import os
 import pathlib
 import re
@@ -39,7 +40,8 @@ OTHERS, MEMBERS = ({key: kind for key, kind in known.items()
          'an archive of another kind (unpack it)'},
     {'.npy': 'an npz, which has been converted already', **OTHER_ARCHIVES}))
 # What archives raise for damage, as found by fuzzing.
-DAMAGE = tarfile.TarError, zlib.error, EOFError, ValueError, OverflowError
+DAMAGE = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError,
+          OverflowError)
 LATEST = re.compile(rb'\s*model_checkpoint_path:\s*"([^"\n]+)"')
 ZOO = 'zoo'  # stands for the official archive of a dataset
 
@@ -134,7 +136,9 @@ def _graph_data(path):
     with open(path, 'rb') as file:
         start = file.read(1 << 12)
         file.seek(0)
-        if start.startswith(b'\x1f\x8b') or start[257:262] == b'ustar':
+        if start.startswith(b'\x1f\x8b'):
+            return _from_archive(path, gzip.GzipFile(fileobj=file))
+        if start[257:262] == b'ustar':
             return _from_archive(path, file)
         kind = kind_of(path, OTHERS, MEMBERS)
         if kind is not None:
@@ -159,7 +163,7 @@ def _from_archive(path, file):
     """Read the one graph in a tar archive; nothing is written to disk."""
     found, data, unpacked = [], None, 0
     try:
-        with tarfile.open(fileobj=file, mode='r|*',
+        with tarfile.open(fileobj=file, mode='r|',
                           tarinfo=TarMember) as archive:
             for count, member in enumerate(archive):
                 unpacked += member.size
@@ -173,6 +177,8 @@ def _from_archive(path, file):
                     found.append(name)
                     data = data or _read_graph(
                         path, archive.extractfile(member), member.size)
+        while file.read(1 << 20):
+            pass  # to the end, where gzip compares a checksum
     except InputError:
         raise
     except DAMAGE as error:

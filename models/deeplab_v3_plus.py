@@ -116,6 +116,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             Variable, (B, n_class, ceil(H/4), ceil(W/4)), float32.
         """
+        iter(self._children)  # refuses if frozen
         low_level, high_level = self.feature_extractor(x)
         return self.decoder(low_level, self.aspp(high_level))
 
@@ -195,6 +196,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         Returns:
             The link itself.
         """
+        iter(self._children)  # refuses if frozen
         if self.xp is not np:
             raise BackendError('OpenVINO runs on a CPU, and the link is on a '
                                'GPU: call to_cpu first')
@@ -208,6 +210,7 @@ class DeepLabV3plusXception65(chainer.Chain):
         """Have `predict` run the network through Chainer, on a CPU or GPU;
         return the link.
         """
+        iter(self._children)  # refuses if frozen
         self._engine = None
         return self
 

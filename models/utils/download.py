@@ -25,8 +25,9 @@ MAX_ATTEMPTS = 50  # for one file, however much each brings
 MAX_BYTES = 2 << 30
 BLOCK = 1 << 18
 NETWORK_ERRORS = requests.RequestException, HTTPError
-# Retrying does not help: an unknown host, an invalid certificate.
-FINAL_ERRORS = socket.gaierror, ssl.SSLCertVerificationError
+# Retrying does not help: an unknown host, an invalid certificate, a loop.
+FINAL_ERRORS = (socket.gaierror, ssl.SSLCertVerificationError,
+                requests.TooManyRedirects)
 BUSY = {408, 429}  # HTTP statuses that may pass, as all from 500 on
 
 
@@ -71,14 +72,17 @@ def read_url(url, max_bytes, is_start=False):
     """Return what an http(s) address holds, as bytes, or its start; raise
     InputError where it is unavailable or larger than max_bytes.
     """
+    data = bytearray()
     try:
         with _get(url) as response:
-            data = response.raw.read(max_bytes + 1)
+            while len(data) <= max_bytes and (  # `read` hides a broken end
+                    block := response.raw.read1(BLOCK)):
+                data += block
     except NETWORK_ERRORS as error:
         raise InputError(describe(_cause(error))) from None
     if len(data) > max_bytes and not is_start:
         raise InputError(f'more than {max_bytes} bytes')
-    return data
+    return bytes(data)
 
 
 def check_space(folder, n_bytes):

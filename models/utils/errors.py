@@ -140,12 +140,12 @@ def without_secrets(address):
     if not mark:
         return address
     try:
-        _, host, path, *_ = parts = urllib.parse.urlsplit(address)
-        if (parts.port or ':' in host) and '@' in path:
+        _, host, *rest = parts = urllib.parse.urlsplit(address)
+        if (parts.port or ':' in host) and '@' in ''.join(rest):
             raise ValueError('a password may be there')
     except ValueError:
         return f'{scheme}://...'
-    return f'{scheme}://{host.rpartition("@")[2]}{path.partition(";")[0]}'
+    return f'{scheme}://{host.rpartition("@")[2]}{parts.path.partition(";")[0]}'
 
 
 def _joined(message):

@@ -12,6 +12,7 @@ import zlib
 
 from .errors import InputError
 
+NAME_BYTES = 255  # of a file's name, at most
 TEMPORARY = re.compile(r'\.deeplab-[0-9a-f]{8}-(\d+)-\w+\.tmp')  # process
 
 
@@ -76,7 +77,11 @@ def _temporary_folder(path):
     """Give a folder; remove those of killed processes of this machine."""
     import psutil
     # A short name: that of `path` may be as long as a name can be.
-    start = zlib.crc32(os.fsencode(f'{os.uname().nodename}/{path.name}'))
+    # Containers with the host's name number their processes anew.
+    numbers = pathlib.Path('/proc/self/ns/pid')
+    start = zlib.crc32(os.fsencode(
+        f'{os.uname().nodename}/{numbers.exists() and numbers.stat().st_ino}/'
+        f'{path.name}'))
     for left in path.parent.glob(f'.deeplab-{start:08x}-*.tmp'):
         if (found := TEMPORARY.fullmatch(left.name)) and (
                 not psutil.pid_exists(int(found[1]))):
@@ -122,7 +127,9 @@ def part_path(path):
     """Return the name of a result that is not whole, beside where it is."""
     if path.is_symlink():
         path = pathlib.Path(os.path.realpath(path))
-    return path.with_name(f'{path.stem}.part{path.suffix}')
+    ending = f'.part{path.suffix}'
+    stem = os.fsencode(path.stem)[:NAME_BYTES - len(os.fsencode(ending))]
+    return path.with_name(os.fsdecode(stem) + ending)
 
 
 @contextlib.contextmanager

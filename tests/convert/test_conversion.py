@@ -59,3 +59,15 @@ def test_a_graph_that_is_not_frozen():
     graph.node.add(name='xception_65/weights', op='VariableV2')
     with pytest.raises(InputError, match='is a graph that is not frozen'):
         check(FrozenGraph(graph.SerializeToString(), 'g.pb'), 'voc')
+
+
+def test_what_has_no_effect_on_labels(skeleton):
+    graph = GraphDef.FromString(skeleton)
+    assert check(FrozenGraph(skeleton, 'g.pb'), 'voc').source.ignored == []
+    second, = (node for node in graph.node
+               if node.name == 'logits/semantic/Conv2D')
+    graph.node.add().CopyFrom(second)
+    graph.node[-1].name = 'depth/Conv2D'
+    graph.node.add(name='global_step', op='VariableV2')
+    source = FrozenGraph(graph.SerializeToString(), 'g.pb')
+    assert check(source, 'voc').source.ignored == ['depth/Conv2D']

@@ -10,6 +10,7 @@ from tensorboard.compat.proto.types_pb2 import DT_HALF, DT_INT64, DT_STRING
 
 from convert.conversion import check, converted_arrays
 from convert.frozen_graph import FrozenGraph
+from convert.graph_structure import read_wiring
 from convert.name_table import weight_table
 from models import DeepLabV3plusXception65
 from models.classes import label_colors
@@ -256,6 +257,16 @@ def test_refuses_wiring_and_values(skeleton, tmp_path, change, words):
     with pytest.raises(InputError, match=words):
         convert(tmp_path / 'g.pb', 'voc', tmp_path / 'a.npz')
     assert not (tmp_path / 'a.npz').exists()
+
+
+def test_the_order_of_a_sum_is_free(skeleton):
+    graph = GraphDef.FromString(skeleton)
+    for each in graph.node:
+        if each.op == 'Add' and 'xception_module' in each.name:
+            each.input[:] = each.input[::-1]
+    source = FrozenGraph(graph.SerializeToString(), 'g.pb')
+    wanted = read_wiring(FrozenGraph(skeleton, 'g.pb')).weights
+    assert read_wiring(source).weights == wanted
 
 
 def test_the_fixture_is_like_the_zoos():

@@ -13,9 +13,9 @@ from models.pretrained import URLS
 from models.utils.errors import InputError
 
 
-def tar_gz(path, *members):
+def tar_gz(path, *members, level=1):
     """Write (name or TarInfo, data) as an archive."""
-    with tarfile.open(path, 'w:gz', compresslevel=1) as archive:
+    with tarfile.open(path, 'w:gz', compresslevel=level) as archive:
         for member, data in members:
             info = (member if isinstance(member, tarfile.TarInfo)
                     else tarfile.TarInfo(member))
@@ -41,6 +41,16 @@ def test_archive_and_folder(skeleton, tmp_path):
     (tmp_path / 'one' / 'z.tgz').write_bytes(archive.read_bytes())
     with pytest.raises(InputError, match=r'holds 2 sources.*graph.pb.*z.tgz'):
         open_source(tmp_path / 'one')
+
+
+def test_a_damaged_archive(tmp_path, skeleton):
+    """A changed byte of a weight, which unpacks."""
+    path = tar_gz(tmp_path / 'a.tar.gz', ('graph.pb', skeleton), level=0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r'not a whole archive .CRC check f'):
+        open_source(path)
 
 
 def link_member(kind):

@@ -83,6 +83,20 @@ def test_an_unknown_host_is_final(tmp_path, monkeypatch, capsys):
     assert 'trying again' not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('plan', ['cut', 'wrong length', 'chunked'])
+def test_what_breaks_off_is_not_read(host, plan):
+    host.files['a'], host.plans['a'] = DATA, [plan]
+    with pytest.raises(InputError, match='broken off'):
+        download.read_url(f'{host.url}/a', 1 << 20)
+
+
+def test_a_loop_is_final(host, tmp_path):
+    host.plans = {'a' + i * '_moved': ['redirect'] for i in range(40)}
+    with pytest.raises(InputError, match='Exceeded 30 redirects'):
+        download.download(f'{host.url}/a', tmp_path, None)
+    assert len(host.requests) == 31
+
+
 def test_a_closed_port_is_tried_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, 'BACKOFF', 0.01)
     with pytest.raises(InputError, match=r'Connection refused$'):
@@ -289,7 +303,8 @@ SECRETIVE = [
     'http://me:secret@host.invalid/a?secret', 'http://me:sec ret@/a?secret',
     'http://me:secret@host:port/a?secret#secret', 'http://me:sec/ret@host/a',
     'http://me:sec?ret@host/a', 'http://me:12/secret@host/a',
-    'http://me:/secret@host/a',
+    'http://me:/secret@host/a', 'http://secret:12?x@host/a',
+    'http://secret:12#x@host/a',
     "http://host.invalid/a?n='x'&sig=secret", 'http://host.invalid/a;s=secret',
     'http://me:secret@host\u2100.com/a', 'http://me:secret\\@host/a',
     'http://[x/a?secret', 'nothing://a:secret@b/?secret']

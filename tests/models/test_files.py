@@ -20,6 +20,7 @@ def test_a_long_name(tmp_path, name):
     with atomic_path(tmp_path / name) as temporary:
         temporary.write_text('new')
     assert (tmp_path / name).read_text() == 'new'
+    part_path(tmp_path / name).touch()
     with locked(tmp_path / name):
         pass
 
@@ -131,6 +132,22 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
         with atomic_path(tmp_path / name) as temporary:
             temporary.write_text('new')
         assert set(tmp_path.iterdir()) == {tmp_path / name, used.parent, own}
+
+
+@linux_only
+def test_what_another_container_writes_is_left_alone(tmp_path):
+    """One with this machine's name, and numbers of processes of its own."""
+    contained = ['unshare', '--map-root-user', '--pid', '--fork',
+                 '--mount-proc']
+    code = ('import sys; from models.utils.files import atomic_path\n'
+            'with atomic_path(sys.argv[1]): pass')
+    with atomic_path(tmp_path / 'a') as temporary:
+        if shutil.which('unshare') is None or subprocess.run(
+                [*contained, sys.executable, '-c', code, tmp_path / 'a'],
+                cwd=ROOT, check=False, timeout=60).returncode:
+            pytest.skip('needs namespaces')
+        temporary.write_text('new')
+    assert (tmp_path / 'a').read_text() == 'new'
 
 
 @linux_only

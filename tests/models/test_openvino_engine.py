@@ -182,9 +182,9 @@ def test_a_frozen_link_only_predicts(model, tmp_path):
     for label, wanted in zip(model.predict(images), expected, strict=True):
         np.testing.assert_array_equal(label, wanted)
     assert model.freeze() is model
-    with pytest.raises(AttributeError):
-        model(np.zeros((1, 3, 65, 65), 'f'))
-    for use in (model.copy, model.to_cpu, model.onnx_model,
+    for use in (model.copy, model.to_cpu, model.onnx_model, model.to_chainer,
+                model.to_openvino,
+                lambda: model(np.zeros((1, 3, 65, 65), 'f')),
                 lambda: pickle.dumps(model), lambda: copy.deepcopy(model),
                 lambda: serializers.save_npz(tmp_path / 'empty.npz', model),
                 lambda: serializers.load_npz(path, model), model.cleargrads,
@@ -193,6 +193,7 @@ def test_a_frozen_link_only_predicts(model, tmp_path):
                 lambda: dict(model.namedparams())):
         with pytest.raises(InputError, match='was frozen, and can only pred'):
             use()
+    np.testing.assert_array_equal(model.predict(images[:1])[0], expected[0])
 
 
 @pytest.mark.slow
