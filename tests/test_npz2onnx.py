@@ -77,7 +77,7 @@ def test_refuses(random_graphs, fails, tmp_path):
     np.savez(tmp_path / 'other.npz', a=np.zeros(3))
     fails('does not hold a DeepLabV3+', 'npz2onnx.py', tmp_path / 'other.npz',
           'a.onnx')
-    fails('zip file): convert it with tf2npz.py', 'npz2onnx.py', pb, 'a.onnx')
+    fails('an archive: convert it with tf2npz.py', 'npz2onnx.py', pb, 'a.onnx')
     fails('No such file or directory', 'npz2onnx.py', npz, 'no/a.onnx')
     fails('is a folder', 'npz2onnx.py', npz, '.')
     same = shutil.copy(npz, tmp_path / 'same.npz')
