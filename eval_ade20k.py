@@ -3,8 +3,7 @@
     python eval_ade20k.py --data-dir DIR
 
 DIR holds ADEChallengeData2016, as unpacked from the archive.
-The report goes to report_ade20k. The same command resumes a run that was
-stopped.
+The same command resumes a stopped run; the report is in report_ade20k.
 """
 from command_line.evaluation_options import main
 

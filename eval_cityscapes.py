@@ -3,8 +3,7 @@
     python eval_cityscapes.py --data-dir DIR
 
 DIR holds leftImg8bit and gtFine, as unpacked from the archives.
-The report goes to report_cityscapes. The same command resumes a run that was
-stopped.
+The same command resumes a stopped run; the report is in report_cityscapes.
 """
 from command_line.evaluation_options import main
 

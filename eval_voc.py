@@ -3,8 +3,7 @@
     python eval_voc.py --data-dir DIR
 
 DIR holds VOCdevkit/VOC2012, as unpacked from the archive.
-The report goes to report_voc. The same command resumes a run that was
-stopped.
+The same command resumes a stopped run; the report is in report_voc.
 """
 from command_line.evaluation_options import main
 

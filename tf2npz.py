@@ -63,16 +63,13 @@ def check_arguments(parser, args):
     inspects = args.inspect is not None
     args.verify = args.verify or bool(args.verify_on)
     for wrong, message in (
-            (inspects and positional != 3 * [None],
-             '--inspect takes its source itself, and no dataset or target'),
-            (inspects and args.verify,
-             '--verify is for a conversion, not for --inspect'),
+            (inspects and (positional != 3 * [None] or args.verify),
+             '--inspect takes its source itself; no dataset, target, --verify'),
             (not inspects and None in positional,
              'give a dataset, a source and a target.npz; or --inspect SOURCE'),
-            ((args.dataset == 'custom') != (args.class_names is not None),
-             'the dataset custom and --class-names go together'),
-            (args.colors and not args.class_names,
-             '--colors goes with --class-names')):
+            ((args.dataset == 'custom') != (args.class_names is not None)
+             or (args.colors and not args.class_names),
+             'the dataset custom and --class-names (--colors) go together')):
         if wrong:
             parser.error(message)
 
@@ -82,6 +79,7 @@ def main():
     gc.disable()  # hardly anything becomes garbage: saves 0.1 s
     with report_errors():
         from convert.conversion import check, write
+        from convert.name_table import weight_table
         from convert.sources import opened
         from convert.verification import import_tensorflow
         from models.classes import read_classes
@@ -91,7 +89,9 @@ def main():
             with opened(args.inspect, None, *options) as source:
                 conversion = check(source, None)
                 print_summary(conversion)
-                print_weights(conversion)
+            for name, (target, _) in weight_table().items():
+                print(name, 'x'.join(map(str, conversion.weights[name])), '->',
+                      target)
             return
 
         check_target(args.target, args.force, filter(None, [
@@ -163,12 +163,6 @@ def print_summary(conversion):
     checked = 'names and shapes' if not source.is_graph else (
         'shapes, connections, strides, dilations and epsilons')
     print(f'  {checked} agree with the link')
-
-
-def print_weights(conversion):
-    from convert.name_table import weight_table
-    for name, (target, _) in weight_table().items():
-        print(name, 'x'.join(map(str, conversion.weights[name])), '->', target)
 
 
 if __name__ == '__main__':
