@@ -157,10 +157,11 @@ def change_attribute(draw, value):
         value.f = draw(st.floats(width=32))
 
 
-def made(tool=lambda graph: graph, **options):
+def made(tool=lambda graph: graph, n_output=21, **options):
     """Make a small graph of some form."""
     return thinned(tool(FixtureGraph(
-        lambda name, shape: np.ones(shape, 'f'), 21, SMALL, **options).graph))
+        lambda name, shape: np.ones(shape, 'f'), n_output, SMALL, **options
+        ).graph))
 
 
 @functools.cache
@@ -171,6 +172,7 @@ def plain_nodes():
 FORMS = {
     'plain': made,
     'scales': lambda: made(scales=(1.0, 0.75), flip=True),
+    'ade20k at scales': lambda: made(n_output=151, scales=(1.0, 0.75)),
     'constants folded': lambda: made(constants_folded),
     'range': lambda: made(era=2020, resize_range=(129, 257, 16)),
     'range of 2018': lambda: made(resize_range=(129, 257, 16)),
@@ -182,13 +184,13 @@ FORMS = {
 @pytest.mark.parametrize('form', FORMS)
 def test_graph_nodes(form):
     """What makes the form is changed; of the plain one, all."""
-    graph = FORMS[form]()
+    graph, dataset = FORMS[form](), 'ade20k' if 'ade20k' in form else 'voc'
     wanted = [i for i, node in enumerate(graph.node)
               if (node.name, node.op) not in plain_nodes()]
 
     def use(data):
         source = FrozenGraph(data, 'g.pb')
-        for _ in converted_arrays(check(source, 'voc')):
+        for _ in converted_arrays(check(source, dataset)):
             pass
 
     data = graph.SerializeToString()
