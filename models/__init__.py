@@ -6,8 +6,7 @@ This package needs nothing else of the project: copied under any name, it works
 in another. Import it before Chainer: it gives back the few names that Chainer
 misses on today's Python and NumPy, and changes nothing else. Chainer is loaded
 at the first use of the link, so that `--help` of the scripts is instant; before
-it, where CuPy is installed, the CUDA libraries, with TF32 switched off unless
-the environment allows it (chainer_compat.py).
+it, where CuPy is installed, the CUDA libraries (chainer_compat.py).
 
 The network is written down four times, and each one checks another: as a link
 (xception.py, head.py, deeplab_v3_plus.py), as a graph (network_graph.py), and

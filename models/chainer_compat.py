@@ -52,13 +52,19 @@ def _add_module(name, **attributes):
 def load_cuda_libraries(tf32=False):
     """Load what CuPy needs from pip's folders, where the system does not look.
 
-    It must come before `import chainer`, which imports CuPy. Where the
-    environment does not say whether float32 may be computed in TF32, of 10 bits
-    instead of 23, `tf32` does: the libraries read it when they are loaded.
+    It must come before `import chainer`, which imports CuPy. `tf32` lets
+    float32 be computed in TF32, of 10 bits instead of 23; the libraries read
+    that in the environment when they are loaded. cuDNN, which CuPy 13 has, does
+    so unless told otherwise.
     """
-    if importlib.util.find_spec('cupy') is None:
+    cupy = importlib.util.find_spec('cupy')
+    if cupy is None:
         return
-    os.environ[TF32] = '1' if tf32 else os.environ.get(TF32, '0')
+    if tf32:
+        os.environ[TF32] = '1'
+    elif cupy.origin and pathlib.Path(cupy.origin).with_name(
+            'cudnn.py').exists():
+        os.environ.setdefault(TF32, '0')
     # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
     warnings.filterwarnings(
         'ignore', r'\s*(nccl|cudnn) (library could not|is not enabled)')

@@ -21,18 +21,22 @@ import chainer
 import numpy as np
 from chainer.backends import cuda
 
-from .chainer_engine import ChainerEngine, Engine, sizes_at
+from . import gpu
+from .chainer_engine import Engine, sizes_at
 from .constants import OFFSET, SCALE
 from .network_graph import NetworkGraph, settings
-from .resizing import label_map, resize_image
+from .resizing import resize_image
 from .utils.errors import BackendError
 
 KERNELS = pathlib.Path(__file__).with_name('cupy_kernels.cu')
 ROW = 32  # numbers: TF32 is up to 2.7 times as fast on aligned rows
-BLOCK, NUMBERS = 256, 4  # threads of a block; numbers of a row for each thread
-LABEL_THREADS = 2048 * BLOCK  # each has memory of its own
-N_SUMS = 64  # sums of a row, before these are added up
+BLOCK, NUMBERS = 128, 8  # threads of a block; numbers of a row for each thread
+LABEL_THREADS = 4096 * BLOCK  # each has memory of its own
+N_SUMS = 256  # sums of a row, before these are added up
 KEPT_PLANS = 8  # image sizes
+# Where TF32 is fast, a product is faster in parts from so many weights and
+# pixels on.
+MIN_WEIGHTS, MIN_PIXELS = 1 << 18, 1 << 10
 # Names of cuBLAS's compute types. The last is float32 even where
 # NVIDIA_TF32_OVERRIDE asks for TF32.
 COMPUTE_TYPES = {'float32': 'CUBLAS_COMPUTE_32F',
@@ -42,15 +46,11 @@ FLOAT, AS_IT_IS, BEST = 0, 0, -1  # CUDA_R_32F, CUBLAS_OP_N, _GEMM_DEFAULT
 ZERO, ONE = np.float32([0]), np.float32([1])
 RELU, NO_RELU = 0., -math.inf  # the least that is left of a number
 NO_MEMORY = np.empty(0, np.float32)
-# Of logits, in their standard deviations, against Chainer's.
-TOLERANCES = {'float32': 1e-3, 'tf32': 5e-2}
 ONE_PIXEL = [1, 1, 0, 1]  # a window's ksize, stride, pad and dilate
 
 
 class CuPyEngine(Engine):
     """Runs a network on the GPU where its link is, in one of COMPUTE_TYPES."""
-
-    is_proven = False  # on a GPU, in this process
 
     def __init__(self, precision='float32'):
         self.precision = precision
@@ -72,48 +72,13 @@ class CuPyEngine(Engine):
 
     def update(self, link):
         """Take a link's weights; quick when they have not changed."""
-        with chainer.using_device(link.device):
-            if not CuPyEngine.is_proven:
-                self._prove(link)
-            self._take_weights(link)
-
-    def _prove(self, link):
-        """Raise BackendError where the engine fails on this GPU, or a small
-        image gets other logits, or labels, than from Chainer.
-
-        No GPU has run this engine yet. Once benchmarks/gpu.py has shown that it
-        works on one, this goes, with `is_proven` and `TOLERANCES`.
-        """
-        size, random = (65, 65), np.random.RandomState(0)
-        image = random.randint(256, size=(3, *size), dtype='u1')
-        try:
-            self._take_weights(link)
-            x = cuda.cupy.asarray(np.float32(image * SCALE - OFFSET)[None])
-            with chainer.using_config('use_cudnn', 'never'):  # may be too old
-                logits, expected = self(x), ChainerEngine(link)(x).get()
-            off, spread = abs(logits.get() - expected).max(), expected.std()
-            n_class = link.n_class
-            equal = (self._labels(image, size, (1.,), False, n_class)
-                     == label_map([logits[0]], size, size, n_class)).mean()
-            if not (off <= TOLERANCES[self.precision] * spread
-                    and equal > 0.99):
-                raise ArithmeticError(
-                    f'logits of standard deviation {spread:.2g} differ by '
-                    f'{off:.2g}, and {equal:.2%} of the labels are equal')
-        except BackendError:
-            raise
-        except Exception as error:  # CuPy, CUDA and cuBLAS have many
-            raise BackendError('the engine for a GPU fails on this one: '
-                               f'{error}') from error
-        CuPyEngine.is_proven = True
-
-    def _take_weights(self, link):
-        with self._lock:
+        with self._lock, chainer.using_device(link.device):
             fingerprint = _fingerprint(link)
             if fingerprint != getattr(self._network, 'fingerprint', None):
                 self._plans.clear()  # before a new one is made
                 self._network, self._memory = None, NO_MEMORY
-                self._network = Network(link, fingerprint)
+                self._network = Network(link, fingerprint, in_parts=(
+                    self.precision == 'float32' and gpu.tf32_is_fast()))
 
     def __call__(self, x):
         with self._lock, chainer.using_device(self._network.device):
@@ -131,10 +96,13 @@ class CuPyEngine(Engine):
         dtype = np.uint8 if image.dtype == np.uint8 else np.float32
         with self._lock, chainer.using_device(self._network.device):
             cupy, crop = cuda.cupy, image.shape[1:]
-            pixels = cupy.asarray(np.ascontiguousarray(image, dtype))
+            channels_last = image.transpose(1, 2, 0)  # as an image is read
+            is_last = channels_last.flags.c_contiguous
+            pixels = cupy.asarray(np.ascontiguousarray(
+                channels_last if is_last else image, dtype))
             x = cupy.empty((3, *size), np.float32)
             launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
-                   *crop, SCALE, float(OFFSET), x, *size)()
+                   is_last, *crop, SCALE, float(OFFSET), x, *size)()
             maps = [self._logits_at(x, scaled, out, mirrored)
                     for scaled, out in sizes_at(scales, size)
                     for mirrored in ((False, True) if flip else (False,))]
@@ -222,17 +190,38 @@ def resize(x, y, mirrored):
     launch('resize', math.prod(size), array.size // pitch, *x, mirrored, *y)()
 
 
-def product(compute_type, W, beta, x, x_pitch, y, pitch):
-    """Compute y = W x + beta y, of W (O, C), x (C, x_pitch) and y (O, pitch).
+def product(compute_type, n, W, beta, x, x_pitch, y, pitch):
+    """Compute y = W x + beta y, of the first n columns of W (O, C), of x (n,
+    x_pitch) and y (O, pitch).
 
     cuBLAS has columns first: it sees the transposed matrices, y' = x' W'.
     """
-    gpu = cuda.cupy.cuda
-    gpu.cublas.gemmEx(
-        gpu.get_cublas_handle(), AS_IT_IS, AS_IT_IS, pitch, *W.shape,
-        ONE.ctypes.data, x.data.ptr, FLOAT, x_pitch, W.data.ptr, FLOAT,
-        W.shape[1], beta.ctypes.data, y.data.ptr, FLOAT, pitch,
-        getattr(gpu.cublas, compute_type), BEST)
+    cublas, handle = cuda.cupy.cuda.cublas, cuda.cupy.cuda.get_cublas_handle()
+    cublas.gemmEx(
+        handle, AS_IT_IS, AS_IT_IS, pitch, len(W), n, ONE.ctypes.data,
+        x.data.ptr, FLOAT, x_pitch, W.data.ptr, FLOAT, W.shape[1],
+        beta.ctypes.data, y.data.ptr, FLOAT, pitch,
+        getattr(cublas, compute_type), BEST)
+
+
+def product_in_parts(W, beta, x, x_pitch, *y):
+    """Compute a product as float32 does, in TF32: three times, of parts.
+
+    W (O, 2C) is what TF32 holds of each weight, then the rests; x (2C, x_pitch)
+    is the rests, then what TF32 holds.
+    """
+    n = W.shape[1] // 2
+    product(COMPUTE_TYPES['tf32'], 2 * n, W, beta, x, x_pitch, *y)
+    product(COMPUTE_TYPES['tf32'], n, W, ONE, x[n * x_pitch:], x_pitch, *y)
+
+
+def in_parts(W):
+    """Return (O, 2C) of W (O, C): what TF32 holds of each number, and the rest,
+    as `store` of cupy_kernels.cu has them.
+    """
+    held = ((W.view(np.uint32) + np.uint32(0x1000))
+            & np.uint32(0xffffe000)).view(np.float32)
+    return np.concatenate([held, W - held], 1)
 
 
 @dataclasses.dataclass(eq=False)
@@ -244,6 +233,7 @@ class Tensor:
     whole: 'Tensor | None' = None
     first: int = 0  # of the channels of `whole`
     bias: np.ndarray | None = None  # (channels,), float32, still to be added
+    parts: bool = False  # a product may take it in parts
     least: float = NO_RELU  # RELU once that is applied
 
     @property
@@ -264,15 +254,16 @@ class Step(NamedTuple):
     kind: str  # a kernel, or 'product'
     x: Tensor
     y: Tensor
-    args: list  # of the kernel, between x and y; of `product`, W and beta
+    args: list  # of the kernel; of a product W, beta, and W in parts or None
 
 
 class Network(NetworkGraph):
     """A network as steps in order, with weights on the current GPU."""
 
-    def __init__(self, link, fingerprint):
+    def __init__(self, link, fingerprint, in_parts=False):
         super().__init__(link)
         self.fingerprint, self.device = fingerprint, link.device
+        self.in_parts = in_parts  # whether products may be, where that pays
         self.steps, self.input = [], Tensor(3)
         self.output = self._finished(self.network(link, Read(self.input)))
 
@@ -290,17 +281,20 @@ class Network(NetworkGraph):
                 (side + 2 * pad - dilate * (ksize - 1) - 1) // stride + 1
                 for side in sizes[source])
 
-        W = cuda.cupy.asarray(np.ascontiguousarray(W.reshape(len(W), -1)))
+        W = np.ascontiguousarray(W.reshape(len(W), -1))
         if is_depthwise:
             return self._add('depthwise', x.tensor, Tensor(len(W), size_of),
-                             *self._left(x), stride, pad, dilate, W,
-                             cuda.cupy.asarray(b), NO_RELU)
+                             *self._left(x), stride, pad, dilate,
+                             *map(cuda.cupy.asarray, (W, b)), NO_RELU)
         if window[:3] != ONE_PIXEL[:3]:
             x = self._add('columns', x.tensor, Tensor(W.shape[1], size_of),
                           *self._left(x), *window)
         x = self._finished(x)
         y = Tensor(len(W), lambda sizes: sizes[x], bias=b)
-        return self._add('product', x, y, W, ZERO)
+        x.parts = self.in_parts and W.size >= MIN_WEIGHTS and any(
+            (step.kind, step.y) == ('depthwise', x) for step in self.steps[-1:])
+        return self._add('product', x, y, cuda.cupy.asarray(W), ZERO,
+                         cuda.cupy.asarray(in_parts(W)) if x.parts else None)
 
     def relu(self, x):
         last = self.steps[-1]
@@ -349,9 +343,9 @@ class Network(NetworkGraph):
 
     def _left(self, x):
         """Return what a reader must apply: a bias, and the least."""
-        if x.tensor.least == RELU and not x.relu:
-            raise BackendError('an array that is read before and after an '
-                               'activation has no form on a GPU')
+        if x.tensor.parts or (x.tensor.least == RELU and not x.relu):
+            raise BackendError('an array that is read twice, in parts or before'
+                               ' and after an activation, has no form on a GPU')
         bias = (np.zeros(x.tensor.channels, np.float32)
                 if x.tensor.bias is None else x.tensor.bias)
         return cuda.cupy.asarray(bias), RELU if x.relu else NO_RELU
@@ -377,7 +371,7 @@ class Plan:
             self.sizes[step.y] = self.sizes[step.y.buffer] = step.y.size_of(
                 self.sizes)
             for tensor in step.x, step.y:
-                n = tensor.buffer.channels * self._pitch(tensor)
+                n = self._rows(tensor.buffer) * self._pitch(tensor)
                 _, first, _ = lives.get(tensor.buffer, (n, time, time))
                 lives[tensor.buffer] = n, first, time
         self.places, self.n_numbers = _packed(lives)
@@ -387,18 +381,30 @@ class Plan:
         self._memory, self.launches = memory, []
         for step in self.steps:
             x, y = self.array(step.x), self.array(step.y)
-            self.launches.append(
-                functools.partial(product, compute_type, *step.args, *x[:2],
-                                  *y[:2]) if step.kind == 'product' else
-                launch(step.kind, math.prod(y[2:]), step.y.channels, *x,
-                       *step.args, *y))
+            if step.kind == 'product':
+                W, beta, parts = step.args
+                which = ((product_in_parts, parts) if self._in_parts(step.x)
+                         else (product, compute_type, W.shape[1], W))
+                start = functools.partial(*which, beta, *x[:2], *y[:2])
+            else:
+                apart = [] if step.kind != 'depthwise' else [np.int64(
+                    (self._rows(step.y) - step.y.channels) * y[1])]
+                start = launch(step.kind, math.prod(y[2:]), step.y.channels, *x,
+                               *step.args, *apart, *y)
+            self.launches.append(start)
 
     def array(self, tensor):
         """Return a tensor's array, its numbers from row to row, and h, w."""
         pitch = self._pitch(tensor)
         begin = self.places[tensor.buffer] + tensor.first * pitch
-        return (self._memory[begin:begin + tensor.channels * pitch], pitch,
+        return (self._memory[begin:begin + self._rows(tensor) * pitch], pitch,
                 *self.sizes[tensor])
+
+    def _in_parts(self, tensor):
+        return tensor.parts and math.prod(self.sizes[tensor]) >= MIN_PIXELS
+
+    def _rows(self, tensor):
+        return tensor.channels * (2 if self._in_parts(tensor) else 1)
 
     def _pitch(self, tensor):
         return math.ceil(math.prod(self.sizes[tensor]) / ROW) * ROW

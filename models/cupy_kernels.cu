@@ -9,13 +9,20 @@
 #define THREAD (blockIdx.x * blockDim.x + threadIdx.x)
 #define EACH(i, n) for (unsigned i = THREAD; i < (unsigned)(n); i += N_THREADS)
 #define ROW(array, row, pitch) ((array) + (long long)(row) * (pitch))
+#define INSIDE(row, column) \
+  ((unsigned)(row) < (unsigned)height && (unsigned)(column) < (unsigned)width)
+#define STRIP 8  // numbers for a thread of `depthwise`
 
-// Pixels, 0 to 255, of an image at the top left of y; around it is 0.
-KERNEL prepare(const void *pixels, int is_bytes, int height, int width,
-               float scale, float offset, float *y, int y_height, int y_width) {
+// Pixels, 0 to 255, of an image at the top left of y; around it is 0. They lie
+// as (H, W, 3) or as (3, H, W).
+KERNEL prepare(const void *pixels, int is_bytes, int channels_last, int height,
+               int width, float scale, float offset, float *y, int y_height,
+               int y_width) {
   EACH(i, y_height * y_width) {
     const int row = i / y_width, column = i % y_width;
-    const long long at = (blockIdx.y * height + row) * 1LL * width + column;
+    const long long pixel = row * 1LL * width + column;
+    const long long at = channels_last ? pixel * 3 + blockIdx.y
+                         : blockIdx.y * 1LL * height * width + pixel;
     float value = 0;
     if (row < height && column < width)
       value = (is_bytes ? ((const unsigned char *)pixels)[at]
@@ -24,30 +31,68 @@ KERNEL prepare(const void *pixels, int is_bytes, int height, int width,
   }
 }
 
-// What a convolution reads, 0 outside, may still lack bias and ReLU: `shift` is
-// added, and at least `least` is left, 0 or minus infinity.
-__device__ float read(const float *x, int height, int width, int row,
-                      int column, float shift, float least) {
-  return row >= 0 && row < height && column >= 0 && column < width
-      ? fmaxf(x[row * width + column] + shift, least) : 0;
+// Store a number; or, for a product in parts, what TF32 holds of it, `apart`
+// numbers further, and here the rest.
+__device__ void store(float *y, float value, long long apart) {
+  if (apart) {
+    y[apart] = __uint_as_float((__float_as_uint(value) + 0x1000) & 0xffffe000);
+    value -= y[apart];
+  }
+  *y = value;
+}
+
+// What a convolution reads may still lack bias and ReLU: its channel's number of
+// `shift` is added, and at least `least` is left, 0 or minus infinity. Outside
+// it is 0.
+
+// `depthwise` on n numbers of a column of y, `step` rows apart, so that they
+// share rows of x where there are several: the stride is then 1.
+template <int n> __device__ void strips(
+    const float *x, int height, int width, float add, float least, int stride,
+    int pad, int dilate, const float *weights, float bias, float y_least,
+    long long apart, float *y, int y_height, int y_width) {
+  float w[9], in[n + 2][3];
+  for (int k = 0; k < 9; k++) w[k] = weights[k];
+  const int step = n > 1 ? dilate : 1;
+  const int n_strips = (y_height + n * step - 1) / (n * step) * step * y_width;
+  EACH(i, n_strips) {
+    const int strip = i / y_width, column = i % y_width;
+    const int first = strip / step * n * step + strip % step;
+    const int top = first * stride - pad, left = column * stride - pad;
+    const float *from = x + top * width + left;
+#pragma unroll
+    for (int k = 0; k < n + 2; k++, from += dilate * width)
+#pragma unroll
+      for (int j = 0; j < 3; j++)
+        in[k][j] = INSIDE(top + k * dilate, left + j * dilate)
+            ? from[j * dilate] : -add;
+#pragma unroll
+    for (int k = 0; k < 3 * (n + 2); k++)
+      in[k / 3][k % 3] = fmaxf(in[k / 3][k % 3] + add, least);
+    float *to = y + first * y_width + column;
+#pragma unroll
+    for (int j = 0; j < n; j++, to += step * y_width) {
+      float sum = bias;
+#pragma unroll
+      for (int k = 0; k < 9; k++) sum += w[k] * in[j + k / 3][k % 3];
+      if (first + j * step < y_height) store(to, fmaxf(sum, y_least), apart);
+    }
+  }
 }
 
 KERNEL depthwise(INPUT, const float *shift, float least, int stride, int pad,
                  int dilate, const float *weights, const float *bias,
-                 float y_least, OUTPUT) {
+                 float y_least, long long apart, OUTPUT) {
+  x = ROW(x, blockIdx.y, pitch);
+  y = ROW(y, blockIdx.y, y_pitch);
+  weights += 9 * blockIdx.y;
   const float add = shift[blockIdx.y], b = bias[blockIdx.y];
-  float w[9];
-  for (int k = 0; k < 9; k++) w[k] = weights[9 * blockIdx.y + k];
-  EACH(i, y_height * y_width) {
-    const int top = i / y_width * stride - pad;
-    const int left = i % y_width * stride - pad;
-    float sum = b;
-#pragma unroll
-    for (int k = 0; k < 9; k++)
-      sum += w[k] * read(ROW(x, blockIdx.y, pitch), height, width, top + k / 3
-                         * dilate, left + k % 3 * dilate, add, least);
-    ROW(y, blockIdx.y, y_pitch)[i] = fmaxf(sum, y_least);
-  }
+  if (stride == 1)
+    strips<STRIP>(x, height, width, add, least, 1, pad, dilate, weights, b,
+                  y_least, apart, y, y_height, y_width);
+  else
+    strips<1>(x, height, width, add, least, stride, pad, dilate, weights, b,
+              y_least, apart, y, y_height, y_width);
 }
 
 // Row k of y is what number k of (C, ksize, ksize) weights meets at each pixel
@@ -57,12 +102,13 @@ KERNEL columns(INPUT, const float *shift, float least, int ksize, int stride,
                int pad, int dilate, OUTPUT) {
   const int tap = blockIdx.y % (ksize * ksize);
   const int channel = blockIdx.y / (ksize * ksize);
-  const int top = tap / ksize * dilate - pad, left = tap % ksize * dilate - pad;
-  const float add = shift[channel];
-  EACH(i, y_height * y_width)
-    ROW(y, blockIdx.y, y_pitch)[i] = read(
-        ROW(x, channel, pitch), height, width, i / y_width * stride + top,
-        i % y_width * stride + left, add, least);
+  const float *from = ROW(x, channel, pitch), add = shift[channel];
+  EACH(i, y_height * y_width) {
+    const int row = i / y_width * stride + tap / ksize * dilate - pad;
+    const int column = i % y_width * stride + tap % ksize * dilate - pad;
+    ROW(y, blockIdx.y, y_pitch)[i] = fmaxf(
+        (INSIDE(row, column) ? from[row * width + column] : -add) + add, least);
+  }
 }
 
 // Number k of n in a row of y is the sum of every n-th number of x from k on,
@@ -122,12 +168,14 @@ KERNEL labels(const long long *maps, int n_class, int channels, int n_maps,
       ROW(work, map, N_THREADS)[THREAD] = most + logf(sum);
     }
     float best = 0;
+    int label = 0;
     for (int c = 0; c < n_class; c++) {
       float score = n_maps > 1 ? 0 : logit(0, c);
       for (int map = 0; n_maps > 1 && map < n_maps; map++)
         score += expf(logit(map, c) - ROW(work, map, N_THREADS)[THREAD]);
-      if (c == 0 || score > best) best = score, y[i] = c;
+      if (c == 0 || score > best) best = score, label = c;
     }
+    y[i] = label;
   }
 }
 

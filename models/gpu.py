@@ -7,7 +7,10 @@ from .chainer_compat import TF32
 from .utils.errors import InputError
 
 WORKSPACE = 512 << 20  # bytes: cuDNN is slow with 8 MB, Chainer's default
-AMPERE = 80  # compute capability 8.0: the first with TF32
+# Compute capabilities: the first with TF32, and those of data centres' cards
+# with 8 to 14 times as many operations in TF32 as in float32 (A100, H100 and
+# H200, B200 and B300); it was measured on 9.0.
+AMPERE, FAST_TF32 = 80, {80, 90, 100, 103}
 ADVICE = 'leave --gpu out to run on the CPU, or see "On a GPU" in README.md'
 
 
@@ -24,7 +27,8 @@ def check_gpu(gpu):
                              f'{count - 1}')
         runtime.setDevice(gpu)
         runtime.free(0)  # makes the context
-    except runtime.CUDARuntimeError as error:
+        cuda.cupy.cuda.nvrtc.getVersion()  # loads it
+    except RuntimeError as error:  # CuPy's and CUDA's
         raise InputError(
             f'GPU {gpu} cannot be used ({error}): {ADVICE}') from None
 
@@ -35,6 +39,16 @@ def set_up():
 
 
 def uses_tf32():
-    """Return whether the current GPU may compute float32 in TF32."""
-    return os.environ.get(TF32) != '0' and (
-        int(cuda.cupy.cuda.Device().compute_capability) >= AMPERE)
+    """Return whether the current GPU is asked to compute float32 in TF32."""
+    return os.environ.get(TF32) == '1' and _capability() >= AMPERE
+
+
+def tf32_is_fast():
+    """Return whether three products in TF32 take less time than a product in
+    float32 on the current GPU, and the environment lets TF32 be used at all.
+    """
+    return os.environ.get(TF32) != '0' and _capability() in FAST_TF32
+
+
+def _capability():
+    return int(cuda.cupy.cuda.Device().compute_capability)

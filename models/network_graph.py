@@ -21,10 +21,9 @@ SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
 
 
 def settings(link):
-    """Return what affects a link's output besides its arrays, as text."""
-    return repr([
-        (path, type(child), [vars(child).get(key) for key in SETTINGS])
-        for path, child in link.namedlinks()])
+    """Return what affects a link's output besides its arrays."""
+    return [(child.name, type(child), *map(vars(child).get, SETTINGS))
+            for child in link.links()]
 
 
 class NetworkGraph:

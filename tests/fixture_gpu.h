@@ -2,6 +2,7 @@
 // round of the loop in `each_thread`.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 using std::max;
 using std::min;
@@ -11,6 +12,15 @@ using std::min;
 
 struct Dim3 { unsigned x, y, z; };
 static thread_local Dim3 blockIdx, threadIdx, gridDim, blockDim;
+
+template <class To, class From> static To bits_of(From from) {
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+#define __float_as_uint bits_of<unsigned>
+#define __uint_as_float bits_of<float>
 
 static unsigned long long atomicAdd(unsigned long long *at,
                                     unsigned long long value) {

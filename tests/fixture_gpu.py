@@ -26,6 +26,7 @@ from models import cupy_engine, network_graph
 SHIM = pathlib.Path(__file__).with_name('fixture_gpu.h')
 SIGNATURE = re.compile(r'^KERNEL (\w+)\((.*?)\) {', re.MULTILINE | re.DOTALL)
 SCALARS = {'int': (np.int32, ctypes.c_int),
+           'long long': (np.int64, ctypes.c_longlong),
            'float': (np.float32, ctypes.c_float)}
 ARRAYS = {'float': np.float32, 'int': np.int32, 'long long': np.int64,
           'unsigned long long': np.uint64, 'void': None}

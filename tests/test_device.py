@@ -82,7 +82,7 @@ def test_memory_counts_classes_scales_and_size(device, monkeypatch):
     assert link.memory_needed(1025, 2049) > 1.75 ** 2 * one
 
 
-class CUDARuntimeError(Exception):
+class CUDARuntimeError(RuntimeError):
     """CuPy's, with the number of an error of CUDA."""
 
     def __init__(self, status):
@@ -90,9 +90,10 @@ class CUDARuntimeError(Exception):
         self.status = status
 
 
-def card(monkeypatch, capability='80', counting=None, opening=None):
+def card(monkeypatch, capability='80', counting=None, opening=None,
+         compiling=None):
     """Let CuPy find two cards of a compute capability; or errors of CUDA at
-    counting them or at opening one.
+    counting them, at opening one, or at loading its compiler.
     """
     def fails_with(status, value=None):
         if status is not None:
@@ -106,12 +107,14 @@ def card(monkeypatch, capability='80', counting=None, opening=None):
     monkeypatch.setattr(cuda, 'available', True)
     monkeypatch.setattr(cuda, 'cupy', SimpleNamespace(cuda=SimpleNamespace(
         runtime=runtime,
+        nvrtc=SimpleNamespace(getVersion=lambda: fails_with(compiling)),
         Device=lambda: SimpleNamespace(compute_capability=capability))))
 
 
 @pytest.mark.parametrize(('options', 'number', 'words'), [
     ({'counting': 35}, 0, r'GPU 0 cannot be used \(error 35\): leave --gpu'),
     ({'opening': 46}, 1, r'GPU 1 cannot be used \(error 46\): leave --gpu'),
+    ({'compiling': 1}, 0, r'GPU 0 cannot be used \(error 1\): leave --gpu'),
     ({}, 2, 'there is no GPU 2: they are numbered 0 to 1'),
 ])
 def test_a_gpu_that_cannot_be_used(monkeypatch, options, number, words):
@@ -132,12 +135,18 @@ def test_workspace_of_cudnn(device, monkeypatch, size, kept):
     assert sizes[-1] == kept
 
 
-@pytest.mark.parametrize(('setting', 'capability', 'used'), [
-    ('0', '90', False), ('1', '90', True), ('1', '75', False)])
-def test_tf32_needs_a_card_and_leave(monkeypatch, setting, capability, used):
-    monkeypatch.setenv(TF32, setting)
+@pytest.mark.parametrize(('setting', 'capability', 'used', 'fast'), [
+    ('0', '90', False, False), (None, '90', False, True),
+    ('1', '90', True, True), ('1', '75', False, False),
+    (None, '89', False, False), ('1', '89', True, False)])
+def test_tf32_needs_a_card_and_leave(monkeypatch, setting, capability, used,
+                                     fast):
+    monkeypatch.setenv(TF32, setting or '')
+    if setting is None:
+        monkeypatch.delenv(TF32)
     card(monkeypatch, capability)
     assert gpu.uses_tf32() is used
+    assert gpu.tf32_is_fast() is fast
 
 
 FROM_PYTHON = 'from models import DeepLabV3plusXception65'
@@ -153,8 +162,9 @@ import chainer
 
 @linux_only
 @pytest.mark.parametrize(('code', 'options', 'setting', 'found'), [
-    (FROM_PYTHON, [], None, '0'), (FROM_PYTHON, [], '1', '1'),
-    (FROM_A_SCRIPT, ['--gpu', '1'], None, '0'),
+    (FROM_PYTHON, [], None, 'None'), (FROM_PYTHON, ['cuDNN'], None, '0'),
+    (FROM_PYTHON, ['cuDNN'], '1', '1'),
+    (FROM_A_SCRIPT, ['--gpu', '1'], None, 'None'),
     (FROM_A_SCRIPT, ['--gpu', '1'], '1', '1'),
     (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], None, '1'),
     (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], '0', '1'),
@@ -166,10 +176,12 @@ def test_what_cupy_finds(tmp_path, code, options, setting, found):
     library = tmp_path / 'nvidia/cublas/lib/libcublas.so.12'
     library.parent.mkdir(parents=True)
     shutil.copy(_ctypes.__file__, library)  # any that can be loaded
+    if 'cuDNN' in options:
+        (tmp_path / 'cudnn.py').touch()
     (tmp_path / 'cupy.py').write_text("""
 import os, warnings
 warnings.warn('cuDNN is not enabled.')
-print(os.environ['NVIDIA_TF32_OVERRIDE'], open('/proc/self/maps').read())
+print(os.environ.get('NVIDIA_TF32_OVERRIDE'), open('/proc/self/maps').read())
 raise ImportError
 """)
     environment = {name: value for name, value in os.environ.items()
