@@ -358,7 +358,8 @@ def test_tags_of_colours_that_are_not_read(kind, tag, words):
 
 
 @pytest.mark.filterwarnings('error')
-def test_no_small_copy_is_a_page():
+@pytest.mark.parametrize('kind', [1, 4])
+def test_no_small_copy_or_mask_is_a_page(kind):
     """Previews of cameras, of scanners, and of maps."""
     file, image = io.BytesIO(), Image.fromarray(PIXELS)
     image.save(file, 'MPO', save_all=True,
@@ -367,8 +368,8 @@ def test_no_small_copy_is_a_page():
     file, (small, image) = io.BytesIO(), map(Image.fromarray, (
         PIXELS[:4], PIXELS))
     small.save(file, 'TIFF', save_all=True, append_images=[image],
-               tiffinfo={254: 1})  # both
-    tag = struct.pack('<2H2I', 254, 4, 1, 1)
+               tiffinfo={254: kind})  # both
+    tag = struct.pack('<2H2I', 254, 4, 1, kind)
     first, second, third = file.getvalue().split(tag)
     data = first + tag + second + tag[:-4] + bytes(4) + third
     found = read_image(io.BytesIO(data))

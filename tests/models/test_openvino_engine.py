@@ -231,6 +231,14 @@ def test_float32_beside_another_precision(model):
     np.testing.assert_array_equal(label, expected)
 
 
+def test_memory_is_that_of_the_largest_scale():
+    model = DeepLabV3plusXception65(1)
+    model.scales = 0.5, 1.5
+    most = model.memory_needed(513, 513)
+    model.scales = 0.5, 1.0
+    assert most > model.memory_needed(513, 513) + 100e6  # not logits alone
+
+
 def test_refuses_an_unknown_precision():
     with pytest.raises(InputError, match='precision is int8, and must be one'):
         OpenVINOEngine(precision='int8')
