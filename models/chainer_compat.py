@@ -62,9 +62,9 @@ def load_cuda_libraries(tf32=False):
         return
     if tf32:
         os.environ[TF32] = '1'
-    elif cupy.origin and pathlib.Path(cupy.origin).with_name(
-            'cudnn.py').exists():
-        os.environ.setdefault(TF32, '0')
+    elif not os.environ.get(TF32) and cupy.origin and pathlib.Path(
+            cupy.origin).with_name('cudnn.py').exists():
+        os.environ[TF32] = '0'
     # NCCL is for several GPUs, cuDNN for training: README.md tells of it.
     warnings.filterwarnings(
         'ignore', r'\s*(nccl|cudnn) (library could not|is not enabled)')

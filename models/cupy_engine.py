@@ -205,7 +205,7 @@ def product(compute_type, n, W, beta, x, x_pitch, y, pitch):
 
 
 def product_in_parts(W, beta, x, x_pitch, *y):
-    """Compute a product as float32 does, in TF32: three times, of parts.
+    """Compute a product nearly as exactly as float32, in TF32: three, of parts.
 
     W (O, 2C) is what TF32 holds of each weight, then the rests; x (2C, x_pitch)
     is the rests, then what TF32 holds.
@@ -271,10 +271,11 @@ class Network(NetworkGraph):
         pairs = W.shape[2:], link.stride, link.pad, link.dilate
         window = ksize, stride, pad, dilate = [int(pair[0]) for pair in pairs]
         is_depthwise = W.shape[1:] == (1, 3, 3) and len(W) == link.groups
-        if any(len(set(pair)) > 1 for pair in pairs) or (
+        if W.dtype != np.float32 or (
+                any(len(set(pair)) > 1 for pair in pairs)) or (
                 link.groups > 1 and not is_depthwise):
-            raise BackendError(f'{path}, a convolution of this shape, has no '
-                               'form on a GPU')
+            raise BackendError(f'{path}, a convolution of this shape or type, '
+                               'has no form on a GPU')
 
         def size_of(sizes, source=x.tensor):
             return tuple(
@@ -291,8 +292,9 @@ class Network(NetworkGraph):
                           *self._left(x), *window)
         x = self._finished(x)
         y = Tensor(len(W), lambda sizes: sizes[x], bias=b)
-        x.parts = self.in_parts and W.size >= MIN_WEIGHTS and any(
-            (step.kind, step.y) == ('depthwise', x) for step in self.steps[-1:])
+        x.parts = self.in_parts and W.size >= MIN_WEIGHTS and [
+            (step.kind, step.y) for step in self.steps[-1:]
+        ] == [('depthwise', x)]
         return self._add('product', x, y, cuda.cupy.asarray(W), ZERO,
                          cuda.cupy.asarray(in_parts(W)) if x.parts else None)
 
@@ -387,10 +389,9 @@ class Plan:
                          else (product, compute_type, W.shape[1], W))
                 start = functools.partial(*which, beta, *x[:2], *y[:2])
             else:
-                apart = [] if step.kind != 'depthwise' else [np.int64(
-                    (self._rows(step.y) - step.y.channels) * y[1])]
+                parts = [self._in_parts(step.y)] * (step.kind == 'depthwise')
                 start = launch(step.kind, math.prod(y[2:]), step.y.channels, *x,
-                               *step.args, *apart, *y)
+                               *step.args, *parts, *y)
             self.launches.append(start)
 
     def array(self, tensor):

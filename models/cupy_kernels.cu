@@ -82,11 +82,12 @@ template <int n> __device__ void strips(
 
 KERNEL depthwise(INPUT, const float *shift, float least, int stride, int pad,
                  int dilate, const float *weights, const float *bias,
-                 float y_least, long long apart, OUTPUT) {
+                 float y_least, int in_parts, OUTPUT) {
   x = ROW(x, blockIdx.y, pitch);
   y = ROW(y, blockIdx.y, y_pitch);
   weights += 9 * blockIdx.y;
   const float add = shift[blockIdx.y], b = bias[blockIdx.y];
+  const long long apart = in_parts ? (long long)gridDim.y * y_pitch : 0;
   if (stride == 1)
     strips<STRIP>(x, height, width, add, least, 1, pad, dilate, weights, b,
                   y_least, apart, y, y_height, y_width);

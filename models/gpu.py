@@ -8,7 +8,7 @@ from .utils.errors import InputError
 
 WORKSPACE = 512 << 20  # bytes: cuDNN is slow with 8 MB, Chainer's default
 # Compute capabilities: the first with TF32, and those of data centres' cards
-# with 8 to 14 times as many operations in TF32 as in float32 (A100, H100 and
+# with 7 to 14 times as many operations in TF32 as in float32 (A100, H100 and
 # H200, B200 and B300); it was measured on 9.0.
 AMPERE, FAST_TF32 = 80, {80, 90, 100, 103}
 ADVICE = 'leave --gpu out to run on the CPU, or see "On a GPU" in README.md'

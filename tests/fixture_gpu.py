@@ -26,7 +26,6 @@ from models import cupy_engine, network_graph
 SHIM = pathlib.Path(__file__).with_name('fixture_gpu.h')
 SIGNATURE = re.compile(r'^KERNEL (\w+)\((.*?)\) {', re.MULTILINE | re.DOTALL)
 SCALARS = {'int': (np.int32, ctypes.c_int),
-           'long long': (np.int64, ctypes.c_longlong),
            'float': (np.float32, ctypes.c_float)}
 ARRAYS = {'float': np.float32, 'int': np.int32, 'long long': np.int64,
           'unsigned long long': np.uint64, 'void': None}
@@ -262,8 +261,9 @@ def stand_in(n_bytes=8e9):
     pool = SimpleNamespace(free_bytes=lambda: 1e9,
                            free_all_blocks=lambda: None)
     return SimpleNamespace(
-        memory=memory, pool=pool, float32=np.float32, int32=np.int32,
-        asarray=asarray, empty=memory.empty, RawModule=RawModule,
+        __name__='cupy', memory=memory, pool=pool,
+        float32=np.float32, int32=np.int32, asarray=asarray,
+        empty=memory.empty, RawModule=RawModule,
         ascontiguousarray=lambda array: outside(
             np.ascontiguousarray(inside(array))),
         get_default_memory_pool=lambda: pool,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import chainer
 import numpy as np
 import pytest
 from chainer.backends import cuda
@@ -13,9 +14,12 @@ from conftest import ROOT, linux_only
 from fixture_gpu import StandIn, emulate
 from fixture_images import write_image
 
+from command_line.model_options import load_model
 from media.images import read_image
 from media.segmentation import Segmenter
 from models import DeepLabV3plusXception65, gpu
+from models.chainer_engine import ChainerEngine
+from models.cupy_engine import CuPyEngine
 from models.utils.errors import InputError
 
 TF32 = 'NVIDIA_TF32_OVERRIDE'
@@ -43,6 +47,22 @@ def test_predict(device, palette_graphs, tmp_path, options, backend):
     assert type(label) is np.ndarray
     assert label.dtype == np.int32
     assert (label == expected).mean() > 0.999
+
+
+def test_a_script_takes_its_gpu(device, palette_graphs, monkeypatch):
+    _, npz = palette_graphs('cityscapes')
+    used = []
+    monkeypatch.setattr(gpu, 'check_gpu', used.append)
+    monkeypatch.setattr(cuda, 'get_device_from_id', lambda number:
+                        SimpleNamespace(use=lambda: used.append(number)))
+    monkeypatch.setattr(chainer.DeviceResident, 'to_gpu', lambda model, number:
+                        model.to_device(StandIn(number)))
+    processes = SimpleNamespace(size=1, rank=0, local_rank=0)
+    model = load_model(npz, processes, gpu=0)
+    assert used == [0, 0]
+    assert type(model.compile()) is CuPyEngine
+    model = load_model(npz, processes, gpu=0, backend='chainer')
+    assert type(model.compile()) is ChainerEngine
 
 
 @pytest.mark.slow
@@ -82,14 +102,6 @@ def test_memory_counts_classes_scales_and_size(device, monkeypatch):
     assert link.memory_needed(1025, 2049) > 1.75 ** 2 * one
 
 
-class CUDARuntimeError(RuntimeError):
-    """CuPy's, with the number of an error of CUDA."""
-
-    def __init__(self, status):
-        super().__init__(f'error {status}')
-        self.status = status
-
-
 def card(monkeypatch, capability='80', counting=None, opening=None,
          compiling=None):
     """Let CuPy find two cards of a compute capability; or errors of CUDA at
@@ -97,13 +109,12 @@ def card(monkeypatch, capability='80', counting=None, opening=None,
     """
     def fails_with(status, value=None):
         if status is not None:
-            raise CUDARuntimeError(status)
+            raise RuntimeError(f'error {status}')
         return value
 
     runtime = SimpleNamespace(
         getDeviceCount=lambda: fails_with(counting, 2),
-        setDevice=lambda number: None, free=lambda at: fails_with(opening),
-        CUDARuntimeError=CUDARuntimeError)
+        setDevice=lambda number: None, free=lambda at: fails_with(opening))
     monkeypatch.setattr(cuda, 'available', True)
     monkeypatch.setattr(cuda, 'cupy', SimpleNamespace(cuda=SimpleNamespace(
         runtime=runtime,
@@ -141,9 +152,9 @@ def test_workspace_of_cudnn(device, monkeypatch, size, kept):
     (None, '89', False, False), ('1', '89', True, False)])
 def test_tf32_needs_a_card_and_leave(monkeypatch, setting, capability, used,
                                      fast):
-    monkeypatch.setenv(TF32, setting or '')
-    if setting is None:
-        monkeypatch.delenv(TF32)
+    monkeypatch.delenv(TF32, raising=False)
+    if setting is not None:
+        monkeypatch.setenv(TF32, setting)
     card(monkeypatch, capability)
     assert gpu.uses_tf32() is used
     assert gpu.tf32_is_fast() is fast
@@ -163,7 +174,7 @@ import chainer
 @linux_only
 @pytest.mark.parametrize(('code', 'options', 'setting', 'found'), [
     (FROM_PYTHON, [], None, 'None'), (FROM_PYTHON, ['cuDNN'], None, '0'),
-    (FROM_PYTHON, ['cuDNN'], '1', '1'),
+    (FROM_PYTHON, ['cuDNN'], '1', '1'), (FROM_PYTHON, ['cuDNN'], '', '0'),
     (FROM_A_SCRIPT, ['--gpu', '1'], None, 'None'),
     (FROM_A_SCRIPT, ['--gpu', '1'], '1', '1'),
     (FROM_A_SCRIPT, ['--gpu', '1', '--tf32'], None, '1'),

@@ -166,20 +166,22 @@ def test_memory_is_known(gpu, model, scales, flip):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('output_stride', 'most'), [(8, 0.85e9), (16, 0.75e9)])
-def test_memory_of_a_street(gpu, model, output_stride, most):
+@pytest.mark.parametrize(('output_stride', 'in_parts', 'most'), [
+    (8, False, 0.85e9), (16, False, 0.75e9), (8, True, 1.13e9)])
+def test_memory_of_a_street(gpu, model, output_stride, in_parts, most):
     """Arrays share places, and never two at a time the same."""
     model = DeepLabV3plusXception65(
         1, output_stride=output_stride).to_device(StandIn())
-    network = Network(model, None)
+    network = Network(model, None, in_parts)
     plan = Plan(network, (1025, 2049))
     assert 4 * plan.n_numbers < most
     lives = {}  # buffer -> first and last step
     for time, step in enumerate(network.steps):
         for tensor in step.x, step.y:
             first, _, _ = lives.get(tensor.buffer, (time, time, 0))
+            doubled = 2 if tensor.parts else 1
             lives[tensor.buffer] = (first, time, tensor.buffer.channels
-                                    * np.prod(plan.sizes[tensor]))
+                                    * np.prod(plan.sizes[tensor]) * doubled)
     for (a, life), (b, other) in itertools.combinations(lives.items(), 2):
         if life[0] <= other[1] and other[0] <= life[1]:
             begins = plan.places[a], plan.places[b]
@@ -326,6 +328,15 @@ def test_a_prepare_of_its_own_goes_to_chainer(gpu, random_graphs):
     assert (label == expected).mean() >= 0.999
 
 
+@pytest.mark.parametrize('dtype', [chainer.mixed16, np.float64])
+def test_refuses_another_type(gpu, dtype):
+    with chainer.using_config('dtype', dtype):
+        model = DeepLabV3plusXception65(1).to_device(StandIn())
+    with pytest.warns(match='of this shape or type'), pytest.raises(
+            InputError, match='create the link while chainer'):
+        model.predict([image(65, 65)])
+
+
 @pytest.mark.parametrize('backend', [CuPyEngine, ChainerEngine])
 def test_refuses_another_shape(gpu, backend):
     model = DeepLabV3plusXception65(1)
@@ -337,7 +348,7 @@ def test_refuses_another_shape(gpu, backend):
 
 @pytest.mark.slow
 def test_float32_in_parts(gpu, model, monkeypatch):
-    """Where TF32 is fast: as exact as float32, which TF32 alone is not."""
+    """Where TF32 is fast: nearly as exact as float32, and TF32 alone is not."""
     x = model.prepare(image(97, 129))[np.newaxis]
     expected = chainers_logits(model, x)
     monkeypatch.delenv('NVIDIA_TF32_OVERRIDE')
