@@ -86,31 +86,26 @@ class CuPyEngine(Engine):
             return self._logits_at(x, x.shape[1:])[np.newaxis]
 
     def label_map(self, link, image):
-        size = image.shape[1:]
-        return self._labels(resize_image(image, link.resized_size(*size)),
-                            link.padded_size(*size), link.scales, link.flip,
-                            link.n_class)
-
-    def _labels(self, image, size, scales, flip, n_class):
-        """Return labels of an image that is padded to `size`."""
-        dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+        size = link.padded_size(*image.shape[1:])
+        image = resize_image(image, link.resized_size(*image.shape[1:]))
+        crop, is_bytes = image.shape[1:], image.dtype == np.uint8
+        is_last = image.transpose(1, 2, 0).flags.c_contiguous  # as it was read
+        image = np.ascontiguousarray(
+            image.transpose(1, 2, 0) if is_last else image,
+            np.uint8 if is_bytes else np.float32)
         with self._lock, chainer.using_device(self._network.device):
-            cupy, crop = cuda.cupy, image.shape[1:]
-            channels_last = image.transpose(1, 2, 0)  # as an image is read
-            is_last = channels_last.flags.c_contiguous
-            pixels = cupy.asarray(np.ascontiguousarray(
-                channels_last if is_last else image, dtype))
-            x = cupy.empty((3, *size), np.float32)
-            launch('prepare', math.prod(size), 3, pixels, dtype is np.uint8,
-                   is_last, *crop, SCALE, float(OFFSET), x, *size)()
+            cupy = cuda.cupy
+            x, pixels = cupy.empty((3, *size), np.float32), cupy.asarray(image)
+            launch('prepare', math.prod(size), 3, pixels, is_bytes, is_last,
+                   *crop, SCALE, float(OFFSET), x, *size)()
             maps = [self._logits_at(x, scaled, out, mirrored)
-                    for scaled, out in sizes_at(scales, size)
-                    for mirrored in ((False, True) if flip else (False,))]
+                    for scaled, out in sizes_at(link.scales, size)
+                    for mirrored in ((False, True) if link.flip else (False,))]
             table = cupy.asarray(np.array(
                 [(each.data.ptr, *each.shape[1:]) for each in maps], np.int64))
             label = cupy.empty(crop, np.int32)
             work = cupy.empty((len(maps), LABEL_THREADS), np.float32)
-            launch('labels', LABEL_THREADS * NUMBERS, 1, table, n_class,
+            launch('labels', LABEL_THREADS * NUMBERS, 1, table, link.n_class,
                    self._network.output.channels, len(maps), *size, label,
                    *crop, work)()
             return label.get()

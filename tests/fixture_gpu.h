@@ -19,6 +19,10 @@ template <class To, class From> static To bits_of(From from) {
   return to;
 }
 
+// As fmaxf where b is a number; a compiler calls that one out of line.
+static inline float larger(float a, float b) { return a > b ? a : b; }
+
+#define fmaxf larger
 #define __float_as_uint bits_of<unsigned>
 #define __uint_as_float bits_of<float>
 
