@@ -150,8 +150,8 @@ def compiled(code):
         source = pathlib.Path(folder, 'kernels.cpp')
         source.write_text(f'#include "{SHIM}"\n{code}\n' + '\n'.join(launchers))
         library = pathlib.Path(folder, 'kernels.so')
-        subprocess.run([compiler, '-O3', '-march=native', '-std=c++11', '-shared', '-fPIC',
-                        '-w', source, '-o', library], check=True)
+        subprocess.run([compiler, '-O3', '-march=native', '-std=c++11', '-w',
+                        '-shared', '-fPIC', source, '-o', library], check=True)
         return ctypes.CDLL(str(library)), kernels
 
 
