@@ -93,12 +93,11 @@ def products(model, image):
     """Return the seconds of the network's matrix products, in cuBLAS."""
     import cupy
     plan = model.compile().plan(model.padded_size(*image.shape[1:]))
-    starts = [start for step, start in zip(
-        plan.steps, plan.launches, strict=True) if step.kind == 'product']
 
     def run():
-        for start in starts:
-            start()
+        for step, start in zip(plan.steps, plan.launches, strict=True):
+            if step.kind == 'product':
+                start()
         cupy.cuda.Device().synchronize()
 
     return best_of(run)
@@ -193,14 +192,12 @@ def verdict(found):
         for row in rows:
             equal = row['equal_in_float32' if precision == 'TF32' else
                         'equal_labels']
-            backend, peak, counted = (row[name] for name in (
-                'backend', 'peak', 'counted'))  # GB
-            if (backend != 'CuPyEngine' or equal < MIN_EQUAL_LABELS
-                    or peak > counted):
+            if (row['backend'] != 'CuPyEngine' or equal < MIN_EQUAL_LABELS
+                    or row['peak'] > row['counted']):
                 problems.append(
-                    f'{row["configuration"]}, {precision}: {backend}, '
-                    f'{equal:.3%} of the labels in float32, {peak:.2f} of '
-                    f'{counted:.2f} GB')
+                    f'{row["configuration"]}, {precision}: {row["backend"]}, '
+                    f'{equal:.3%} of the labels in float32, {row["peak"]:.2f} '
+                    f'of {row["counted"]:.2f} GB')
     if problems:
         return f'NOT as it should be: {"; ".join(problems)}.'
     return ('All is as it should be: CuPyEngine gives at least '

@@ -9,9 +9,9 @@ each counts. The floor is the network's matrix products alone, in NumPy: the
 1x1 convolutions and the two dense 3x3 ones, at their sizes.
 
 Bounds: `predict` takes at most 1.05 times the floor and 1/5 of ChainerCV's
-time, no more than ONNX Runtime's, and 1/3 of TensorFlow's at 1025x2049; output
-stride 16 is at least 2.8 times as fast as 8; a 1025x2049 image takes at most
-1.8 GB. Linux only.
+time, and no more than ONNX Runtime's and TensorFlow's; output stride 16 is at
+least 2.8 times as fast as 8; a 1025x2049 image takes at most 1.8 GB.
+Linux only.
 """
 import argparse
 import concurrent.futures
