@@ -237,8 +237,8 @@ def opened(source, dataset, *options):
         yield open_source(source, *options)
         return
     if source == ZOO and dataset not in URLS:
-        raise InputError(f'the zoo has models of {", ".join(URLS)}, and none '
-                         f'of {dataset}')
+        raise InputError(f'the zoo has models of {", ".join(URLS)} alone: give '
+                         'one of these as the dataset, or another source')
     from models.utils.download import download, file_name_of
     url = URLS[dataset]['archive'] if source == ZOO else source
     shown, name = without_secrets(url), file_name_of(url)
