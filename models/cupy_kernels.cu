@@ -41,9 +41,9 @@ __device__ void store(float *y, float value, long long apart) {
   *y = value;
 }
 
-// What a convolution reads may still lack bias and ReLU: its channel's number of
-// `shift` is added, and at least `least` is left, 0 or minus infinity. Outside
-// it is 0.
+// What `depthwise` and `columns` read may still lack bias and ReLU: `shift` is
+// added, and at least `least` is left, 0 or minus infinity. Outside the image a
+// number is -shift, which makes 0.
 
 // `depthwise` on n numbers of a column of y, `step` rows apart, so that they
 // share rows of x where there are several: the stride is then 1.

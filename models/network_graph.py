@@ -21,9 +21,9 @@ SETTINGS = ('eps', 'stride', 'pad', 'dilate', 'groups', 'shortcut', 'activ',
 
 
 def settings(link):
-    """Return what affects a link's output besides its arrays."""
-    return [(child.name, type(child), *map(vars(child).get, SETTINGS))
-            for child in link.links()]
+    """Return what affects a link's output besides its arrays, as text."""
+    return repr([(child.name, type(child), *map(vars(child).get, SETTINGS))
+                 for child in link.links()])
 
 
 class NetworkGraph:
